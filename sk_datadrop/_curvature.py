@@ -1,0 +1,206 @@
+"""Curvature of the training loss: products with a damped matrix, never the matrix.
+
+Damping is relative to the largest eigenvalue and belongs to the operator, so
+that every solver solves the same system.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+from torch.func import grad, linearize, vjp
+
+from sk_datadrop._functional import FunctionalNet, directional_derivative
+
+
+@dataclass(frozen=True)
+class CurvatureOperator:
+    """A symmetric matrix A by its products, and the damping that goes with it.
+
+    Attributes
+    ----------
+    product : callable
+        ``product(v)`` returns ``A @ v`` for v of shape (n_parameters,),
+        without damping.
+    size : int
+        Number of parameters.
+    damping : float
+        Relative damping: the system to solve is
+        ``(A + damping * top_eigenvalue * I) x = b``.
+    """
+
+    product: Callable[[Tensor], Tensor]
+    size: int
+    damping: float
+
+    def shift(self, top_eigenvalue: float) -> float:
+        """Absolute damping, in units of the eigenvalues of A."""
+        return self.damping * top_eigenvalue
+
+
+class Curvature(BaseEstimator, ABC):
+    """Recipe for a `CurvatureOperator` at a given net and its training rows."""
+
+    @abstractmethod
+    def operator(
+        self,
+        net: FunctionalNet,
+        X,
+        y,
+        *,
+        random_state,
+        on_product: Callable[[], object] = lambda: None,
+    ) -> CurvatureOperator:
+        """Build the operator for the mean loss of the rows of (X, y)."""
+
+
+class GaussNewton(Curvature):
+    """Generalised Gauss-Newton matrix of the mean training loss.
+
+    ``A = mean_i J_i^T H_i J_i`` with J_i the Jacobian of the outputs of row i by
+    the parameters and H_i the Hessian of its loss by the outputs, taken by
+    automatic differentiation. Positive semi-definite whenever the loss is convex
+    in the outputs; for cross-entropy it is the Fisher information.
+
+    Parameters
+    ----------
+    damping : float, default=0.1
+        Added to the diagonal, relative to the largest eigenvalue. 0.1 was best
+        or near best in all our measurements; absolute damping transfers from no
+        net to another.
+    n_samples : int or None, default=512
+        Number of training rows the mean is taken over, drawn once without
+        replacement. None, or more than there are, takes all rows.
+    batch_size : int, default=512
+        Rows per product. Bounds memory and does not change the result beyond
+        rounding.
+
+    References
+    ----------
+    Schraudolph (2002). Fast curvature matrix-vector products for second-order
+    gradient descent. doi:10.1162/08997660260028683
+
+    Martens (2020). New insights and perspectives on the natural gradient
+    method. arXiv:1412.1193
+
+    Examples
+    --------
+    >>> from sk_datadrop import GaussNewton
+    >>> GaussNewton(damping=0.05).get_params()["damping"]
+    0.05
+    """
+
+    def __init__(
+        self,
+        damping: float = 0.1,
+        n_samples: int | None = 512,
+        batch_size: int = 512,
+    ) -> None:
+        self.damping = damping
+        self.n_samples = n_samples
+        self.batch_size = batch_size
+
+    def operator(
+        self, net, X, y, *, random_state, on_product=lambda: None
+    ) -> CurvatureOperator:
+        """Build the operator for the mean loss of the rows of (X, y).
+
+        Parameters
+        ----------
+        net : FunctionalNet
+            Net at whose parameters the curvature is taken.
+        X, y : array-like of shape (n_samples, ...)
+            Training rows.
+        random_state : numpy.random.Generator
+            Draws the rows.
+        on_product : callable
+            Called without arguments after every product.
+
+        Returns
+        -------
+        CurvatureOperator
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range.
+        """
+        self._check_parameters()
+        rows = self._sample_rows(len(X), random_state)
+        batches = [
+            (len(Xb), _batch_product(net, Xb, yb))
+            for Xb, yb in net.batches(X[rows], y[rows], self.batch_size)
+        ]
+
+        def product(v: Tensor) -> Tensor:
+            total = torch.zeros_like(v)
+            for _, batch_product in batches:
+                total += batch_product(v)
+            on_product()
+            return total / len(rows)
+
+        return CurvatureOperator(product, net.theta.numel(), self.damping)
+
+    def _sample_rows(self, n_available: int, rng) -> np.ndarray:
+        if self.n_samples is None or self.n_samples >= n_available:
+            return np.arange(n_available)
+        return np.sort(rng.choice(n_available, self.n_samples, replace=False))
+
+    def _check_parameters(self) -> None:
+        if not isinstance(self.damping, Real) or not self.damping > 0:
+            raise ValueError(
+                f"damping must be a positive number, relative to the largest "
+                f"eigenvalue; got {self.damping!r}."
+            )
+        for name in ("n_samples", "batch_size"):
+            value = getattr(self, name)
+            if name == "n_samples" and value is None:
+                continue
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+
+
+def _batch_product(net: FunctionalNet, X: Tensor, y: Tensor):
+    """Return v -> sum_i J_i^T H_i J_i v over one batch.
+
+    The point stays the same for all products, so everything that does not
+    depend on v is computed once: the linearised outputs (J v) and two retained
+    graphs (H u and J^T u).
+    """
+
+    def outputs(theta):
+        return net.outputs(theta, X)
+
+    def total_loss(z):
+        return net.losses(z, y).sum()
+
+    z, jacobian_transpose = vjp(outputs, net.theta)
+    # The output Hessian is symmetric, so its vector-Jacobian product serves;
+    # forward mode over grad(mse_loss) raises in torch 2.14.
+    _, hessian = vjp(grad(total_loss), z.detach())
+    jacobian = _linear_map(outputs, net.theta)
+
+    def product(v: Tensor) -> Tensor:
+        (Hu,) = hessian(jacobian(v), retain_graph=True)
+        (result,) = jacobian_transpose(Hu, retain_graph=True)
+        return result.detach()
+
+    return product
+
+
+def _linear_map(function, point: Tensor):
+    """Return v -> (d function / d point) v, linearised once where torch can."""
+    try:
+        with warnings.catch_warnings():
+            # torch.fx warns of the constants that linearize stores in its graph.
+            warnings.filterwarnings("ignore", "Attempted to insert a get_attr Node")
+            return linearize(function, point)[1]
+    except (RuntimeError, NotImplementedError):
+        # A layer that torch.fx cannot trace: differentiate anew each time.
+        return lambda v: directional_derivative(function, point, v)

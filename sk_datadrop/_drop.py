@@ -1,0 +1,154 @@
+"""The drop rule: from the influence per view to the rows to keep.
+
+Numpy and scipy only; knows neither nets nor estimators.
+"""
+
+from numbers import Real
+
+import numpy as np
+from scipy import stats
+
+FALSE_DISCOVERY_RATE = 0.05
+"""Expected share of wrongly called rows among those that "negative" drops."""
+
+
+def check_drop_fraction(drop_fraction) -> None:
+    """Raise a ValueError unless `drop_fraction` is "negative" or in [0, 1)."""
+    is_number = isinstance(drop_fraction, Real) and not isinstance(drop_fraction, bool)
+    if not (is_number and 0 <= drop_fraction < 1) and drop_fraction != "negative":
+        raise ValueError(
+            "drop_fraction must be 'negative' or a number in [0, 1); got "
+            f"{drop_fraction!r}."
+        )
+
+
+def mean_influence(views: np.ndarray) -> np.ndarray:
+    """Mean over the views of each row, NaN for rows that no view scored.
+
+    Parameters
+    ----------
+    views : ndarray of shape (n_views, n_samples)
+        Influence per view, NaN where a view did not score the row.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+    """
+    count = np.sum(~np.isnan(views), axis=0)
+    return np.where(count > 0, np.nansum(views, axis=0) / np.maximum(count, 1), np.nan)
+
+
+def keep_mask(views, rounds, drop_fraction, labels=None) -> np.ndarray:
+    """Decide which rows stay.
+
+    Parameters
+    ----------
+    views : ndarray of shape (n_views, n_samples)
+        Influence per view, NaN where a view did not score the row.
+    rounds : ndarray of shape (n_views,), dtype int
+        The round each view comes from.
+    drop_fraction : "negative" or float in [0, 1)
+        "negative" drops the rows that `significantly_negative` names; a float
+        drops that share of the scored rows, lowest mean influence first.
+    labels : ndarray of shape (n_samples,) or None, default=None
+        Classes. The most helpful row of each class is never dropped, so that no
+        class is emptied.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype bool
+        True = keep. Rows that no view scored are kept.
+    """
+    influence = mean_influence(views)
+    scored = ~np.isnan(influence)
+    droppable = scored & ~_most_helpful_of_each_class(influence, labels)
+    if drop_fraction == "negative":
+        return ~(significantly_negative(views, rounds) & droppable)
+    n_drop = min(round(drop_fraction * scored.sum()), int(droppable.sum()))
+    candidates = np.flatnonzero(droppable)
+    order = candidates[np.argsort(influence[candidates], kind="stable")]
+    keep = np.ones(len(influence), dtype=bool)
+    keep[order[:n_drop]] = False
+    return keep
+
+
+def significantly_negative(
+    views, rounds, *, false_discovery_rate=FALSE_DISCOVERY_RATE
+) -> np.ndarray:
+    """Rows whose influence is negative beyond the disagreement of the views.
+
+    A one-sided t-test per row over independent views, and Storey's control of
+    the false discovery rate over the rows. Storey's estimate of the share of
+    rows without any effect joins two rules in one: on clean data most rows
+    disagree about their sign from round to round, the share is large and
+    nothing is dropped; where there are harmful rows, rounds agree about nearly
+    every row, helpful or harmful, the share is small, and the test becomes the
+    plain sign rule of the Data Dropout paper.
+
+    With three rounds or more the views of a round are averaged first: views of
+    one round share its training and are no independent evidence. With fewer,
+    every view counts; with a single view there is nothing to test, and the sign
+    decides.
+
+    Parameters
+    ----------
+    views : ndarray of shape (n_views, n_samples)
+        Influence per view, NaN where a view did not score the row.
+    rounds : ndarray of shape (n_views,), dtype int
+        The round each view comes from.
+    false_discovery_rate : float, default=0.05
+        Tolerated expected share of rows called negative that are not.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype bool
+
+    References
+    ----------
+    Storey (2002). A direct approach to false discovery rates.
+    doi:10.1111/1467-9868.00346
+    """
+    names = np.unique(rounds)
+    if len(names) >= 3:
+        views = np.stack([mean_influence(views[rounds == name]) for name in names])
+    mean = mean_influence(views)
+    if len(views) == 1:
+        return mean < 0
+    p_negative = _p_values(views, mean)
+    tested = ~np.isnan(p_negative)
+    selected = np.zeros(len(mean), dtype=bool)
+    if tested.any():
+        p = p_negative[tested]
+        q = _null_share(p) * stats.false_discovery_control(p)
+        selected[tested] = (q <= false_discovery_rate) & (mean[tested] < 0)
+    return selected
+
+
+def _p_values(views, mean) -> np.ndarray:
+    """P-value of "the influence is not negative"; NaN with fewer than two views."""
+    count = np.sum(~np.isnan(views), axis=0)
+    testable = count >= 2
+    deviations = np.nansum((views - mean) ** 2, axis=0)
+    error = np.sqrt(deviations / np.maximum(count - 1, 1) / np.maximum(count, 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Views that agree to the last bit: zero is no effect, all else is certain.
+        t = np.where((mean == 0) & (error == 0), 0.0, mean / error)
+    return np.where(testable, stats.t.cdf(t, np.maximum(count - 1, 1)), np.nan)
+
+
+def _null_share(p) -> float:
+    """Storey's share of rows without effect, at lambda 1/2, from two-sided p."""
+    two_sided = 2 * np.minimum(p, 1 - p)
+    return min(1.0, 2 * (np.sum(two_sided > 0.5) + 1) / len(p))
+
+
+def _most_helpful_of_each_class(influence, labels) -> np.ndarray:
+    protected = np.zeros(len(influence), dtype=bool)
+    if labels is None:
+        protected[np.argmax(np.nan_to_num(influence, nan=np.inf))] = True
+        return protected
+    # A row that was never scored is kept anyway and serves its class best.
+    order = np.argsort(np.nan_to_num(-influence, nan=-np.inf), kind="stable")
+    _, first = np.unique(labels[order], return_index=True)
+    protected[order[first]] = True
+    return protected

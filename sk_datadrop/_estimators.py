@@ -1,0 +1,657 @@
+"""The meta-estimators: `fit` is the method.
+
+split -> [train, score] per round -> drop -> retrain.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    MetaEstimatorMixin,
+    RegressorMixin,
+)
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sk_datadrop._curvature import GaussNewton
+from sk_datadrop._drop import check_drop_fraction, keep_mask, mean_influence
+from sk_datadrop._progress import Progress
+from sk_datadrop._rounds import train, train_round
+from sk_datadrop._solvers import Lanczos
+from sk_datadrop._splits import Split, held_out_splits
+from sk_datadrop._validation import (
+    Targets,
+    as_class_targets,
+    check_is_net,
+    check_labels,
+    check_real_targets,
+    encode_labels,
+    match_targets,
+    probe_net,
+    validation_of_refit,
+)
+from sk_datadrop._views import Views, score_round
+from sk_datadrop.metrics import r2_score
+
+
+class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
+    """What classifier and regressor share: all but the targets."""
+
+    _is_likelihood: bool
+
+    def __init__(
+        self,
+        estimator,
+        *,
+        drop_fraction="negative",
+        cv=5,
+        objective="bounded",
+        views=None,
+        curvature=None,
+        solver=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.estimator = estimator
+        self.drop_fraction = drop_fraction
+        self.cv = cv
+        self.objective = objective
+        self.views = views
+        self.curvature = curvature
+        self.solver = solver
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y, *, X_val=None, y_val=None):
+        """Train, score, drop and retrain.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows: tables (N, D), signals (N, C, L), images (N, C, H, W). Any
+            integer or float dtype; cast to float32.
+        y : array-like of shape (n_samples,) or (n_samples, ...)
+            Labels of any type for a classifier; targets of the shape of the
+            net's outputs for a regressor.
+        X_val, y_val : array-like or None, default=None
+            Rows to measure influence on, instead of `cv`: one round that trains
+            on all of X. Never trained on and never dropped.
+
+        Returns
+        -------
+        self : object
+            Fitted estimator.
+
+        Raises
+        ------
+        TypeError
+            If `estimator` is not a skorch net.
+        ValueError
+            If data, parameters, net and criterion do not fit together, before
+            any training; or if a training loss becomes NaN or infinite.
+        """
+        self._check_parameters()
+        X, targets, validation = self._check_data(X, y, X_val, y_val)
+        seed = _draw_seed(self.random_state)
+        targets, validation, refit_validation = self._check_net(
+            X, targets, validation, seed
+        )
+        splits = self._splits(X, targets, validation, seed)
+        with Progress(len(splits), self.verbose) as progress:
+            rounds = [
+                self._round(number, split, X, targets.values, validation, seed, progress)
+                for number, split in enumerate(splits)
+            ]
+            self._collect_influence(rounds, splits, len(X))
+            self._drop(targets)
+            with progress.stage("round_two", "round 2: retraining on the kept rows"):
+                self.estimator_ = train(
+                    self.estimator,
+                    X[self.sample_mask_],
+                    targets.values[self.sample_mask_],
+                    validation=refit_validation,
+                    seed=seed,
+                    name="round 2",
+                    verbose=self._net_verbosity(),
+                )
+        self.timings_ = progress.seconds
+        return self
+
+    def _round(self, number, split, X, y, validation, seed, progress):
+        """Train on the rows of a split and score them on those held out."""
+        name = f"round 1, split {number + 1} of {progress.n_rounds}"
+        train_rows = X[split.train], y[split.train]
+        held_out = validation or (X[split.held_out], y[split.held_out])
+        views = self._views()
+        with progress.stage("round_one", f"{name}: training"):
+            net, checkpoints = train_round(
+                self.estimator,
+                *train_rows,
+                held_out,
+                n_checkpoints=views.n_checkpoints,
+                seed=seed,
+                name=name,
+                verbose=self._net_verbosity(),
+            )
+        with progress.stage("scoring", f"{name}: scoring"):
+            scores = score_round(
+                net,
+                checkpoints,
+                train_rows,
+                held_out,
+                number=number,
+                n_groups=views.groups(progress.n_rounds, len(held_out[0])),
+                seed=seed,
+                objective=self.objective,
+                is_likelihood=self._is_likelihood,
+                curvature=GaussNewton() if self.curvature is None else self.curvature,
+                solver=Lanczos() if self.solver is None else self.solver,
+                score_held_out=validation is None,
+                on_product=progress.count_product,
+            )
+        return net, scores
+
+    def _collect_influence(self, rounds, splits, n_samples):
+        self.round_one_estimators_ = [net for net, _ in rounds]
+        per_view = []
+        for split, (_, scores) in zip(splits, rounds, strict=True):
+            influence = np.full((len(scores.views), n_samples), np.nan)
+            influence[:, split.train] = scores.train
+            if len(split.held_out):
+                influence[:, split.held_out] = scores.held_out
+            per_view.append(influence)
+        self.influence_per_view_ = np.concatenate(per_view)
+        self.views_ = [view for _, scores in rounds for view in scores.views]
+        self.influence_ = mean_influence(self.influence_per_view_)
+        self.solver_results_ = [r for _, s in rounds for r in s.solver_results]
+        for result in self.solver_results_:
+            if result.message:
+                warnings.warn(result.message, ConvergenceWarning, stacklevel=4)
+
+    def _drop(self, targets: Targets):
+        self.sample_mask_ = keep_mask(
+            self.influence_per_view_,
+            np.array([view.round for view in self.views_]),
+            self.drop_fraction,
+            targets.labels,
+        )
+        self.sample_indices_ = np.flatnonzero(self.sample_mask_)
+        self.n_dropped_ = int(np.sum(~self.sample_mask_))
+        self.drop_fraction_ = self.n_dropped_ / np.sum(~np.isnan(self.influence_))
+
+    def _splits(self, X, targets: Targets, validation, seed):
+        if validation is not None:
+            return [Split(np.arange(len(X)), np.arange(0))]
+        y = targets.values if targets.labels is None else targets.labels
+        classes = getattr(self, "classes_", None)
+        return held_out_splits(self.cv, X, y, classes=classes, random_state=seed)
+
+    def _check_parameters(self):
+        check_is_net(self.estimator, wrapper=type(self).__name__)
+        check_drop_fraction(self.drop_fraction)
+        if self.objective not in ("bounded", "loss") and not callable(self.objective):
+            raise ValueError(
+                "objective must be 'bounded', 'loss' or a callable "
+                f"(outputs, y) -> tensor of shape (n_rows,); got {self.objective!r}."
+            )
+        self._views().check()
+
+
+    def _check_data(self, X, y, X_val, y_val):
+        if (X_val is None) != (y_val is None):
+            missing = "X_val" if X_val is None else "y_val"
+            raise ValueError(
+                f"X_val and y_val go together; {missing} is missing. Pass both, or "
+                "neither and let cv hold rows out."
+            )
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is "
+                "None."
+            )
+        X = validate_data(
+            self, X, dtype=np.float32, allow_nd=True, ensure_min_samples=2
+        )
+        self.input_shape_ = X.shape[1:]
+        targets = self._fit_targets(y)
+        check_consistent_length(X, targets.values)
+        if X_val is None:
+            return X, targets, None
+        X_val = self._check_X(X_val)
+        y_val = self._val_targets(y_val)
+        check_consistent_length(X_val, y_val)
+        if len(X_val) < 2:
+            raise ValueError(
+                f"X_val holds {len(X_val)} row(s); influence is measured on held-out "
+                "rows and needs at least two."
+            )
+        return X, targets, (X_val, y_val)
+
+    def _check_X(self, X):
+        X = validate_data(self, X, dtype=np.float32, allow_nd=True, reset=False)
+        if X.shape[1:] != self.input_shape_:
+            raise ValueError(
+                f"X has rows of shape {X.shape[1:]}, but {type(self).__name__} was "
+                f"fitted on rows of shape {self.input_shape_}."
+            )
+        return X
+
+    def _views(self):
+        return Views() if self.views is None else self.views
+
+    def _net_verbosity(self):
+        return max(int(self.verbose) - 1, 0)
+
+    @abstractmethod
+    def _fit_targets(self, y) -> Targets:
+        """Check and encode the targets, and set what is learned from them."""
+
+    @abstractmethod
+    def _val_targets(self, y_val) -> np.ndarray:
+        """Check and encode the held-out targets."""
+
+    @abstractmethod
+    def _check_net(self, X, targets, validation, seed):
+        """Match net and data; return targets, validation, that of round 2."""
+
+    def get_support(self, indices=False):
+        """Tell which rows were kept.
+
+        Parameters
+        ----------
+        indices : bool, default=False
+            Whether to return their positions instead of a mask.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), dtype bool, or (n_kept,), dtype int
+            In the order of the rows given to ``fit``.
+        """
+        check_is_fitted(self)
+        return self.sample_indices_ if indices else self.sample_mask_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.non_deterministic = self.random_state is None
+        return tags
+
+
+class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
+    """Drop the training rows that hurt a classifier, and retrain it from scratch.
+
+    Round 1 trains clones of the net on parts of the data. Every row is scored
+    by its influence on the rows held out: the predicted increase of the held-out
+    objective if the row were removed. Rows whose influence is negative are
+    harmful and are dropped. Round 2 trains on the rest, from scratch, with
+    identical settings and seed.
+
+    Parameters
+    ----------
+    estimator : skorch.NeuralNet
+        Net with a module *class*, such as a
+        :class:`skorch.NeuralNetClassifier`. Cloned, never fitted itself. In
+        round 1 the held-out rows take the place of its ``train_split``; round 2
+        trains on every kept row (only if a callback watches a validation
+        quantity and no `X_val` is given, ``train_split`` withholds rows).
+    drop_fraction : "negative" or float in [0, 1), default="negative"
+        - "negative": drop the rows whose influence is negative beyond the
+          disagreement of the views, at a false discovery rate of 5 %. Where
+          the rounds agree this is the sign rule of the paper; on clean data it
+          drops nothing.
+        - float: drop this share of the scored rows, lowest influence first; 0
+          drops nothing.
+    cv : int, float, cross-validation generator or iterable, default=5
+        - int: number of shuffled stratified folds, one round each;
+        - float in (0, 1): one round that holds out this share; cheaper, and
+          more cautious, as there are no other rounds to agree with;
+        - splitter, or iterable of (train, held-out) index arrays.
+    objective : {"bounded", "loss"} or callable, default="bounded"
+        What the held-out rows measure. "bounded" is one minus the probability
+        of the true class, which wrong labels among the held-out rows cannot
+        dominate; "loss" is the training loss, as in the paper; a callable gets
+        (outputs, y) as tensors and returns a tensor of shape (n_rows,).
+    views : Views or None, default=None
+        Which checkpoints and held-out groups of a round are scored.
+    curvature : Curvature or None, default=None
+        None takes ``GaussNewton()``.
+    solver : Solver or None, default=None
+        None takes ``Lanczos()``.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the splits, the initial weights and the order of the batches, the
+        same in every training, and leaves the global generators untouched. An
+        int serves as torch's seed itself: with nothing dropped, round 2 equals
+        ``torch.manual_seed(random_state)`` and fitting the net. None draws the
+        seed from torch's global generator.
+    verbose : int, default=0
+        1 shows a progress bar; 2 and more also the net's own table.
+
+    Attributes
+    ----------
+    estimator_ : skorch.NeuralNet
+        Net of round 2.
+    round_one_estimators_ : list of skorch.NeuralNet
+        Nets of round 1, one per split.
+    influence_ : ndarray of shape (n_samples,), dtype float64
+        Mean influence over the views, in units of the objective. Positive is
+        helpful, negative harmful. NaN for rows never scored.
+    influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
+        Influence by view. A row that the round held out is scored by other
+        held-out rows; NaN where that is impossible.
+    views_ : list of View
+        Round, epoch and held-out group of each view.
+    sample_mask_ : ndarray of shape (n_samples,), dtype bool
+        True where the row was kept.
+    sample_indices_ : ndarray of shape (n_kept,), dtype int64
+        Positions of the kept rows.
+    n_dropped_ : int
+        Number of rows dropped.
+    drop_fraction_ : float
+        Share of the scored rows that was dropped.
+    drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
+        Share of each class that was dropped.
+    solver_results_ : list of SolverResult
+        One per round and checkpoint.
+    timings_ : dict of str to float
+        Seconds spent in "round_one", "scoring" and "round_two".
+    classes_ : ndarray of shape (n_classes,)
+        Labels.
+    n_features_in_ : int
+        Size of the first axis after that of the samples.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, if X had any.
+    input_shape_ : tuple of int
+        Shape of one row.
+
+    See Also
+    --------
+    DataDropoutRegressor : The same for targets of any shape.
+
+    References
+    ----------
+    Wang, Huan, Li (2018). Data Dropout: optimizing training data for
+    convolutional neural networks. arXiv:1809.00193
+
+    Koh, Liang (2017). Understanding black-box predictions via influence
+    functions. arXiv:1703.04730
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn.datasets import load_digits
+    >>> from skorch import NeuralNetClassifier
+    >>> from sk_datadrop import DataDropoutClassifier
+    >>> from sk_datadrop.datasets import flip_labels
+    >>> from sk_datadrop.nets import SmallCNN
+    >>> digits = load_digits()
+    >>> X = digits.images[:, None] / 16
+    >>> y, flipped = flip_labels(digits.target, 0.2, random_state=0)
+    >>> net = NeuralNetClassifier(
+    ...     SmallCNN, criterion=torch.nn.CrossEntropyLoss,
+    ...     optimizer=torch.optim.Adam, lr=0.003, max_epochs=10, batch_size=64,
+    ... )
+    >>> model = DataDropoutClassifier(net, cv=3, random_state=0).fit(X, y)
+    >>> bool(flipped[~model.sample_mask_].mean() > 0.8)
+    True
+    """
+
+    _is_likelihood = True
+
+    def _fit_targets(self, y):
+        y = check_labels(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                "Classifier needs at least two classes in y; got one class: "
+                f"{self.classes_[0]!r}."
+            )
+        return as_class_targets(self.estimator, labels.astype(np.int64))
+
+    def _val_targets(self, y_val):
+        labels = encode_labels(check_labels(y_val, "y_val"), self.classes_, "y_val")
+        return as_class_targets(self.estimator, labels).values
+
+    def _check_net(self, X, targets, validation, seed):
+        callbacks, _ = probe_net(
+            self.estimator, X, targets, n_classes=len(self.classes_), seed=seed
+        )
+        refit = validation_of_refit(self.estimator, callbacks, validation)
+        return targets, validation, refit
+
+    def _drop(self, targets):
+        super()._drop(targets)
+        counts = np.bincount(targets.labels)
+        dropped = np.bincount(
+            targets.labels[~self.sample_mask_], minlength=len(self.classes_)
+        )
+        self.drop_rate_per_class_ = dropped / counts
+
+    def predict(self, X):
+        """Predict labels with the net of round 2.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape seen in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels, of the type of ``classes_``.
+        """
+        check_is_fitted(self)
+        codes = self.estimator_.predict(self._check_X(X))
+        # skorch's base class predicts probabilities.
+        codes = codes.argmax(1) if codes.ndim > 1 else codes
+        return self.classes_[codes.astype(np.int64)]
+
+    def predict_proba(self, X):
+        """Predict class probabilities with the net of round 2.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape seen in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), dtype float64
+            Columns in the order of ``classes_``.
+        """
+        check_is_fitted(self)
+        proba = self.estimator_.predict_proba(self._check_X(X)).astype(np.float64)
+        # Single precision leaves the sum off by 1e-7, which log_loss complains of.
+        return proba / proba.sum(axis=1, keepdims=True)
+
+
+class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
+    """Drop the training rows that hurt a regressor, and retrain it from scratch.
+
+    For tables, signals and images, with targets of the shape of the net's
+    outputs: numbers, vectors, or whole images as in denoising. See
+    :class:`DataDropoutClassifier` for the method.
+
+    Parameters
+    ----------
+    estimator : skorch.NeuralNet
+        Net with a module *class*, such as a :class:`skorch.NeuralNetRegressor`.
+        Cloned, never fitted itself. In round 1 the held-out rows take the place
+        of its ``train_split``; round 2 trains on every kept row (only if a
+        callback watches a validation quantity and no `X_val` is given,
+        ``train_split`` withholds rows).
+    drop_fraction : "negative" or float in [0, 1), default="negative"
+        - "negative": drop the rows whose influence is negative beyond the
+          disagreement of the views, at a false discovery rate of 5 %;
+        - float: drop this share of the scored rows, lowest influence first; 0
+          drops nothing.
+    cv : int, float, cross-validation generator or iterable, default=5
+        - int: number of shuffled folds, one round each;
+        - float in (0, 1): one round that holds out this share; cheaper, and
+          more cautious, as there are no other rounds to agree with;
+        - splitter, or iterable of (train, held-out) index arrays.
+    objective : {"bounded", "loss"} or callable, default="bounded"
+        What the held-out rows measure. "bounded" is
+        ``1 - exp(-loss / (2 median(loss)))``, which spoiled targets among the
+        held-out rows cannot dominate; "loss" is the training loss, as in the
+        paper; a callable gets (outputs, y) as tensors and returns a tensor of
+        shape (n_rows,).
+    views : Views or None, default=None
+        Which checkpoints and held-out groups of a round are scored.
+    curvature : Curvature or None, default=None
+        None takes ``GaussNewton()``.
+    solver : Solver or None, default=None
+        None takes ``Lanczos()``.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the splits, the initial weights and the order of the batches, the
+        same in every training, and leaves the global generators untouched.
+        None draws the seed from torch's global generator.
+    verbose : int, default=0
+        1 shows a progress bar; 2 and more also the net's own table.
+
+    Attributes
+    ----------
+    estimator_ : skorch.NeuralNet
+        Net of round 2.
+    round_one_estimators_ : list of skorch.NeuralNet
+        Nets of round 1, one per split.
+    influence_ : ndarray of shape (n_samples,), dtype float64
+        Mean influence over the views, in units of the objective. Positive is
+        helpful, negative harmful. NaN for rows never scored.
+    influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
+        Influence by view.
+    views_ : list of View
+        Round, epoch and held-out group of each view.
+    sample_mask_ : ndarray of shape (n_samples,), dtype bool
+        True where the row was kept.
+    sample_indices_ : ndarray of shape (n_kept,), dtype int64
+        Positions of the kept rows.
+    n_dropped_ : int
+        Number of rows dropped.
+    drop_fraction_ : float
+        Share of the scored rows that was dropped.
+    solver_results_ : list of SolverResult
+        One per round and checkpoint.
+    timings_ : dict of str to float
+        Seconds spent in "round_one", "scoring" and "round_two".
+    n_features_in_ : int
+        Size of the first axis after that of the samples.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, if X had any.
+    input_shape_ : tuple of int
+        Shape of one row.
+
+    See Also
+    --------
+    DataDropoutClassifier : The same for labels.
+
+    References
+    ----------
+    Wang, Huan, Li (2018). Data Dropout: optimizing training data for
+    convolutional neural networks. arXiv:1809.00193
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skorch import NeuralNetRegressor
+    >>> from sk_datadrop import DataDropoutRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(200, 3))
+    >>> y = X @ [1.0, 2.0, 3.0]
+    >>> y[:20] += 30
+    >>> net = NeuralNetRegressor(
+    ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+    ...     lr=0.1, max_epochs=30,
+    ... )
+    >>> model = DataDropoutRegressor(net, random_state=0).fit(X, y)
+    >>> int((~model.sample_mask_[:20]).sum())
+    20
+    """
+
+    _is_likelihood = False
+
+    def _fit_targets(self, y):
+        return Targets(check_real_targets(y), None)
+
+    def _val_targets(self, y_val):
+        return check_real_targets(y_val, "y_val")
+
+    def _check_net(self, X, targets, validation, seed):
+        callbacks, shape = probe_net(
+            self.estimator, X, targets, n_classes=None, seed=seed
+        )
+        self._is_single_target = targets.values.ndim == 1
+        if validation is not None:
+            validation = validation[0], match_targets(validation[1], shape)
+        refit = validation_of_refit(self.estimator, callbacks, validation)
+        return Targets(match_targets(targets.values, shape), None), validation, refit
+
+    def predict(self, X):
+        """Predict targets with the net of round 2.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape seen in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, ...)
+            In the shape of y. At most 2-D as float64, images as float32.
+        """
+        check_is_fitted(self)
+        predicted = self.estimator_.predict(self._check_X(X))
+        if self._is_single_target:
+            predicted = predicted.reshape(len(predicted))
+        return predicted.astype(np.float64) if predicted.ndim <= 2 else predicted
+
+    def score(self, X, y, sample_weight=None):
+        """Coefficient of determination of the predictions, for any target shape.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape seen in ``fit``.
+        y : array-like of shape (n_samples,) or (n_samples, ...)
+            Targets.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Only for targets of at most two dimensions.
+
+        Returns
+        -------
+        float
+            scikit-learn's R2 for targets of at most two dimensions, else
+            :func:`sk_datadrop.metrics.r2_score`.
+
+        Raises
+        ------
+        ValueError
+            If `sample_weight` is given with image targets.
+        """
+        if np.ndim(y) <= 2:
+            return super().score(X, y, sample_weight)
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight is not supported for targets of more than two "
+                f"dimensions; got y of shape {np.shape(y)}. Leave it out."
+            )
+        return r2_score(y, self.predict(X))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _draw_seed(random_state) -> int:
+    """One seed for all trainings of a fit; an integer is taken as it is."""
+    if random_state is None:
+        return int(torch.randint(2**31 - 1, ()))
+    if isinstance(random_state, Integral) and 0 <= random_state < 2**32:
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))

@@ -1,0 +1,180 @@
+"""A fitted skorch net as pure functions of one flat parameter vector.
+
+The only file that touches an ``nn.Module``. It works on a private copy in
+evaluation mode, so the caller's net keeps its flags, buffers and gradients.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from skorch import NeuralNetClassifier
+from skorch.utils import to_tensor
+from torch import Tensor
+from torch.func import functional_call, jvp, vjp
+
+
+class FunctionalNet:
+    """Outputs and per-row losses of a fitted net, for any parameters.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        Initialized net. Its module and criterion are copied.
+    state_dict : dict or None, default=None
+        Weights and buffers to use instead of the net's own, such as those of
+        an earlier epoch.
+
+    Attributes
+    ----------
+    theta : Tensor of shape (n_parameters,)
+        The trainable parameters, one after the other. Frozen parameters
+        (``requires_grad=False``) are constants.
+
+    Raises
+    ------
+    ValueError
+        If the criterion has no ``reduction``, and so no per-row losses, or if
+        no parameter is trainable.
+    """
+
+    def __init__(self, net, state_dict: dict | None = None) -> None:
+        module = copy.deepcopy(net.module_)
+        if state_dict is not None:
+            module.load_state_dict(state_dict)
+        self._module = module.eval()
+        self._reduction, criterion = _per_row(net.criterion_)
+        # A shallow twin, so that net.get_loss sees the copies. copy.copy would
+        # go through skorch's pickling.
+        self._net = object.__new__(type(net))
+        self._net.__dict__.update(net.__dict__, module_=module, criterion_=criterion)
+        trainable = {
+            k: p.detach() for k, p in module.named_parameters() if p.requires_grad
+        }
+        if not trainable:
+            raise ValueError(
+                "the net has no trainable parameter (requires_grad is False on all "
+                "of them): influence is undefined. Unfreeze at least one layer."
+            )
+        self._shapes = {k: p.shape for k, p in trainable.items()}
+        self.theta = torch.cat([p.reshape(-1) for p in trainable.values()])
+
+    def batches(self, X, y, batch_size: int | None = None) -> Iterator[tuple]:
+        """Yield (X, y) batches on the net's device, in row order.
+
+        Parameters
+        ----------
+        X, y : array-like of shape (n_samples, ...)
+            Rows as the net was fitted on.
+        batch_size : int or None, default=None
+            None takes the net's own batch size for validation.
+        """
+        net = self._net
+        dataset = net.get_dataset(X, y)
+        previous = net.__dict__.get("iterator_valid__batch_size")
+        net.__dict__["iterator_valid__batch_size"] = (
+            batch_size or previous or net.batch_size
+        )
+        for Xb, yb in net.get_iterator(dataset, training=False):
+            yield to_tensor(Xb, device=net.device), to_tensor(yb, device=net.device)
+
+    def raw_outputs(self, theta: Tensor, X: Tensor) -> Tensor:
+        """Outputs of the module, as the criterion and the user see them."""
+        out = functional_call(self._module, self._unflatten(theta), (X,))
+        if not isinstance(out, Tensor):
+            raise ValueError(
+                "the module must return one tensor for influence to be computed; "
+                f"got {type(out).__name__}."
+            )
+        return out
+
+    def outputs(self, theta: Tensor, X: Tensor) -> Tensor:
+        """Outputs in which the row loss is convex and not linear.
+
+        The module's own, except under NLLLoss: the log-probabilities, read as
+        logits. There the loss is the same number, but its Hessian is the
+        Fisher information, diag(p) - p p^T, whereas in the probabilities it
+        would only be that of the given label, and in the log-probabilities
+        nothing at all.
+        """
+        return self._link(self.raw_outputs(theta, X))
+
+    def losses_from_raw(self, raw: Tensor, y: Tensor) -> Tensor:
+        """Training loss of each row, shape (n_rows,), from the module's outputs."""
+        return self.losses(self._link(raw), y)
+
+    def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Training loss of each row, shape (n_rows,), from `outputs`."""
+        losses = self._net.get_loss(self._unlink(outputs), y, training=False)
+        if losses.ndim == 0 or losses.shape[0] != outputs.shape[0]:
+            raise ValueError(
+                f"criterion {type(self._net.criterion_).__name__} gives losses of "
+                f"shape {tuple(losses.shape)} for {outputs.shape[0]} rows with "
+                "reduction='none'; it must give one loss per row (or per element). "
+                "Use a criterion that honours reduction='none'."
+            )
+        losses = losses.reshape(outputs.shape[0], -1)
+        return losses.sum(1) if self._reduction == "sum" else losses.mean(1)
+
+    def row_losses(self, theta: Tensor, X: Tensor, y: Tensor) -> Tensor:
+        """Training loss of each row, shape (n_rows,), at parameters `theta`."""
+        return self.losses(self.outputs(theta, X), y)
+
+    def _link(self, raw: Tensor) -> Tensor:
+        if not self._is_nll:
+            return raw
+        if self._takes_probabilities:
+            return torch.log(raw + torch.finfo(raw.dtype).eps)
+        return raw
+
+    def _unlink(self, outputs: Tensor) -> Tensor:
+        if not self._is_nll:
+            return outputs
+        if self._takes_probabilities:
+            return torch.softmax(outputs, dim=1)
+        return torch.log_softmax(outputs, dim=1)
+
+    @property
+    def _is_nll(self) -> bool:
+        return isinstance(self._net.criterion_, torch.nn.NLLLoss)
+
+    @property
+    def _takes_probabilities(self) -> bool:
+        # skorch's classifier takes the logarithm in get_loss, its base class not.
+        return isinstance(self._net, NeuralNetClassifier)
+
+    def _unflatten(self, theta: Tensor) -> dict[str, Tensor]:
+        sizes = [shape.numel() for shape in self._shapes.values()]
+        pieces = theta.split(sizes)
+        return {
+            k: p.view(shape)
+            for (k, shape), p in zip(self._shapes.items(), pieces, strict=True)
+        }
+
+
+def _per_row(criterion) -> tuple[str, torch.nn.Module]:
+    """Reduction of a criterion, and a copy of it that does not reduce."""
+    reduction = getattr(criterion, "reduction", None)
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(
+            f"criterion {type(criterion).__name__} has no per-row losses: its "
+            f"reduction is {reduction!r}. Use a torch criterion such as "
+            "CrossEntropyLoss or MSELoss, or give yours a `reduction` attribute that "
+            "accepts 'none'."
+        )
+    criterion = copy.deepcopy(criterion)
+    criterion.reduction = "none"
+    return reduction, criterion
+
+
+def directional_derivative(function, point: Tensor, direction: Tensor) -> Tensor:
+    """Derivative of `function` at `point` along `direction`.
+
+    Forward mode, or reverse over reverse where a layer has no forward mode.
+    """
+    try:
+        return jvp(function, (point,), (direction,))[1]
+    except (NotImplementedError, RuntimeError):
+        value, pullback = vjp(function, point)
+        _, forward = vjp(lambda u: pullback(u)[0], torch.zeros_like(value))
+        return forward(direction)[0]

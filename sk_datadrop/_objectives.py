@@ -1,0 +1,69 @@
+"""What the rows held out measure: one number per row, lower is better.
+
+The training loss is unbounded: a few held-out rows with wrong targets dominate
+its mean and turn the scores upside down. The default squashes it into [0, 1).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(losses, outputs, y) of a batch of rows -> one value per row."""
+
+
+def resolve_objective(objective, reference_losses: Tensor | None) -> Objective:
+    """Turn the `objective` parameter of an estimator into a function.
+
+    Parameters
+    ----------
+    objective : {"bounded", "loss"} or callable
+        - "bounded": ``1 - exp(-loss / scale)``. With a log-likelihood loss and
+          scale 1 it is one minus the probability of the true class, the mean
+          absolute error loss, robust to label noise [1]_. With the mean
+          squared error and twice its median as scale it is Welsch's loss [2]_.
+        - "loss": the training loss itself, as the Data Dropout paper has it.
+        - callable: ``objective(outputs, y)`` with the module's outputs and the
+          targets of a batch, returning a tensor of shape (n_rows,).
+    reference_losses : Tensor of shape (n_samples,) or None
+        Losses of the held-out rows, whose median sets the scale of "bounded".
+        None takes scale 1, for losses that are negative log-likelihoods.
+
+    Returns
+    -------
+    callable
+        ``f(losses, outputs, y) -> Tensor of shape (n_rows,)``.
+
+    References
+    ----------
+    .. [1] Ghosh, Kumar, Sastry (2017). Robust loss functions under label noise
+       for deep neural networks. arXiv:1712.09482
+    .. [2] Dennis, Welsch (1978). Techniques for nonlinear least squares and
+       robust regression. doi:10.1080/03610917808812083
+    """
+    if objective == "loss":
+        return lambda losses, outputs, y: losses
+    if objective == "bounded":
+        scale = _bounded_scale(reference_losses)
+        return lambda losses, outputs, y: 1 - torch.exp(-losses / scale)
+    return lambda losses, outputs, y: _checked(objective(outputs, y), len(losses))
+
+
+def _bounded_scale(reference_losses: Tensor | None) -> float:
+    if reference_losses is None:
+        return 1.0
+    # The smallest normal number keeps a net that fits half the rows exactly
+    # from dividing zero by zero.
+    tiny = torch.finfo(reference_losses.dtype).tiny
+    return max(2 * float(reference_losses.median()), tiny)
+
+
+def _checked(values, n_rows: int) -> Tensor:
+    if not isinstance(values, Tensor) or values.shape != (n_rows,):
+        got = tuple(values.shape) if isinstance(values, Tensor) else values
+        raise ValueError(
+            f"objective must return a tensor of shape ({n_rows},), one value per "
+            f"row; got {got!r}."
+        )
+    return values

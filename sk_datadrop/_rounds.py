@@ -1,0 +1,187 @@
+"""One training of the user's net: from scratch, seeded, left as found.
+
+Round 1 also keeps the weights at the moment to score: the epoch of the lowest
+held-out training loss, before the net memorises. Gradients of memorised rows
+vanish, and wrong labels with them, so the end of training is too late.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from skorch.callbacks import Callback
+from skorch.dataset import Dataset
+from skorch.helper import predefined_split
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights of a net after an epoch (counted from 1)."""
+
+    epoch: int
+    state_dict: dict
+
+
+def train_round(
+    estimator, X, y, held_out: tuple, *, n_checkpoints: int, seed: int, **options
+):
+    """Train a clone, watching `held_out`, and keep the checkpoints to score.
+
+    Parameters
+    ----------
+    estimator : skorch.NeuralNet
+        Cloned, never fitted.
+    X, y : array-like of shape (n_samples, ...)
+        Training rows.
+    held_out : tuple (X, y)
+        Rows that give the held-out training loss, and serve the callbacks of
+        the net, such as early stopping, as their validation rows.
+    n_checkpoints : int
+        Number of epochs to keep around that of the lowest held-out loss.
+    seed : int
+        Seeds the initial weights and everything random in training.
+    **options
+        `name` and `verbose` of `train`.
+
+    Returns
+    -------
+    net : skorch.NeuralNet
+        The trained net, as it stands at the end.
+    checkpoints : list of Checkpoint
+        By increasing epoch, at most `n_checkpoints`.
+    """
+    watcher = _HeldOutCheckpoints(n_checkpoints)
+    net = train(
+        estimator, X, y, validation=held_out, watcher=watcher, seed=seed, **options
+    )
+    return net, watcher.kept_
+
+
+def train(
+    estimator, X, y, *, validation, seed, name, verbose=0, watcher=None
+):
+    """Train a clone of the net on the given rows, from scratch.
+
+    Parameters
+    ----------
+    estimator : skorch.NeuralNet
+        Cloned, never fitted.
+    X, y : array-like of shape (n_samples, ...)
+        Training rows, all of them used.
+    validation : tuple (X, y), None or "own"
+        Rows for the validation phase of each epoch; None skips the phase; "own"
+        lets the net's ``train_split`` withhold some of the training rows.
+    seed : int
+        Seeds torch and numpy for the time of the training.
+    name : str
+        What error messages call this training.
+    verbose : int, default=0
+        Verbosity of the net.
+    watcher : _HeldOutCheckpoints or None, default=None
+        Additional callback.
+
+    Returns
+    -------
+    skorch.NeuralNet
+        The trained net, holding neither the rows nor the additional callbacks.
+
+    Raises
+    ------
+    ValueError
+        If the training loss becomes NaN or infinite.
+    """
+    guard = _FiniteLoss(name)
+    extra = [guard] if watcher is None else [guard, watcher]
+    net = clone(estimator).set_params(verbose=verbose)
+    original = {"callbacks": net.callbacks, "verbose": estimator.verbose}
+    _add_callbacks(net, extra)
+    if validation != "own":
+        original["train_split"] = net.train_split
+        net.set_params(
+            train_split=validation and predefined_split(Dataset(*validation))
+        )
+    with seeded(seed, net.device):
+        net.fit(X, y)
+    vars(net).update(original)
+    net.callbacks_ = [(k, cb) for k, cb in net.callbacks_ if cb not in extra]
+    return net
+
+
+@contextmanager
+def seeded(seed: int, device) -> Iterator[None]:
+    """Seed torch and numpy within the block, and leave both as found."""
+    is_cuda = device is not None and torch.device(device).type == "cuda"
+    devices = [torch.device(device)] if is_cuda else []
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def _add_callbacks(net, extra) -> None:
+    named = [(type(cb).__name__, cb) for cb in extra]
+    if net.callbacks == "disable":
+        silenced = {f"callbacks__{k}": None for k, _ in net.get_default_callbacks()}
+        net.set_params(callbacks=named, **silenced)
+    else:
+        net.set_params(callbacks=[*(net.callbacks or []), *named])
+
+
+def _epoch_loss(net, phase: str) -> float:
+    """Mean loss of the last epoch over its rows."""
+    columns = (f"{phase}_loss", f"{phase}_batch_size")
+    losses, sizes = zip(*net.history[-1, "batches", :, columns], strict=True)
+    return float(np.average(losses, weights=sizes))
+
+
+class _FiniteLoss(Callback):
+    """Stop a training whose loss is no longer finite."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def on_epoch_end(self, net, **kwargs):
+        loss = _epoch_loss(net, "train")
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"{self.name}: the training loss became {loss} in epoch "
+                f"{len(net.history)}. Lower the learning rate, scale X, or check the "
+                "criterion."
+            )
+
+
+class _HeldOutCheckpoints(Callback):
+    """Keep the weights of the epochs around the lowest held-out training loss.
+
+    Only those: memory is that of at most ``2 * n_checkpoints`` copies, however
+    long the training.
+    """
+
+    def __init__(self, n_checkpoints):
+        self.n_checkpoints = n_checkpoints
+
+    def on_train_begin(self, net, **kwargs):
+        self.kept_ = []
+        self.lowest_ = np.inf
+        self.recent_ = deque(maxlen=(self.n_checkpoints - 1) // 2)
+
+    def on_epoch_end(self, net, **kwargs):
+        current = Checkpoint(len(net.history), _copy_of_state(net.module_))
+        loss = _epoch_loss(net, "valid")
+        if loss < self.lowest_ or not self.kept_:
+            self.lowest_ = loss
+            self.kept_ = [*self.recent_, current]
+        elif len(self.kept_) < self.n_checkpoints:
+            self.kept_.append(current)
+        self.recent_.append(current)
+
+
+def _copy_of_state(module) -> dict:
+    return {k: v.detach().clone() for k, v in module.state_dict().items()}

@@ -1,0 +1,189 @@
+"""Checks of everything the user hands to ``fit``, before any training.
+
+What comes in is turned into arrays the net can be trained on; what cannot be
+is refused with a sentence that says what to do.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.utils import assert_all_finite, check_array, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from skorch import NeuralNet, NeuralNetBinaryClassifier
+from skorch.utils import to_tensor
+
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._rounds import seeded
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Targets as the net is trained on them.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_samples, ...)
+    labels : ndarray of shape (n_samples,), dtype int64, or None
+        Classes as 0, 1, ..., None for a regressor.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray | None
+
+
+def check_is_net(estimator, *, wrapper: str) -> None:
+    """Raise unless `estimator` is a skorch net; warn of a module instance."""
+    if not isinstance(estimator, NeuralNet):
+        got = estimator.__name__ if isinstance(estimator, type) else type(estimator)
+        raise TypeError(
+            f"{wrapper} needs a skorch net as estimator; got {got!r}. Wrap a torch "
+            "module: skorch.NeuralNetClassifier(MyModule, "
+            "criterion=torch.nn.CrossEntropyLoss), or skorch.NeuralNetRegressor."
+        )
+    if isinstance(estimator.module, torch.nn.Module):
+        warnings.warn(
+            f"the net holds an instance of {type(estimator.module).__name__}: every "
+            "round goes on training the weights it has now, instead of starting from "
+            "scratch. Pass the class, and its arguments as module__name=value.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def check_labels(y, name="y") -> np.ndarray:
+    """Return labels as a 1-D array without missing values."""
+    y = column_or_1d(y, warn=True)
+    assert_all_finite(y, input_name=name)
+    check_classification_targets(y)
+    return y
+
+
+def encode_labels(y, classes, name="y") -> np.ndarray:
+    """Return labels as positions in `classes`, dtype int64."""
+    unknown = np.setdiff1d(y, classes)
+    if unknown.size:
+        raise ValueError(
+            f"{name} holds the label {unknown[0]!r}, which is not among the classes "
+            f"of y. Leave out those rows, or add such rows to y."
+        )
+    return np.searchsorted(classes, y).astype(np.int64)
+
+
+def check_real_targets(y, name="y") -> np.ndarray:
+    """Return regression targets of any shape as float32."""
+    return check_array(
+        y, dtype=np.float32, ensure_2d=False, allow_nd=True, input_name=name
+    )
+
+
+def as_class_targets(estimator, labels) -> Targets:
+    """Labels in the type that the criterion of the net expects."""
+    binary = isinstance(estimator, NeuralNetBinaryClassifier)
+    return Targets(labels.astype(np.float32) if binary else labels, labels)
+
+
+def probe_net(estimator, X, targets: Targets, *, n_classes, seed) -> torch.Size:
+    """Run an untrained clone on two rows and check what comes out.
+
+    Parameters
+    ----------
+    estimator : skorch.NeuralNet
+    X : ndarray of shape (n_samples, ...)
+    targets : Targets
+    n_classes : int or None
+        None for a regressor.
+    seed : int
+
+    Returns
+    -------
+    callbacks : list
+        The callbacks of the net, as instances.
+    outputs_shape : torch.Size
+        Shape of the outputs for two rows.
+
+    Raises
+    ------
+    ValueError
+        If the net fails on the rows, its outputs match neither classes nor
+        targets, or the criterion has no per-row losses.
+    """
+    y = targets.values
+    with seeded(seed, estimator.device), torch.no_grad():
+        net = clone(estimator).set_params(verbose=0).initialize()
+        net.notify("on_train_begin", X=X, y=y)
+        net.module_.eval()
+        try:
+            outputs = net.infer(to_tensor(X[:2], device=net.device))
+        except RuntimeError as error:
+            raise ValueError(
+                f"the net failed on rows of shape {X.shape[1:]}: {error}. Check the "
+                "arguments of the module (module__...) against the shape of X."
+            ) from error
+        functional = FunctionalNet(net)
+        functional.raw_outputs(functional.theta, to_tensor(X[:2], device=net.device))
+        if n_classes is not None:
+            _check_class_outputs(outputs.shape, n_classes, estimator)
+        else:
+            y = match_targets(y, outputs.shape)
+        _check_row_losses(functional, X[:2], y[:2])
+    return [callback for _, callback in net.callbacks_], outputs.shape
+
+
+def match_targets(y, outputs_shape) -> np.ndarray:
+    """Targets in the shape of the outputs, row by row; 1-D y may become (n, 1)."""
+    if y.shape[1:] == tuple(outputs_shape[1:]):
+        return y
+    if y.ndim == 1 and tuple(outputs_shape[1:]) == (1,):
+        return y.reshape(-1, 1)
+    raise ValueError(
+        f"the net's outputs have shape {tuple(outputs_shape[1:])} per row, the targets "
+        f"{y.shape[1:]}. Give the module as many outputs as y has targets."
+    )
+
+
+def _check_class_outputs(shape, n_classes: int, estimator) -> None:
+    if isinstance(estimator, NeuralNetBinaryClassifier):
+        if n_classes != 2 or (len(shape) != 1 and tuple(shape[1:]) != (1,)):
+            raise ValueError(
+                "NeuralNetBinaryClassifier takes two classes and one output per row; "
+                f"got {n_classes} classes and outputs of shape {tuple(shape[1:])}. Use "
+                "NeuralNetClassifier for more classes."
+            )
+        return
+    if tuple(shape[1:]) != (n_classes,):
+        raise ValueError(
+            f"the net's outputs have shape {tuple(shape[1:])} per row, but y has "
+            f"{n_classes} classes. Give the module {n_classes} outputs."
+        )
+
+
+def _check_row_losses(functional: FunctionalNet, X, y) -> None:
+    for Xb, yb in functional.batches(X, y):
+        functional.row_losses(functional.theta, Xb, yb)
+
+
+def validation_of_refit(estimator, callbacks, validation):
+    """Rows for the validation phase of round 2: given ones, the net's own, none.
+
+    Round 2 trains on every kept row. Only where a callback watches a validation
+    quantity and no rows were given does the net's own ``train_split`` withhold
+    some, since otherwise the callback would fail.
+    """
+    if validation is not None:
+        return validation
+    watching = [
+        type(callback).__name__
+        for callback in callbacks
+        if str(getattr(callback, "monitor", "")).startswith("valid")
+    ]
+    if not watching:
+        return None
+    if not estimator.train_split:
+        raise ValueError(
+            f"callback {watching[0]} watches a validation quantity, but round 2 has no "
+            "validation rows. Pass X_val and y_val, or give the net a train_split."
+        )
+    return "own"

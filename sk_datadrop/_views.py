@@ -1,0 +1,144 @@
+"""The views of one round: which weights, which held-out rows.
+
+A view is one opinion on every row's influence: a round's net at one checkpoint,
+measured on one group of the rows it held out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._influence import influence
+from sk_datadrop._rounds import Checkpoint
+from sk_datadrop._solvers import SolverResult
+
+
+class View(NamedTuple):
+    """Where a row of ``influence_per_view_`` comes from (all count from 0).
+
+    `epoch` counts from 1, as the history of a skorch net does.
+    """
+
+    round: int
+    epoch: int
+    group: int
+
+
+class Views(BaseEstimator):
+    """Which views of each round are scored.
+
+    Parameters
+    ----------
+    n_checkpoints : int, default=1
+        Number of epochs scored in each round: that of the lowest held-out
+        training loss and its neighbours, as far as the training goes.
+    n_groups : int or None, default=None
+        Number of random groups of the held-out rows, each a view. None takes 1
+        with three rounds or more, whose disagreement is the better evidence,
+        and 8 otherwise. Each group costs a pass over the rows.
+
+    Examples
+    --------
+    >>> from sk_datadrop import Views
+    >>> Views(n_checkpoints=3)
+    Views(n_checkpoints=3)
+    """
+
+    def __init__(self, n_checkpoints: int = 1, n_groups: int | None = None) -> None:
+        self.n_checkpoints = n_checkpoints
+        self.n_groups = n_groups
+
+    def check(self) -> None:
+        """Raise a ValueError if a parameter is out of range."""
+        for name in ("n_checkpoints", "n_groups"):
+            value = getattr(self, name)
+            if name == "n_groups" and value is None:
+                continue
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+
+    def groups(self, n_rounds: int, n_held_out: int) -> int:
+        """Return the number of groups for a round that holds out that many rows."""
+        n_groups = self.n_groups or (1 if n_rounds >= 3 else 8)
+        return min(int(n_groups), n_held_out)
+
+
+@dataclass(frozen=True)
+class RoundScores:
+    """All views of one round.
+
+    Attributes
+    ----------
+    train : ndarray of shape (n_views, n_train), dtype float64
+    held_out : ndarray of shape (n_views, n_held_out), dtype float64
+    views : list of View
+    solver_results : list of SolverResult, one per checkpoint
+    """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    views: list[View]
+    solver_results: list[SolverResult]
+
+
+def score_round(
+    net,
+    checkpoints: list[Checkpoint],
+    train: tuple,
+    held_out: tuple,
+    *,
+    number: int,
+    n_groups: int,
+    seed: int,
+    on_product: Callable[[], object],
+    **options,
+) -> RoundScores:
+    """Score one round's rows at each of its checkpoints.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        The trained net.
+    checkpoints : list of Checkpoint
+        Weights to score at.
+    train, held_out : tuple (X, y)
+        Rows the net was trained on, and rows it held out.
+    number : int
+        Number of the round, from 0.
+    n_groups : int
+        Number of groups of the held-out rows.
+    seed : int
+        Seeds the groups and the rows of the curvature, the same at every
+        checkpoint.
+    on_product : callable
+        Called after every curvature product.
+    **options
+        Passed on to `influence`.
+
+    Returns
+    -------
+    RoundScores
+    """
+    influences = [
+        influence(
+            FunctionalNet(net, checkpoint.state_dict),
+            train,
+            held_out,
+            n_groups=n_groups,
+            random_state=np.random.default_rng(seed),
+            on_product=on_product,
+            **options,
+        )
+        for checkpoint in checkpoints
+    ]
+    return RoundScores(
+        train=np.concatenate([i.train for i in influences]),
+        held_out=np.concatenate([i.held_out for i in influences]),
+        views=[View(number, c.epoch, g) for c in checkpoints for g in range(n_groups)],
+        solver_results=[i.solver_result for i in influences],
+    )

@@ -1,0 +1,131 @@
+"""Controlled contamination of clean data, for experiments and tests.
+
+Every function copies what it is given and also returns which rows it touched,
+the truth against which precision and recall of a drop rule are measured.
+"""
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+__all__ = ["corrupt_targets", "flip_labels"]
+
+
+def flip_labels(y, rate, *, kind="symmetric", random_state=None):
+    """Give a share of the rows a wrong label.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Labels of any dtype, at least two classes.
+    rate : float in [0, 1]
+        Share of the rows whose label is changed, chosen without replacement.
+    kind : {"symmetric", "pair"}, default="symmetric"
+        "symmetric" draws the wrong label evenly from the other classes;
+        "pair" takes the next class in sorted order (the last turns into the
+        first), the harder case: wrong labels of a class agree with each other.
+    random_state : int, RandomState instance or None, default=None
+        Chooses the rows and the labels.
+
+    Returns
+    -------
+    y_noisy : ndarray of shape (n_samples,)
+        Labels with ``round(rate * n_samples)`` of them wrong.
+    touched : ndarray of shape (n_samples,), dtype bool
+        True where the label was changed.
+
+    Raises
+    ------
+    ValueError
+        If `rate` or `kind` is out of range or `y` has fewer than two classes.
+
+    Examples
+    --------
+    >>> from sk_datadrop.datasets import flip_labels
+    >>> y, touched = flip_labels(["a", "b", "c", "a"], 0.5, random_state=0)
+    >>> int(touched.sum())
+    2
+    """
+    y = np.asarray(y)
+    classes, codes = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"flip_labels needs at least two classes; got {len(classes)}: a single "
+            "class has no wrong label."
+        )
+    if kind not in ("symmetric", "pair"):
+        raise ValueError(f"kind must be 'symmetric' or 'pair'; got {kind!r}.")
+    rng = check_random_state(random_state)
+    rows = _choose_rows(len(y), rate, rng)
+    steps = rng.randint(1, len(classes), len(rows)) if kind == "symmetric" else 1
+    codes[rows] = (codes[rows] + steps) % len(classes)
+    return classes[codes], _as_mask(rows, len(y))
+
+
+def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
+    """Spoil a share of the target images.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples, ..., height, width), dtype float
+        Target images with values in [0, 1].
+    rate : float in [0, 1]
+        Share of the rows that are changed, chosen without replacement.
+    kind : {"gamma", "shift", "invert"}, default="gamma"
+        "gamma" raises the values to the power 2.2 or 1/2.2, as a wrong
+        transfer curve does; "shift" moves the image by (2, 2) pixels, around
+        the edges; "invert" replaces a value v by 1 - v.
+    random_state : int, RandomState instance or None, default=None
+        Chooses the rows and, for "gamma", the direction.
+
+    Returns
+    -------
+    y_corrupt : ndarray of the shape and dtype of y
+        Targets with ``round(rate * n_samples)`` of them spoiled.
+    touched : ndarray of shape (n_samples,), dtype bool
+        True where the target was changed.
+
+    Raises
+    ------
+    ValueError
+        If `rate` or `kind` is out of range or `y` has fewer than three
+        dimensions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sk_datadrop.datasets import corrupt_targets
+    >>> images = np.full((4, 1, 8, 8), 0.25)
+    >>> y, touched = corrupt_targets(images, 0.5, kind="invert", random_state=0)
+    >>> y[touched].max(), int(touched.sum())
+    (np.float64(0.75), 2)
+    """
+    y = np.array(y)
+    if y.ndim < 3:
+        raise ValueError(
+            "corrupt_targets expects images of shape (n_samples, ..., height, width); "
+            f"got shape {y.shape}."
+        )
+    if kind not in ("gamma", "shift", "invert"):
+        raise ValueError(f"kind must be 'gamma', 'shift' or 'invert'; got {kind!r}.")
+    rng = check_random_state(random_state)
+    rows = _choose_rows(len(y), rate, rng)
+    if kind == "gamma":
+        powers = rng.choice([2.2, 1 / 2.2], size=(len(rows), *[1] * (y.ndim - 1)))
+        y[rows] = np.clip(y[rows], 0, 1) ** powers
+    elif kind == "shift":
+        y[rows] = np.roll(y[rows], (2, 2), axis=(-2, -1))
+    else:
+        y[rows] = 1 - y[rows]
+    return y, _as_mask(rows, len(y))
+
+
+def _choose_rows(n_samples, rate, rng):
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate must lie in [0, 1]; got {rate!r}.")
+    return rng.choice(n_samples, round(rate * n_samples), replace=False)
+
+
+def _as_mask(rows, n_samples):
+    mask = np.zeros(n_samples, dtype=bool)
+    mask[rows] = True
+    return mask

@@ -1,0 +1,133 @@
+"""Scores for targets of any number of dimensions.
+
+scikit-learn's regression metrics stop at 2-D targets; these serve images too
+and come with scorers for ``scoring=`` in searches and cross-validation.
+"""
+
+import numpy as np
+from sklearn.metrics import make_scorer
+
+__all__ = [
+    "mean_squared_error",
+    "neg_mean_squared_error_scorer",
+    "peak_signal_noise_ratio",
+    "peak_signal_noise_ratio_scorer",
+    "r2_score",
+]
+
+
+def mean_squared_error(y_true, y_pred):
+    """Mean of the squared differences over all elements.
+
+    Parameters
+    ----------
+    y_true, y_pred : array-like of shape (n_samples, ...)
+        Targets and predictions of equal shape.
+
+    Returns
+    -------
+    float
+        Mean squared error, in squared target units.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> from sk_datadrop.metrics import mean_squared_error
+    >>> mean_squared_error([[[0.0, 1.0]]], [[[0.0, 3.0]]])
+    2.0
+    """
+    y_true, y_pred = _as_equal_shapes(y_true, y_pred)
+    return float(np.mean((y_true - y_pred) ** 2))
+
+
+def peak_signal_noise_ratio(y_true, y_pred, *, data_range=1.0):
+    """Peak signal-to-noise ratio, the mean over the samples.
+
+    Parameters
+    ----------
+    y_true, y_pred : array-like of shape (n_samples, ...)
+        Images of equal shape.
+    data_range : float, default=1.0
+        Difference between the largest and smallest value an image can take.
+
+    Returns
+    -------
+    float
+        Mean over the samples of ``10 log10(data_range**2 / mse)``, in decibel;
+        infinite if a sample is met exactly.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sk_datadrop.metrics import peak_signal_noise_ratio
+    >>> round(peak_signal_noise_ratio(np.zeros((1, 4, 4)), np.full((1, 4, 4), 0.1)), 6)
+    20.0
+    """
+    y_true, y_pred = _as_equal_shapes(y_true, y_pred)
+    errors = ((y_true - y_pred) ** 2).reshape(len(y_true), -1).mean(axis=1)
+    with np.errstate(divide="ignore"):
+        return float(np.mean(10 * np.log10(data_range**2 / errors)))
+
+
+def r2_score(y_true, y_pred):
+    """Coefficient of determination, weighting each element by its variance.
+
+    One minus the total squared error over the total squared deviation from the
+    mean target. For 1-D targets the same as scikit-learn's ``r2_score``, else as
+    ``multioutput="variance_weighted"`` on flattened targets, so that an element
+    that never varies (a black corner of all images) does no harm.
+
+    Parameters
+    ----------
+    y_true, y_pred : array-like of shape (n_samples, ...)
+        Targets and predictions of equal shape.
+
+    Returns
+    -------
+    float
+        1.0 at best; 0.0 for the mean target as prediction. With constant
+        targets 1.0 if they are met and 0.0 if not.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> from sk_datadrop.metrics import r2_score
+    >>> r2_score([[[0.0, 2.0]], [[2.0, 4.0]]], [[[0.0, 2.0]], [[2.0, 3.0]]])
+    0.75
+    """
+    y_true, y_pred = _as_equal_shapes(y_true, y_pred)
+    error = float(np.sum((y_true - y_pred) ** 2))
+    deviation = float(np.sum((y_true - y_true.mean(axis=0)) ** 2))
+    if deviation == 0:
+        return float(error == 0)
+    return 1 - error / deviation
+
+
+def _as_equal_shapes(y_true, y_pred):
+    y_true = np.asarray(y_true, dtype=np.float64)
+    y_pred = np.asarray(y_pred, dtype=np.float64)
+    if y_true.shape != y_pred.shape:
+        raise ValueError(
+            f"y_true has shape {y_true.shape} and y_pred {y_pred.shape}; they must "
+            "be equal."
+        )
+    return y_true, y_pred
+
+
+neg_mean_squared_error_scorer = make_scorer(
+    mean_squared_error, greater_is_better=False
+)
+peak_signal_noise_ratio_scorer = make_scorer(peak_signal_noise_ratio)

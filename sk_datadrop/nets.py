@@ -1,0 +1,166 @@
+"""Small convolutional nets that size themselves, ready for skorch.
+
+`SmallCNN` puts out logits for :class:`torch.nn.CrossEntropyLoss` (or values for
+:class:`torch.nn.MSELoss`), `DnCNN` an image of the shape of its input.
+"""
+
+import torch
+from torch import nn
+
+__all__ = ["DnCNN", "SmallCNN"]
+
+_LAZY_CONVOLUTION = {1: nn.LazyConv1d, 2: nn.LazyConv2d, 3: nn.LazyConv3d}
+_LAZY_BATCH_NORM = {
+    1: nn.LazyBatchNorm1d,
+    2: nn.LazyBatchNorm2d,
+    3: nn.LazyBatchNorm3d,
+}
+
+
+class SmallCNN(nn.Module):
+    """Strided convolutions, one hidden layer, one output layer.
+
+    The number of input channels and of features is read off the first batch,
+    so the same class serves any image size and, with ``n_dims=1``, signals.
+
+    Parameters
+    ----------
+    n_outputs : int, default=10
+        Width of the output layer: the number of classes, or of targets.
+    channels : tuple of int, default=(32, 64)
+        Output channels of the convolutions. Each has kernel 3 and stride 2
+        and is followed by a ReLU.
+    n_hidden : int, default=64
+        Width of the hidden linear layer.
+    batch_norm : bool, default=False
+        Whether a batch normalisation stands between convolution and ReLU.
+    n_dims : {1, 2, 3}, default=2
+        Number of spatial dimensions: 1 for signals (N, C, L), 2 for images
+        (N, C, H, W), 3 for volumes (N, C, D, H, W).
+
+    Raises
+    ------
+    ValueError
+        If `n_dims` is not 1, 2 or 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_datadrop.nets import SmallCNN
+    >>> SmallCNN(n_outputs=3)(torch.zeros(5, 1, 28, 28)).shape
+    torch.Size([5, 3])
+    >>> SmallCNN(n_outputs=3, n_dims=1)(torch.zeros(5, 2, 40)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        n_outputs: int = 10,
+        channels: tuple[int, ...] = (32, 64),
+        n_hidden: int = 64,
+        batch_norm: bool = False,
+        n_dims: int = 2,
+    ) -> None:
+        super().__init__()
+        if n_dims not in _LAZY_CONVOLUTION:
+            raise ValueError(f"n_dims must be 1, 2 or 3; got {n_dims!r}.")
+        layers: list[nn.Module] = []
+        for width in channels:
+            layers.append(
+                _LAZY_CONVOLUTION[n_dims](width, kernel_size=3, stride=2, padding=1)
+            )
+            if batch_norm:
+                layers.append(_LAZY_BATCH_NORM[n_dims]())
+            layers.append(nn.ReLU())
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.LazyLinear(n_hidden),
+            nn.ReLU(),
+            nn.Linear(n_hidden, n_outputs),
+        )
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of one batch.
+
+        Parameters
+        ----------
+        X : torch.Tensor of shape (n_samples, n_channels, ...), dtype float
+            Images, or signals or volumes by `n_dims`.
+
+        Returns
+        -------
+        torch.Tensor of shape (n_samples, n_outputs)
+            Logits, or predicted values.
+        """
+        return self.classifier(self.features(X))
+
+
+class DnCNN(nn.Module):
+    """Residual denoiser: the input minus a learned estimate of its noise.
+
+    Parameters
+    ----------
+    depth : int, default=5
+        Number of convolutions, at least 2. The paper uses 17.
+    width : int, default=32
+        Channels of the inner convolutions. The paper uses 64.
+    n_channels : int, default=1
+        Channels of the images.
+    batch_norm : bool, default=False
+        Whether the inner convolutions are followed by batch normalisation, as
+        in the paper; without it small nets train faster and need no
+        statistics.
+
+    Raises
+    ------
+    ValueError
+        If `depth` is below 2.
+
+    References
+    ----------
+    Zhang, Zuo, Chen, Meng, Zhang (2017). Beyond a Gaussian denoiser: residual
+    learning of deep CNN for image denoising. doi:10.1109/TIP.2017.2662206
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_datadrop.nets import DnCNN
+    >>> DnCNN(depth=3, width=8)(torch.zeros(2, 1, 24, 24)).shape
+    torch.Size([2, 1, 24, 24])
+    """
+
+    def __init__(
+        self,
+        depth: int = 5,
+        width: int = 32,
+        n_channels: int = 1,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if depth < 2:
+            raise ValueError(f"depth must be at least 2; got {depth!r}.")
+        layers: list[nn.Module] = [nn.Conv2d(n_channels, width, 3, padding=1)]
+        for _ in range(depth - 2):
+            layers.append(nn.ReLU())
+            layers.append(nn.Conv2d(width, width, 3, padding=1, bias=not batch_norm))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(width))
+        layers.append(nn.ReLU())
+        layers.append(nn.Conv2d(width, n_channels, 3, padding=1))
+        self.noise = nn.Sequential(*layers)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        """Return the denoised images.
+
+        Parameters
+        ----------
+        X : torch.Tensor of shape (n_samples, n_channels, height, width)
+            Noisy images, dtype float.
+
+        Returns
+        -------
+        torch.Tensor of the shape of X
+            Denoised images, in the units of X.
+        """
+        return X - self.noise(X)
