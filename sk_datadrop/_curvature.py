@@ -74,10 +74,11 @@ class GaussNewton(Curvature):
         Added to the diagonal, relative to the largest eigenvalue. 0.1 was best
         or near best in all our measurements; absolute damping transfers from no
         net to another.
-    n_samples : int or None, default=512
+    n_samples : int or None, default=256
         Number of training rows the mean is taken over, drawn once without
-        replacement. None, or more than there are, takes all rows.
-    batch_size : int, default=512
+        replacement. None, or more than there are, takes all rows. On noisy
+        digits 256, 512 and 1,500 rows ranked the wrong labels alike.
+    batch_size : int, default=256
         Rows per product. Bounds memory and does not change the result beyond
         rounding.
 
@@ -99,8 +100,8 @@ class GaussNewton(Curvature):
     def __init__(
         self,
         damping: float = 0.1,
-        n_samples: int | None = 512,
-        batch_size: int = 512,
+        n_samples: int | None = 256,
+        batch_size: int = 256,
     ) -> None:
         self.damping = damping
         self.n_samples = n_samples

@@ -129,6 +129,8 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         train_rows = X[split.train], y[split.train]
         held_out = validation or (X[split.held_out], y[split.held_out])
         views = self._views()
+        # Other initial weights in every split: their agreement is the evidence.
+        seed = (seed + number) % 2**32
         with progress.stage("round_one", f"{name}: training"):
             net, checkpoints = train_round(
                 self.estimator,
@@ -290,7 +292,7 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
     by its influence on the rows held out: the predicted increase of the held-out
     objective if the row were removed. Rows whose influence is negative are
     harmful and are dropped. Round 2 trains on the rest, from scratch, with
-    identical settings and seed.
+    identical settings.
 
     Parameters
     ----------
@@ -324,11 +326,12 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
     solver : Solver or None, default=None
         None takes ``Lanczos()``.
     random_state : int, RandomState instance or None, default=None
-        Seeds the splits, the initial weights and the order of the batches, the
-        same in every training, and leaves the global generators untouched. An
-        int serves as torch's seed itself: with nothing dropped, round 2 equals
-        ``torch.manual_seed(random_state)`` and fitting the net. None draws the
-        seed from torch's global generator.
+        Seeds the splits, the initial weights and the order of the batches, and
+        leaves the global generators untouched. An int serves as torch's seed
+        itself: with nothing dropped, round 2 equals
+        ``torch.manual_seed(random_state)`` and fitting the net. The splits of
+        round 1 count on from it. None draws the seed from torch's global
+        generator.
     verbose : int, default=0
         1 shows a progress bar; 2 and more also the net's own table.
 
@@ -409,7 +412,7 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         if len(self.classes_) < 2:
             raise ValueError(
                 "Classifier needs at least two classes in y; got one class: "
-                f"{self.classes_[0]!r}."
+                f"{self.classes_.tolist()[0]!r}."
             )
         return as_class_targets(self.estimator, labels.astype(np.int64))
 
@@ -508,9 +511,12 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
     solver : Solver or None, default=None
         None takes ``Lanczos()``.
     random_state : int, RandomState instance or None, default=None
-        Seeds the splits, the initial weights and the order of the batches, the
-        same in every training, and leaves the global generators untouched.
-        None draws the seed from torch's global generator.
+        Seeds the splits, the initial weights and the order of the batches, and
+        leaves the global generators untouched. An int serves as torch's seed
+        itself: with nothing dropped, round 2 equals
+        ``torch.manual_seed(random_state)`` and fitting the net. The splits of
+        round 1 count on from it. None draws the seed from torch's global
+        generator.
     verbose : int, default=0
         1 shows a progress bar; 2 and more also the net's own table.
 

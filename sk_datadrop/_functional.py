@@ -75,7 +75,10 @@ class FunctionalNet:
         net.__dict__["iterator_valid__batch_size"] = (
             batch_size or previous or net.batch_size
         )
-        for Xb, yb in net.get_iterator(dataset, training=False):
+        # A DataLoader draws a seed for its workers, needed or not.
+        with torch.random.fork_rng(devices=[]):
+            batches = iter(net.get_iterator(dataset, training=False))
+        for Xb, yb in batches:
             yield to_tensor(Xb, device=net.device), to_tensor(yb, device=net.device)
 
     def raw_outputs(self, theta: Tensor, X: Tensor) -> Tensor:

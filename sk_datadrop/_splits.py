@@ -101,7 +101,7 @@ def _check_class_sizes(cv, y, classes) -> None:
     smallest = int(counts.argmin())
     if counts[smallest] < needed:
         raise ValueError(
-            f"class {classes[smallest]!r} has {counts[smallest]} row(s), too few for "
+            f"class {_name(classes, smallest)} has {counts[smallest]} row(s), too few for "
             f"cv={cv}, which needs at least {needed} of each class. Use fewer folds, "
             "merge rare classes, or pass X_val and y_val."
         )
@@ -128,7 +128,11 @@ def _check_classes_present(split: Split, number: int, y, classes) -> None:
     missing = np.setdiff1d(np.arange(len(classes)), y[split.train])
     if missing.size:
         raise ValueError(
-            f"split {number} of cv trains on no row of class {classes[missing[0]]!r}; "
+            f"split {number} of cv trains on no row of class {_name(classes, missing[0])}; "
             "every class must be in the training rows of every round. Use a stratified "
             "splitter."
         )
+
+
+def _name(classes, position) -> str:
+    return repr(np.asarray(classes).tolist()[position])

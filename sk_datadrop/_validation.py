@@ -66,7 +66,7 @@ def encode_labels(y, classes, name="y") -> np.ndarray:
     unknown = np.setdiff1d(y, classes)
     if unknown.size:
         raise ValueError(
-            f"{name} holds the label {unknown[0]!r}, which is not among the classes "
+            f"{name} holds the label {unknown.tolist()[0]!r}, which is not among the classes "
             f"of y. Leave out those rows, or add such rows to y."
         )
     return np.searchsorted(classes, y).astype(np.int64)

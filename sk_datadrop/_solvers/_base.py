@@ -69,17 +69,17 @@ class Solver(BaseEstimator, ABC):
 
 def check_positive_definite(lowest: float, top: float, shift: float) -> None:
     """Raise a ValueError unless the damped matrix has positive eigenvalues only."""
+    if lowest + shift < 0:
+        raise ValueError(
+            f"the damped curvature is not positive definite (smallest eigenvalue "
+            f"{lowest:.3g}, damping {shift:.3g}): the criterion is not convex in the "
+            "outputs. Use a convex criterion such as CrossEntropyLoss, MSELoss or "
+            "HuberLoss, or raise `damping`."
+        )
     if top <= 0:
         raise ValueError(
             f"the curvature of the training loss is zero (largest eigenvalue "
             f"{top:.3g}): the criterion is linear in the outputs or its gradient "
             "vanishes on the sampled rows. Score an earlier epoch, or use a "
             "criterion that is strictly convex in the outputs."
-        )
-    if lowest + shift <= 0:
-        raise ValueError(
-            f"the damped curvature is not positive definite (smallest eigenvalue "
-            f"{lowest:.3g}, damping {shift:.3g}): the criterion is not convex in the "
-            "outputs. Use a convex criterion such as CrossEntropyLoss, MSELoss or "
-            "HuberLoss, or raise `damping`."
         )

@@ -78,6 +78,7 @@ class Lanczos(Solver):
         norm = float(torch.linalg.norm(b))
         if norm == 0:
             return _nothing_to_solve(rhs)
+        rounding = 100 * torch.finfo(rhs.dtype).eps
         basis = [b / norm]
         diagonal: list[float] = []
         off_diagonal: list[float] = []
@@ -93,7 +94,7 @@ class Lanczos(Solver):
             # coefficient times the part of A q that left the space.
             y = vectors @ (vectors[0] / (ritz + shift))
             residual = off_diagonal[-1] * abs(y[-1])
-            exhausted = off_diagonal[-1] <= 1e-6 * ritz[-1]
+            exhausted = off_diagonal[-1] <= rounding * ritz[-1]
             if residual <= self.tol or exhausted or len(basis) == self.max_iter:
                 break
             basis.append(w / off_diagonal[-1])

@@ -1,0 +1,142 @@
+"""The drop rule on scores whose truth is known."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sk_datadrop._drop import (
+    check_drop_fraction,
+    keep_mask,
+    mean_influence,
+    significantly_negative,
+)
+
+ROUNDS = np.arange(5)
+
+
+def make_views(effects, noise, n_views=5, seed=0):
+    rng = np.random.default_rng(seed)
+    return effects + noise * rng.standard_normal((n_views, len(effects)))
+
+
+def test_mean_ignores_views_that_did_not_score():
+    views = np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])
+    np.testing.assert_array_equal(mean_influence(views), [2.0, 5.0, np.nan])
+
+
+def test_rounds_that_agree_give_the_sign_rule():
+    effects = np.r_[np.full(200, -1.0), np.full(800, 0.3)]
+    selected = significantly_negative(make_views(effects, 0.05), ROUNDS)
+    np.testing.assert_array_equal(selected, effects < 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rounds_that_disagree_drop_nothing(seed):
+    views = make_views(np.zeros(1000), 1.0, seed=seed)
+    assert np.mean(views.mean(0) < 0) > 0.4
+    assert significantly_negative(views, ROUNDS).sum() <= 2
+
+
+def test_false_discoveries_stay_below_the_rate():
+    """Storey's guarantee: half the rows without effect, half harmful."""
+    effects = np.r_[np.zeros(2000), np.full(2000, -3.0)]
+    rates = []
+    for seed in range(10):
+        selected = significantly_negative(make_views(effects, 1.0, seed=seed), ROUNDS)
+        rates.append(np.mean(effects[selected] == 0))
+        assert selected[2000:].mean() > 0.9
+    assert np.mean(rates) <= 0.06
+
+
+def test_one_row_against_scipy_t_test():
+    views = make_views(np.linspace(-2, 2, 40), 0.3)
+    p = stats.ttest_1samp(views, 0, alternative="less").pvalue
+    two_sided = stats.ttest_1samp(views, 0).pvalue
+    null_share = min(1, 2 * (np.sum(two_sided > 0.5) + 1) / 40)
+    q = null_share * stats.false_discovery_control(p)
+    for rate in (0.001, 0.01, 0.1):
+        np.testing.assert_array_equal(
+            significantly_negative(views, ROUNDS, false_discovery_rate=rate),
+            (q <= rate) & (views.mean(0) < 0),
+        )
+
+
+def test_views_of_one_round_are_no_independent_evidence():
+    """Copies of a round's view change nothing."""
+    views = make_views(np.linspace(-0.5, 0.5, 100), 0.4)
+    once = significantly_negative(views, ROUNDS)
+    many = significantly_negative(np.repeat(views, 10, axis=0), np.repeat(ROUNDS, 10))
+    np.testing.assert_array_equal(once, many)
+
+
+def test_a_single_view_decides_by_its_sign():
+    views = np.array([[-1.0, 1.0, -0.1, np.nan]])
+    np.testing.assert_array_equal(
+        significantly_negative(views, np.zeros(1)), [True, False, True, False]
+    )
+
+
+def test_groups_of_a_single_round_are_tested():
+    effects = np.r_[np.full(50, -1.0), np.full(150, 0.5)]
+    views = make_views(effects, 0.1, n_views=8)
+    selected = significantly_negative(views, np.zeros(8))
+    np.testing.assert_array_equal(selected, effects < 0)
+
+
+def test_rows_without_enough_views_are_kept():
+    views = make_views(np.full(50, -1.0), 0.01)
+    views[1:, 0] = np.nan
+    views[:, 1] = np.nan
+    selected = significantly_negative(views, ROUNDS)
+    assert not selected[:2].any()
+    assert selected[2:].all()
+
+
+def test_identical_views_are_certain_and_zeros_are_not():
+    views = np.tile(np.r_[np.full(10, -1.0), np.full(10, 1.0), 0.0], (5, 1))
+    np.testing.assert_array_equal(
+        significantly_negative(views, ROUNDS), views[0] < 0
+    )
+
+
+@pytest.mark.parametrize(("fraction", "n_dropped"), [(0, 0), (0.25, 5), (0.5, 10)])
+def test_fraction_drops_the_lowest(fraction, n_dropped):
+    views = np.random.default_rng(0).standard_normal((1, 20))
+    keep = keep_mask(views, np.zeros(1), fraction)
+    np.testing.assert_array_equal(
+        np.flatnonzero(~keep), np.sort(np.argsort(views[0])[:n_dropped])
+    )
+
+
+def test_fraction_counts_scored_rows_only():
+    views = np.r_[np.full(10, np.nan), np.arange(10.0)][None]
+    keep = keep_mask(views, np.zeros(1), 0.2)
+    np.testing.assert_array_equal(np.flatnonzero(~keep), [10, 11])
+
+
+@pytest.mark.parametrize("drop_fraction", ["negative", 0.9])
+def test_no_class_is_emptied(drop_fraction):
+    labels = np.r_[np.zeros(20, dtype=int), np.ones(3, dtype=int)]
+    views = make_views(np.r_[np.full(20, 1.0), [-3.0, -1.0, -2.0]], 0.01)
+    keep = keep_mask(views, ROUNDS, drop_fraction, labels)
+    assert keep[21]
+    np.testing.assert_array_equal(np.flatnonzero(keep & (labels == 1)), [21])
+
+
+def test_some_row_is_always_kept():
+    views = make_views(np.full(10, -1.0), 0.01)
+    assert keep_mask(views, ROUNDS, "negative").sum() == 1
+
+
+def test_an_unscored_row_serves_its_class():
+    labels = np.array([0, 0, 1, 1])
+    views = np.array([[1.0, 1.0, -1.0, np.nan]])
+    np.testing.assert_array_equal(
+        keep_mask(views, np.zeros(1), "negative", labels), [True, True, False, True]
+    )
+
+
+@pytest.mark.parametrize("drop_fraction", [-0.1, 1, 1.5, "positive", None, True, "0.1"])
+def test_drop_fraction_out_of_range(drop_fraction):
+    with pytest.raises(ValueError, match="drop_fraction must be 'negative' or a number"):
+        check_drop_fraction(drop_fraction)

@@ -1,0 +1,130 @@
+"""Trainings: seeded, from scratch, scored at the right moment, left as found."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import EarlyStopping
+
+from sk_datadrop._rounds import seeded, train, train_round
+
+
+def weights(net):
+    return torch.cat([p.detach().reshape(-1) for p in net.module_.parameters()])
+
+
+def held_out_losses(net):
+    return np.array(net.history[:, "valid_loss"])
+
+
+@pytest.fixture
+def overfitting(classifier):
+    """A net that fits random labels, so that the held-out loss rises early."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4)).astype(np.float32)
+    y = rng.integers(3, size=60)
+    net = classifier.set_params(max_epochs=12, lr=0.1, module__n_hidden=40)
+    return net, X[:40], y[:40], (X[40:], y[40:])
+
+
+def test_same_seed_same_weights_and_other_seed_other_weights(classifier, blobs):
+    def run(seed):
+        net = train(classifier, *blobs, validation=None, seed=seed, name="x")
+        return weights(net)
+
+    assert torch.equal(run(0), run(0))
+    assert not torch.equal(run(0), run(1))
+
+
+def test_equals_plain_training_under_torch_manual_seed(classifier, blobs):
+    net = train(classifier, *blobs, validation=None, seed=3, name="x")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        plain = classifier.set_params(train_split=None, verbose=0).fit(*blobs)
+    assert torch.equal(weights(net), weights(plain))
+
+
+def test_estimator_and_global_generators_are_untouched(classifier, blobs):
+    before = str(classifier.get_params())
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    train_round(classifier, *blobs, blobs, n_checkpoints=1, seed=0, name="x")
+    assert str(classifier.get_params()) == before
+    assert not classifier.initialized_
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
+
+
+def test_seeded_restores_the_generators_after_an_error():
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    with pytest.raises(KeyError), seeded(0, "cpu"):
+        torch.rand(1), np.random.rand()
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
+
+
+def test_the_trained_net_holds_no_rows_and_no_extra_callbacks(classifier, blobs):
+    X, y = np.tile(blobs[0], (50, 1)), np.tile(blobs[1], 50)
+    net, _ = train_round(classifier, X, y, (X, y), n_checkpoints=1, seed=0, name="x")
+    assert len(pickle.dumps(net)) < X.nbytes
+    assert [name for name, _ in net.callbacks_] == [
+        name for name, _ in classifier.get_default_callbacks()
+    ]
+    assert net.train_split is classifier.train_split or net.train_split is not None
+    assert net.callbacks is None
+    assert net.verbose == classifier.verbose
+
+
+def test_checkpoint_is_that_of_the_lowest_held_out_loss(overfitting):
+    net, X, y, held_out = overfitting
+    trained, (checkpoint,) = train_round(
+        net, X, y, held_out, n_checkpoints=1, seed=0, name="x"
+    )
+    losses = held_out_losses(trained)
+    assert checkpoint.epoch == 1 + np.argmin(losses) < len(losses)
+    trained.module_.load_state_dict(checkpoint.state_dict)
+    trained.module_.eval()
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(
+            trained.module_(torch.as_tensor(held_out[0])), torch.as_tensor(held_out[1])
+        )
+    assert float(loss) == pytest.approx(losses.min(), rel=1e-5)
+
+
+def test_checkpoints_surround_the_lowest_held_out_loss(overfitting):
+    net, X, y, held_out = overfitting
+    trained, checkpoints = train_round(
+        net, X, y, held_out, n_checkpoints=3, seed=0, name="x"
+    )
+    best = 1 + np.argmin(held_out_losses(trained))
+    around = [e for e in (best - 1, best, best + 1) if 1 <= e <= 12]
+    epochs = [c.epoch for c in checkpoints]
+    assert best in epochs
+    assert set(around) <= set(epochs)
+    assert epochs == sorted(epochs)
+    assert len(epochs) <= 3
+
+
+def test_early_stopping_sees_the_held_out_rows(overfitting):
+    net, X, y, held_out = overfitting
+    net.set_params(max_epochs=50, callbacks=[EarlyStopping(patience=2)])
+    trained, _ = train_round(net, X, y, held_out, n_checkpoints=1, seed=0, name="x")
+    assert len(trained.history) < 50
+
+
+def test_disabled_callbacks_do_not_matter(overfitting):
+    net, X, y, held_out = overfitting
+    options = {"n_checkpoints": 1, "seed": 0, "name": "x"}
+    _, (reference,) = train_round(net, X, y, held_out, **options)
+    net.set_params(callbacks="disable")
+    trained, (checkpoint,) = train_round(net, X, y, held_out, **options)
+    assert checkpoint.epoch == reference.epoch
+    assert trained.callbacks_ == []
+
+
+def test_a_loss_that_is_not_finite_names_the_training(regressor, plane):
+    X, y = plane
+    regressor.set_params(optimizer=torch.optim.SGD, lr=1e30)
+    with pytest.raises(ValueError, match=r"round 7: the training loss became .* epoch"):
+        train(regressor, X, y[:, None], validation=None, seed=0, name="round 7")

@@ -1,0 +1,65 @@
+"""The cv grammar."""
+
+import numpy as np
+import pytest
+from sklearn.model_selection import KFold
+
+from sk_datadrop._splits import held_out_splits
+
+Y = np.repeat([0, 1], [40, 10])
+X = np.zeros((50, 2))
+CLASSES = np.array(["cat", "dog"])
+
+
+def test_folds_hold_every_row_out_once_and_keep_the_class_mix():
+    splits = held_out_splits(5, X, Y, classes=CLASSES, random_state=0)
+    held_out = np.concatenate([split.held_out for split in splits])
+    np.testing.assert_array_equal(np.sort(held_out), np.arange(50))
+    for split in splits:
+        np.testing.assert_array_equal(np.bincount(Y[split.held_out]), [8, 2])
+        assert not np.intersect1d(split.train, split.held_out).size
+
+
+def test_folds_are_shuffled_by_the_seed():
+    def first(seed):
+        return held_out_splits(5, X, Y, random_state=seed)[0].held_out
+
+    np.testing.assert_array_equal(first(0), first(0))
+    assert not np.array_equal(first(0), first(1))
+    assert not np.array_equal(first(0), np.arange(10))
+
+
+def test_float_holds_out_one_share():
+    (split,) = held_out_splits(0.2, X, Y, classes=CLASSES, random_state=0)
+    np.testing.assert_array_equal(np.bincount(Y[split.held_out]), [8, 2])
+    assert len(held_out_splits(0.2, X, Y, random_state=0)[0].held_out) == 10
+
+
+def test_splitter_and_iterable_are_taken_as_they_are():
+    splitter = KFold(3)
+    for cv in (splitter, list(splitter.split(X))):
+        splits = held_out_splits(cv, X, Y, random_state=0)
+        for split, (_, held_out) in zip(splits, splitter.split(X), strict=True):
+            np.testing.assert_array_equal(split.held_out, held_out)
+
+
+@pytest.mark.parametrize(
+    ("cv", "message"),
+    [
+        (1, "cv must be at least 2 folds"),
+        (0.0, "must lie strictly between 0 and 1"),
+        (1.0, "must lie strictly between 0 and 1"),
+        ("five", "cv must be a number of folds"),
+        (None, "cv must be a number of folds"),
+        (True, "cv must be a number of folds"),
+        (11, "class 'dog' has 10 row"),
+        ([], "cv gives no split"),
+        ([(np.arange(50), np.arange(0))], "split 1 of cv holds out 0 row"),
+        ([(np.arange(0), np.arange(50))], "leaves none to train on"),
+        ([(np.arange(50), np.arange(10))], "trains on rows that it also holds out"),
+        ([(np.arange(40), np.arange(40, 50))], "trains on no row of class 'dog'"),
+    ],
+)
+def test_bad_cv(cv, message):
+    with pytest.raises(ValueError, match=message):
+        held_out_splits(cv, X, Y, classes=CLASSES, random_state=0)
