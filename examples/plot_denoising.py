@@ -158,8 +158,8 @@ def main():
         print(f"{name:14}{psnr:8.2f} dB")
     dropped = ~dropout.sample_mask_
     print(
-        f"dropped {dropped.sum()} of {len(X)} pairs, {np.sum(dropped & spoiled)} of the "
-        f"{spoiled.sum()} spoiled ones; seconds: "
+        f"dropped {dropped.sum()} of {len(X)} pairs, {np.sum(dropped & spoiled)} of "
+        f"the {spoiled.sum()} spoiled ones; seconds: "
         + ", ".join(f"{k} {v:.0f}" for k, v in dropout.timings_.items())
     )
     save_figure(arguments.output, X, y, plain, dropout, X_test, y_test)

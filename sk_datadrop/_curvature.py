@@ -181,10 +181,10 @@ def _batch_product(net: FunctionalNet, X: Tensor, y: Tensor):
     def total_loss(z):
         return net.losses(z, y).sum()
 
-    z, jacobian_transpose = vjp(outputs, net.theta)
+    z, jacobian_transpose = vjp(outputs, net.theta)[:2]
     # The output Hessian is symmetric, so its vector-Jacobian product serves;
     # forward mode over grad(mse_loss) raises in torch 2.14.
-    _, hessian = vjp(grad(total_loss), z.detach())
+    hessian = vjp(grad(total_loss), z.detach())[1]
     jacobian = _linear_map(outputs, net.theta)
 
     def product(v: Tensor) -> Tensor:

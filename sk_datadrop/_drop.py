@@ -8,8 +8,8 @@ from numbers import Real
 import numpy as np
 from scipy import stats
 
-FALSE_DISCOVERY_RATE = 0.05
-"""Expected share of wrongly called rows among those that "negative" drops."""
+LOCAL_FALSE_DISCOVERY_RATE = 0.5
+"""Rows at least this likely to have no effect are not dropped by "negative"."""
 
 
 def check_drop_fraction(drop_fraction) -> None:
@@ -72,18 +72,20 @@ def keep_mask(views, rounds, drop_fraction, labels=None) -> np.ndarray:
     return keep
 
 
-def significantly_negative(
-    views, rounds, *, false_discovery_rate=FALSE_DISCOVERY_RATE
-) -> np.ndarray:
-    """Rows whose influence is negative beyond the disagreement of the views.
+def significantly_negative(views, rounds) -> np.ndarray:
+    """Rows more likely harmful than not, given how far the views agree.
 
-    A one-sided t-test per row over independent views, and Storey's control of
-    the false discovery rate over the rows. Storey's estimate of the share of
-    rows without any effect joins two rules in one: on clean data most rows
-    disagree about their sign from round to round, the share is large and
-    nothing is dropped; where there are harmful rows, rounds agree about nearly
-    every row, helpful or harmful, the share is small, and the test becomes the
-    plain sign rule of the Data Dropout paper.
+    A one-sided t-test per row over independent views; then the rows whose local
+    false discovery rate, the probability of having no effect given the p-value,
+    is at most one half. With m rows, k of them at or below a p-value p, and a
+    share pi of rows without effect, that cut is where ``k - 2 pi m p`` is largest.
+
+    Storey's estimate of pi joins two rules in one. On clean data most rows
+    disagree about their sign from round to round: pi is large, small p-values
+    are no more frequent than chance makes them, and nothing is dropped. Where
+    there are harmful rows, rounds agree about nearly every row, helpful or
+    harmful: pi is small, and the cut comes close to the plain sign rule of the
+    Data Dropout paper.
 
     With three rounds or more the views of a round are averaged first: views of
     one round share its training and are no independent evidence. With fewer,
@@ -96,8 +98,6 @@ def significantly_negative(
         Influence per view, NaN where a view did not score the row.
     rounds : ndarray of shape (n_views,), dtype int
         The round each view comes from.
-    false_discovery_rate : float, default=0.05
-        Tolerated expected share of rows called negative that are not.
 
     Returns
     -------
@@ -105,6 +105,9 @@ def significantly_negative(
 
     References
     ----------
+    Efron, Tibshirani, Storey, Tusher (2001). Empirical Bayes analysis of a
+    microarray experiment. doi:10.1198/016214501753382129
+
     Storey (2002). A direct approach to false discovery rates.
     doi:10.1111/1467-9868.00346
     """
@@ -114,14 +117,25 @@ def significantly_negative(
     mean = mean_influence(views)
     if len(views) == 1:
         return mean < 0
-    p_negative = _p_values(views, mean)
-    tested = ~np.isnan(p_negative)
-    selected = np.zeros(len(mean), dtype=bool)
-    if tested.any():
-        p = p_negative[tested]
-        q = _null_share(p) * stats.false_discovery_control(p)
-        selected[tested] = (q <= false_discovery_rate) & (mean[tested] < 0)
-    return selected
+    p = _p_values(views, mean)
+    return (p <= _largest_p_to_drop(p[~np.isnan(p)])) & (mean < 0)
+
+
+def _largest_p_to_drop(p) -> float:
+    """Where the local false discovery rate reaches its limit, or -1.
+
+    The density of the p-values is estimated by the slope of the least concave
+    majorant of their distribution (Grenander), so that the cut needs no bins:
+    the slope falls below that of a line through the origin where the distance to
+    it is largest.
+    """
+    if not len(p):
+        return -1.0
+    ordered = np.sort(p)
+    slope = _null_share(p) / LOCAL_FALSE_DISCOVERY_RATE * len(p)
+    gain = np.arange(1, len(p) + 1) - slope * ordered
+    best = int(np.argmax(gain))
+    return float(ordered[best]) if gain[best] > 0 else -1.0
 
 
 def _p_values(views, mean) -> np.ndarray:

@@ -105,7 +105,9 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         splits = self._splits(X, targets, validation, seed)
         with Progress(len(splits), self.verbose) as progress:
             rounds = [
-                self._round(number, split, X, targets.values, validation, seed, progress)
+                self._round(
+                    number, split, X, targets.values, validation, seed, progress
+                )
                 for number, split in enumerate(splits)
             ]
             self._collect_influence(rounds, splits, len(X))
@@ -192,7 +194,10 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
             return [Split(np.arange(len(X)), np.arange(0))]
         y = targets.values if targets.labels is None else targets.labels
         classes = getattr(self, "classes_", None)
-        return held_out_splits(self.cv, X, y, classes=classes, random_state=seed)
+        # Hashed, so that the folds are independent of whatever else the user drew
+        # from the same seed: rows corrupted on purpose, an outer split.
+        split_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        return held_out_splits(self.cv, X, y, classes=classes, random_state=split_seed)
 
     def _check_parameters(self):
         check_is_net(self.estimator, wrapper=type(self).__name__)
@@ -203,7 +208,6 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
                 f"(outputs, y) -> tensor of shape (n_rows,); got {self.objective!r}."
             )
         self._views().check()
-
 
     def _check_data(self, X, y, X_val, y_val):
         if (X_val is None) != (y_val is None):
@@ -303,10 +307,9 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         trains on every kept row (only if a callback watches a validation
         quantity and no `X_val` is given, ``train_split`` withholds rows).
     drop_fraction : "negative" or float in [0, 1), default="negative"
-        - "negative": drop the rows whose influence is negative beyond the
-          disagreement of the views, at a false discovery rate of 5 %. Where
-          the rounds agree this is the sign rule of the paper; on clean data it
-          drops nothing.
+        - "negative": drop the rows that are more likely harmful than not,
+          given how far the views agree. Where they agree this comes close to
+          the sign rule of the paper; on clean data it drops next to nothing.
         - float: drop this share of the scored rows, lowest influence first; 0
           drops nothing.
     cv : int, float, cross-validation generator or iterable, default=5
@@ -489,8 +492,8 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         callback watches a validation quantity and no `X_val` is given,
         ``train_split`` withholds rows).
     drop_fraction : "negative" or float in [0, 1), default="negative"
-        - "negative": drop the rows whose influence is negative beyond the
-          disagreement of the views, at a false discovery rate of 5 %;
+        - "negative": drop the rows that are more likely harmful than not,
+          given how far the views agree;
         - float: drop this share of the scored rows, lowest influence first; 0
           drops nothing.
     cv : int, float, cross-validation generator or iterable, default=5
@@ -658,6 +661,6 @@ def _draw_seed(random_state) -> int:
     """One seed for all trainings of a fit; an integer is taken as it is."""
     if random_state is None:
         return int(torch.randint(2**31 - 1, ()))
-    if isinstance(random_state, Integral) and 0 <= random_state < 2**32:
+    if isinstance(random_state, Integral) and 0 <= int(random_state) < 2**32:
         return int(random_state)
     return int(check_random_state(random_state).randint(2**31 - 1))

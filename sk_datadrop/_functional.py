@@ -47,7 +47,7 @@ class FunctionalNet:
         # A shallow twin, so that net.get_loss sees the copies. copy.copy would
         # go through skorch's pickling.
         self._net = object.__new__(type(net))
-        self._net.__dict__.update(net.__dict__, module_=module, criterion_=criterion)
+        self._net.__dict__.update(net.__dict__, criterion_=criterion)
         trainable = {
             k: p.detach() for k, p in module.named_parameters() if p.requires_grad
         }
@@ -82,8 +82,16 @@ class FunctionalNet:
             yield to_tensor(Xb, device=net.device), to_tensor(yb, device=net.device)
 
     def raw_outputs(self, theta: Tensor, X: Tensor) -> Tensor:
-        """Outputs of the module, as the criterion and the user see them."""
-        out = functional_call(self._module, self._unflatten(theta), (X,))
+        """Return the outputs of the module, as the criterion and the user see them."""
+        weights = self._unflatten(theta)
+
+        def module(*args, **kwargs):
+            return functional_call(self._module, weights, args, kwargs)
+
+        # Through net.infer, which some nets override: skorch's binary classifier
+        # drops an axis there.
+        self._net.__dict__["module_"] = module
+        out = self._net.infer(X)
         if not isinstance(out, Tensor):
             raise ValueError(
                 "the module must return one tensor for influence to be computed; "
@@ -92,7 +100,7 @@ class FunctionalNet:
         return out
 
     def outputs(self, theta: Tensor, X: Tensor) -> Tensor:
-        """Outputs in which the row loss is convex and not linear.
+        """Return outputs in which the row loss is convex and not linear.
 
         The module's own, except under NLLLoss: the log-probabilities, read as
         logits. There the loss is the same number, but its Hessian is the
@@ -171,13 +179,13 @@ def _per_row(criterion) -> tuple[str, torch.nn.Module]:
 
 
 def directional_derivative(function, point: Tensor, direction: Tensor) -> Tensor:
-    """Derivative of `function` at `point` along `direction`.
+    """Differentiate `function` at `point` along `direction`.
 
     Forward mode, or reverse over reverse where a layer has no forward mode.
     """
     try:
         return jvp(function, (point,), (direction,))[1]
     except (NotImplementedError, RuntimeError):
-        value, pullback = vjp(function, point)
-        _, forward = vjp(lambda u: pullback(u)[0], torch.zeros_like(value))
+        value, pullback = vjp(function, point)[:2]
+        forward = vjp(lambda u: pullback(u)[0], torch.zeros_like(value))[1]
         return forward(direction)[0]

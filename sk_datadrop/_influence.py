@@ -17,6 +17,7 @@ rows, and no gradient of a single row is ever formed.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,8 +50,8 @@ class Influence:
 
 def influence(
     net: FunctionalNet,
-    train: tuple,
-    held_out: tuple,
+    train: tuple[Any, Any],
+    held_out: tuple[Any, Any],
     *,
     objective,
     is_likelihood: bool,
@@ -110,15 +111,18 @@ def influence(
     views = directions.mean(1, keepdim=True) if n_groups == 1 else directions
     return Influence(
         train=_scores(net, *train, views, batch_size),
-        held_out=_held_out_scores(net, held_out, groups, directions, n_groups, batch_size)
+        held_out=_held_out_scores(
+            net, held_out, groups, directions, n_groups, batch_size
+        )
         if score_held_out
         else np.full((n_groups, len(held_out[0])), np.nan),
         solver_result=result,
     )
 
 
-def _take(rows: tuple, selected) -> tuple:
-    return tuple(values[selected] for values in rows)
+def _take(rows: tuple[Any, Any], selected) -> tuple[Any, Any]:
+    X, y = rows
+    return X[selected], y[selected]
 
 
 def _losses(net: FunctionalNet, X, y, batch_size) -> Tensor:
@@ -139,7 +143,7 @@ def _objective_gradient(net: FunctionalNet, X, y, measure, batch_size) -> Tensor
 
 
 def _scores(net: FunctionalNet, X, y, directions: Tensor, batch_size) -> np.ndarray:
-    """Derivative of each row's loss along each column, (n_columns, n_rows)."""
+    """Differentiate each row's loss along each column, (n_columns, n_rows)."""
     scores = [
         torch.stack([_batch_scores(net, Xb, yb, v) for v in directions.T])
         for Xb, yb in net.batches(X, y, batch_size)

@@ -17,6 +17,7 @@ from skorch.callbacks import Callback
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Weights of a net after an epoch (counted from 1)."""
@@ -60,9 +61,7 @@ def train_round(
     return net, watcher.kept_
 
 
-def train(
-    estimator, X, y, *, validation, seed, name, verbose=0, watcher=None
-):
+def train(estimator, X, y, *, validation, seed, name, verbose=0, watcher=None):
     """Train a clone of the net on the given rows, from scratch.
 
     Parameters
@@ -106,6 +105,7 @@ def train(
     with seeded(seed, net.device):
         net.fit(X, y)
     vars(net).update(original)
+    vars(net).pop("get_default_callbacks", None)
     net.callbacks_ = [(k, cb) for k, cb in net.callbacks_ if cb not in extra]
     return net
 
@@ -128,8 +128,8 @@ def seeded(seed: int, device) -> Iterator[None]:
 def _add_callbacks(net, extra) -> None:
     named = [(type(cb).__name__, cb) for cb in extra]
     if net.callbacks == "disable":
-        silenced = {f"callbacks__{k}": None for k, _ in net.get_default_callbacks()}
-        net.set_params(callbacks=named, **silenced)
+        # Ours without the default ones, for this training only.
+        vars(net).update(callbacks=named, get_default_callbacks=list)
     else:
         net.set_params(callbacks=[*(net.callbacks or []), *named])
 
@@ -170,7 +170,7 @@ class _HeldOutCheckpoints(Callback):
     def on_train_begin(self, net, **kwargs):
         self.kept_ = []
         self.lowest_ = np.inf
-        self.recent_ = deque(maxlen=(self.n_checkpoints - 1) // 2)
+        self.recent_: deque[Checkpoint] = deque(maxlen=(self.n_checkpoints - 1) // 2)
 
     def on_epoch_end(self, net, **kwargs):
         current = Checkpoint(len(net.history), _copy_of_state(net.module_))

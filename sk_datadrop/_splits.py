@@ -78,7 +78,7 @@ def _splitter(cv, *, stratified: bool, random_state: int):
         fold = StratifiedKFold if stratified else KFold
         return fold(int(cv), shuffle=True, random_state=random_state)
     if isinstance(cv, Real) and not isinstance(cv, bool):
-        if not 0 < cv < 1:
+        if not 0 < float(cv) < 1:
             raise ValueError(
                 f"cv as a float is the share of rows held out and must lie strictly "
                 f"between 0 and 1; got {cv}."
@@ -101,8 +101,8 @@ def _check_class_sizes(cv, y, classes) -> None:
     smallest = int(counts.argmin())
     if counts[smallest] < needed:
         raise ValueError(
-            f"class {_name(classes, smallest)} has {counts[smallest]} row(s), too few for "
-            f"cv={cv}, which needs at least {needed} of each class. Use fewer folds, "
+            f"class {_name(classes, smallest)} has {counts[smallest]} row(s), too few "
+            f"for cv={cv}, which needs at least {needed} of each class. Use fewer folds, "
             "merge rare classes, or pass X_val and y_val."
         )
 
@@ -113,8 +113,8 @@ def _check_split(split: Split, number: int, n_samples: int) -> None:
         problem = "holds out every row and leaves none to train on"
     elif len(split.held_out) < 2:
         problem = (
-            f"holds out {len(split.held_out)} row(s); influence is measured on held-out "
-            "rows and needs at least two"
+            f"holds out {len(split.held_out)} row(s); influence is measured on "
+            "held-out rows and needs at least two"
         )
     elif np.intersect1d(split.train, split.held_out).size:
         problem = "trains on rows that it also holds out"
@@ -128,9 +128,9 @@ def _check_classes_present(split: Split, number: int, y, classes) -> None:
     missing = np.setdiff1d(np.arange(len(classes)), y[split.train])
     if missing.size:
         raise ValueError(
-            f"split {number} of cv trains on no row of class {_name(classes, missing[0])}; "
-            "every class must be in the training rows of every round. Use a stratified "
-            "splitter."
+            f"split {number} of cv trains on no row of class "
+            f"{_name(classes, missing[0])}; every class must be in the training "
+            "rows of every round. Use a stratified splitter."
         )
 
 

@@ -66,8 +66,8 @@ def encode_labels(y, classes, name="y") -> np.ndarray:
     unknown = np.setdiff1d(y, classes)
     if unknown.size:
         raise ValueError(
-            f"{name} holds the label {unknown.tolist()[0]!r}, which is not among the classes "
-            f"of y. Leave out those rows, or add such rows to y."
+            f"{name} holds the label {unknown.tolist()[0]!r}, which is not among the "
+            "classes of y. Leave out those rows, or add such rows to y."
         )
     return np.searchsorted(classes, y).astype(np.int64)
 
@@ -85,7 +85,7 @@ def as_class_targets(estimator, labels) -> Targets:
     return Targets(labels.astype(np.float32) if binary else labels, labels)
 
 
-def probe_net(estimator, X, targets: Targets, *, n_classes, seed) -> torch.Size:
+def probe_net(estimator, X, targets: Targets, *, n_classes, seed) -> tuple:
     """Run an untrained clone on two rows and check what comes out.
 
     Parameters

@@ -71,11 +71,11 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
     rate : float in [0, 1]
         Share of the rows that are changed, chosen without replacement.
     kind : {"gamma", "shift", "invert"}, default="gamma"
-        "gamma" raises the values to the power 2.2 or 1/2.2, as a wrong
-        transfer curve does; "shift" moves the image by (2, 2) pixels, around
+        "gamma" raises the values to the power 2.2, as a transfer curve
+        applied twice does; "shift" moves the image by (2, 2) pixels, around
         the edges; "invert" replaces a value v by 1 - v.
     random_state : int, RandomState instance or None, default=None
-        Chooses the rows and, for "gamma", the direction.
+        Chooses the rows.
 
     Returns
     -------
@@ -110,8 +110,7 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
     rng = check_random_state(random_state)
     rows = _choose_rows(len(y), rate, rng)
     if kind == "gamma":
-        powers = rng.choice([2.2, 1 / 2.2], size=(len(rows), *[1] * (y.ndim - 1)))
-        y[rows] = np.clip(y[rows], 0, 1) ** powers
+        y[rows] = np.clip(y[rows], 0, 1) ** 2.2
     elif kind == "shift":
         y[rows] = np.roll(y[rows], (2, 2), axis=(-2, -1))
     else:
@@ -122,7 +121,9 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
 def _choose_rows(n_samples, rate, rng):
     if not 0 <= rate <= 1:
         raise ValueError(f"rate must lie in [0, 1]; got {rate!r}.")
-    return rng.choice(n_samples, round(rate * n_samples), replace=False)
+    # Not rng.choice: it would draw the permutation that a shuffled KFold of the
+    # same seed draws, and the first fold would hold just these rows.
+    return np.argsort(rng.uniform(size=n_samples))[: round(rate * n_samples)]
 
 
 def _as_mask(rows, n_samples):

@@ -127,7 +127,5 @@ def _as_equal_shapes(y_true, y_pred):
     return y_true, y_pred
 
 
-neg_mean_squared_error_scorer = make_scorer(
-    mean_squared_error, greater_is_better=False
-)
+neg_mean_squared_error_scorer = make_scorer(mean_squared_error, greater_is_better=False)
 peak_signal_noise_ratio_scorer = make_scorer(peak_signal_noise_ratio)

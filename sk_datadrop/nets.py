@@ -9,16 +9,25 @@ from torch import nn
 
 __all__ = ["DnCNN", "SmallCNN"]
 
-_LAZY_CONVOLUTION = {1: nn.LazyConv1d, 2: nn.LazyConv2d, 3: nn.LazyConv3d}
-_LAZY_BATCH_NORM = {
+_LAZY_CONVOLUTION: dict[int, type[nn.Module]] = {
+    1: nn.LazyConv1d,
+    2: nn.LazyConv2d,
+    3: nn.LazyConv3d,
+}
+_LAZY_BATCH_NORM: dict[int, type[nn.Module]] = {
     1: nn.LazyBatchNorm1d,
     2: nn.LazyBatchNorm2d,
     3: nn.LazyBatchNorm3d,
 }
+_MAX_POOL: dict[int, type[nn.Module]] = {
+    1: nn.MaxPool1d,
+    2: nn.MaxPool2d,
+    3: nn.MaxPool3d,
+}
 
 
 class SmallCNN(nn.Module):
-    """Strided convolutions, one hidden layer, one output layer.
+    """Convolutions with pooling, one hidden layer, one output layer.
 
     The number of input channels and of features is read off the first batch,
     so the same class serves any image size and, with ``n_dims=1``, signals.
@@ -27,13 +36,13 @@ class SmallCNN(nn.Module):
     ----------
     n_outputs : int, default=10
         Width of the output layer: the number of classes, or of targets.
-    channels : tuple of int, default=(32, 64)
-        Output channels of the convolutions. Each has kernel 3 and stride 2
-        and is followed by a ReLU.
+    channels : tuple of int, default=(16, 32)
+        Output channels of the convolutions. Each has kernel 3 and is followed
+        by max-pooling over 2 and a ReLU.
     n_hidden : int, default=64
         Width of the hidden linear layer.
     batch_norm : bool, default=False
-        Whether a batch normalisation stands between convolution and ReLU.
+        Whether a batch normalisation follows each convolution.
     n_dims : {1, 2, 3}, default=2
         Number of spatial dimensions: 1 for signals (N, C, L), 2 for images
         (N, C, H, W), 3 for volumes (N, C, D, H, W).
@@ -56,7 +65,7 @@ class SmallCNN(nn.Module):
     def __init__(
         self,
         n_outputs: int = 10,
-        channels: tuple[int, ...] = (32, 64),
+        channels: tuple[int, ...] = (16, 32),
         n_hidden: int = 64,
         batch_norm: bool = False,
         n_dims: int = 2,
@@ -66,12 +75,11 @@ class SmallCNN(nn.Module):
             raise ValueError(f"n_dims must be 1, 2 or 3; got {n_dims!r}.")
         layers: list[nn.Module] = []
         for width in channels:
-            layers.append(
-                _LAZY_CONVOLUTION[n_dims](width, kernel_size=3, stride=2, padding=1)
-            )
+            layers.append(_LAZY_CONVOLUTION[n_dims](width, kernel_size=3, padding=1))
             if batch_norm:
                 layers.append(_LAZY_BATCH_NORM[n_dims]())
-            layers.append(nn.ReLU())
+            # Pooling first leaves the ReLU less to do, and commutes with it.
+            layers += [_MAX_POOL[n_dims](2), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
             nn.Flatten(),

@@ -124,8 +124,10 @@ def test_sign_and_size_against_refits_without_each_row(
     weights = np.full(N_TRAIN, 1 / N_TRAIN)
     W = refit(*train, weights, ridge)
     is_likelihood = criterion is nn.CrossEntropyLoss
-    scale = 1.0 if is_likelihood else 2 * np.quantile(
-        losses(W, *held_out), 0.5, method="lower"
+    scale = (
+        1.0
+        if is_likelihood
+        else 2 * np.quantile(losses(W, *held_out), 0.5, method="lower")
     )
 
     def measure(W):

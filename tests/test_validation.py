@@ -37,7 +37,10 @@ def test_not_a_skorch_net(wrapper, estimator, blobs):
     [
         ({"drop_fraction": 1.0}, r"drop_fraction must be 'negative' or .*got 1\.0"),
         ({"drop_fraction": "worst"}, "drop_fraction must be 'negative' or .*'worst'"),
-        ({"objective": "accuracy"}, "objective must be 'bounded', 'loss' or a callable"),
+        (
+            {"objective": "accuracy"},
+            "objective must be 'bounded', 'loss' or a callable",
+        ),
         ({"cv": 1}, "cv must be at least 2 folds"),
         ({"cv": 31}, r"class 0 has 30 row\(s\), too few for cv=31"),
         ({"cv": [(np.arange(90), [])]}, r"holds out 0 row\(s\)"),

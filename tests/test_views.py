@@ -31,9 +31,7 @@ def test_checkpoints_times_groups(classifier, blobs):
     views = Views(n_checkpoints=3, n_groups=2)
     model = fit(classifier, blobs, cv=2, views=views)
     epochs = [sorted({v.epoch for v in model.views_ if v.round == r}) for r in (0, 1)]
-    expected = [
-        View(r, e, g) for r in (0, 1) for e in epochs[r] for g in (0, 1)
-    ]
+    expected = [View(r, e, g) for r in (0, 1) for e in epochs[r] for g in (0, 1)]
     assert model.views_ == expected
     assert all(2 <= len(e) <= 3 for e in epochs)
     assert len(model.solver_results_) == sum(map(len, epochs))

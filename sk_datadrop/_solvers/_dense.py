@@ -65,6 +65,4 @@ class Dense(Solver):
         x = solution.mean(1)
         residual = float(torch.linalg.norm(A @ x + shift * x - b))
         scale = float(torch.linalg.norm(b)) or 1.0
-        return SolverResult(
-            solution, residual / scale, operator.size, True, top, shift
-        )
+        return SolverResult(solution, residual / scale, operator.size, True, top, shift)
