@@ -44,15 +44,13 @@ def parse_arguments():
 
 
 def make_net(batch_norm, memorise):
-    # With batch normalisation every label is fitted sooner.
-    to_memorise = 25 if batch_norm else 40
     return NeuralNetClassifier(
         SmallCNN,
         module__batch_norm=batch_norm,
         criterion=torch.nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
         lr=0.0015,
-        max_epochs=to_memorise if memorise else 10,
+        max_epochs=40 if memorise else 10,
         batch_size=128,
         iterator_train__shuffle=True,
         train_split=None,

@@ -48,6 +48,10 @@ class Curvature(BaseEstimator, ABC):
     """Recipe for a `CurvatureOperator` at a given net and its training rows."""
 
     @abstractmethod
+    def check_parameters(self) -> None:
+        """Raise a ValueError if a parameter is out of range."""
+
+    @abstractmethod
     def operator(
         self,
         net: FunctionalNet,
@@ -132,7 +136,7 @@ class GaussNewton(Curvature):
         ValueError
             If a parameter is out of range.
         """
-        self._check_parameters()
+        self.check_parameters()
         rows = self._sample_rows(len(X), random_state)
         batches = [
             (len(Xb), _batch_product(net, Xb, yb))
@@ -153,7 +157,8 @@ class GaussNewton(Curvature):
             return np.arange(n_available)
         return np.sort(rng.choice(n_available, self.n_samples, replace=False))
 
-    def _check_parameters(self) -> None:
+    def check_parameters(self) -> None:
+        """Raise a ValueError if a parameter is out of range."""
         if not isinstance(self.damping, Real) or not self.damping > 0:
             raise ValueError(
                 f"damping must be a positive number, relative to the largest "

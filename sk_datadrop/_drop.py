@@ -8,6 +8,12 @@ from numbers import Real
 import numpy as np
 from scipy import stats
 
+FALSE_DISCOVERY_RATE = 0.2
+"""Largest estimated share of rows without effect among those "negative" drops."""
+
+LAMBDA = 0.3
+"""Two-sided p-values above are taken to come from rows without effect only."""
+
 LOCAL_FALSE_DISCOVERY_RATE = 0.5
 """Rows at least this likely to have no effect are not dropped by "negative"."""
 
@@ -77,8 +83,10 @@ def significantly_negative(views, rounds) -> np.ndarray:
 
     A one-sided t-test per row over independent views; then the rows whose local
     false discovery rate, the probability of having no effect given the p-value,
-    is at most one half. With m rows, k of them at or below a p-value p, and a
-    share pi of rows without effect, that cut is where ``k - 2 pi m p`` is largest.
+    is at most one half, as long as the false discovery rate of all of them is at
+    most one fifth. With m rows, k of them at or below a p-value p, and a share pi
+    of rows without effect, the cut is where ``k - 2 pi m p`` is largest among the
+    p with ``pi m p <= k / 5``.
 
     Storey's estimate of pi joins two rules in one. On clean data most rows
     disagree about their sign from round to round: pi is large, small p-values
@@ -132,8 +140,13 @@ def _largest_p_to_drop(p) -> float:
     if not len(p):
         return -1.0
     ordered = np.sort(p)
-    slope = _null_share(p) / LOCAL_FALSE_DISCOVERY_RATE * len(p)
-    gain = np.arange(1, len(p) + 1) - slope * ordered
+    count = np.arange(1, len(p) + 1)
+    without_effect = _null_share(p) * len(p) * ordered
+    gain = count - without_effect / LOCAL_FALSE_DISCOVERY_RATE
+    # Helpful rows have p-values above one half; without the second condition the
+    # density alone would take any rise at moderate p-values for effects.
+    excluded = (ordered > 0.5) | (without_effect > FALSE_DISCOVERY_RATE * count)
+    gain[excluded] = -np.inf
     best = int(np.argmax(gain))
     return float(ordered[best]) if gain[best] > 0 else -1.0
 
@@ -151,9 +164,14 @@ def _p_values(views, mean) -> np.ndarray:
 
 
 def _null_share(p) -> float:
-    """Storey's share of rows without effect, at lambda 1/2, from two-sided p."""
+    """Storey's share of rows without effect, from two-sided p-values above LAMBDA.
+
+    Lower than the usual 1/2: where one view outweighs the others, |t| comes to
+    about 1 by that alone, a two-sided p-value of .37 with five views, and must not
+    count as an effect.
+    """
     two_sided = 2 * np.minimum(p, 1 - p)
-    return min(1.0, 2 * (np.sum(two_sided > 0.5) + 1) / len(p))
+    return min(1.0, (np.sum(two_sided > LAMBDA) + 1) / ((1 - LAMBDA) * len(p)))
 
 
 def _most_helpful_of_each_class(influence, labels) -> np.ndarray:

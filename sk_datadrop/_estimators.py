@@ -18,12 +18,13 @@ from sklearn.base import (
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch import NeuralNetClassifier
 
-from sk_datadrop._curvature import GaussNewton
+from sk_datadrop._curvature import Curvature, GaussNewton
 from sk_datadrop._drop import check_drop_fraction, keep_mask, mean_influence
 from sk_datadrop._progress import Progress
 from sk_datadrop._rounds import train, train_round
-from sk_datadrop._solvers import Lanczos
+from sk_datadrop._solvers import Lanczos, Solver
 from sk_datadrop._splits import Split, held_out_splits
 from sk_datadrop._validation import (
     Targets,
@@ -132,7 +133,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         held_out = validation or (X[split.held_out], y[split.held_out])
         views = self._views()
         # Other initial weights in every split: their agreement is the evidence.
-        seed = (seed + number) % 2**32
+        seed = _derived_seed(seed, number) if number else seed
         with progress.stage("round_one", f"{name}: training"):
             net, checkpoints = train_round(
                 self.estimator,
@@ -196,8 +197,9 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         classes = getattr(self, "classes_", None)
         # Hashed, so that the folds are independent of whatever else the user drew
         # from the same seed: rows corrupted on purpose, an outer split.
-        split_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        return held_out_splits(self.cv, X, y, classes=classes, random_state=split_seed)
+        return held_out_splits(
+            self.cv, X, y, classes=classes, random_state=_derived_seed(seed)
+        )
 
     def _check_parameters(self):
         check_is_net(self.estimator, wrapper=type(self).__name__)
@@ -207,7 +209,20 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
                 "objective must be 'bounded', 'loss' or a callable "
                 f"(outputs, y) -> tensor of shape (n_rows,); got {self.objective!r}."
             )
-        self._views().check()
+        for name, kind in [
+            ("views", Views),
+            ("curvature", Curvature),
+            ("solver", Solver),
+        ]:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"{name} must be None or an instance of {kind.__name__}; got "
+                    f"{value!r}."
+                )
+            value.check_parameters()
 
     def _check_data(self, X, y, X_val, y_val):
         if (X_val is None) != (y_val is None):
@@ -279,7 +294,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         ndarray of shape (n_samples,), dtype bool, or (n_kept,), dtype int
             In the order of the rows given to ``fit``.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "estimator_")
         return self.sample_indices_ if indices else self.sample_mask_
 
     def __sklearn_tags__(self):
@@ -332,9 +347,9 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
         itself: with nothing dropped, round 2 equals
-        ``torch.manual_seed(random_state)`` and fitting the net. The splits of
-        round 1 count on from it. None draws the seed from torch's global
-        generator.
+        ``torch.manual_seed(random_state)`` and fitting the net. The other
+        trainings of round 1 use seeds derived from it. None draws the seed from
+        torch's global generator.
     verbose : int, default=0
         1 shows a progress bar; 2 and more also the net's own table.
 
@@ -451,7 +466,7 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         ndarray of shape (n_samples,)
             Labels, of the type of ``classes_``.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "estimator_")
         codes = self.estimator_.predict(self._check_X(X))
         # skorch's base class predicts probabilities.
         codes = codes.argmax(1) if codes.ndim > 1 else codes
@@ -470,10 +485,21 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         ndarray of shape (n_samples, n_classes), dtype float64
             Columns in the order of ``classes_``.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "estimator_")
         proba = self.estimator_.predict_proba(self._check_X(X)).astype(np.float64)
+        if not isinstance(self.estimator_, NeuralNetClassifier) and isinstance(
+            self.estimator_.criterion_, torch.nn.NLLLoss
+        ):
+            proba = np.exp(proba)
+        sums = proba.sum(axis=1, keepdims=True)
+        if proba.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
+            raise ValueError(
+                "the net's predict_proba gives no probabilities (rows from "
+                f"{proba.min():.3g} to {proba.max():.3g}). Give it a "
+                "predict_nonlinearity, such as a softmax over axis 1."
+            )
         # Single precision leaves the sum off by 1e-7, which log_loss complains of.
-        return proba / proba.sum(axis=1, keepdims=True)
+        return proba / sums
 
 
 class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
@@ -517,9 +543,9 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
         itself: with nothing dropped, round 2 equals
-        ``torch.manual_seed(random_state)`` and fitting the net. The splits of
-        round 1 count on from it. None draws the seed from torch's global
-        generator.
+        ``torch.manual_seed(random_state)`` and fitting the net. The other
+        trainings of round 1 use seeds derived from it. None draws the seed from
+        torch's global generator.
     verbose : int, default=0
         1 shows a progress bar; 2 and more also the net's own table.
 
@@ -613,7 +639,7 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         ndarray of shape (n_samples,) or (n_samples, ...)
             In the shape of y. At most 2-D as float64, images as float32.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "estimator_")
         predicted = self.estimator_.predict(self._check_X(X))
         if self._is_single_target:
             predicted = predicted.reshape(len(predicted))
@@ -655,6 +681,11 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _derived_seed(seed: int, *key: int) -> int:
+    """Another seed, independent of the first and of what else it was used for."""
+    return int(np.random.SeedSequence([seed, *key]).generate_state(1)[0])
 
 
 def _draw_seed(random_state) -> int:

@@ -12,6 +12,7 @@ from skorch import NeuralNetClassifier
 from skorch.utils import to_tensor
 from torch import Tensor
 from torch.func import functional_call, jvp, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class FunctionalNet:
@@ -44,10 +45,15 @@ class FunctionalNet:
             module.load_state_dict(state_dict)
         self._module = module.eval()
         self._reduction, criterion = _per_row(net.criterion_)
+        self._plain_criterion = _plain(criterion)
         # A shallow twin, so that net.get_loss sees the copies. copy.copy would
         # go through skorch's pickling.
         self._net = object.__new__(type(net))
         self._net.__dict__.update(net.__dict__, criterion_=criterion)
+        for option in ("shuffle", "drop_last"):
+            if f"iterator_valid__{option}" in vars(net):
+                self._net.__dict__[f"iterator_valid__{option}"] = False
+        self._batch_size = vars(net).get("iterator_valid__batch_size", net.batch_size)
         trainable = {
             k: p.detach() for k, p in module.named_parameters() if p.requires_grad
         }
@@ -71,10 +77,7 @@ class FunctionalNet:
         """
         net = self._net
         dataset = net.get_dataset(X, y)
-        previous = net.__dict__.get("iterator_valid__batch_size")
-        net.__dict__["iterator_valid__batch_size"] = (
-            batch_size or previous or net.batch_size
-        )
+        net.__dict__["iterator_valid__batch_size"] = batch_size or self._batch_size
         # A DataLoader draws a seed for its workers, needed or not.
         with torch.random.fork_rng(devices=[]):
             batches = iter(net.get_iterator(dataset, training=False))
@@ -91,7 +94,9 @@ class FunctionalNet:
         # Through net.infer, which some nets override: skorch's binary classifier
         # drops an axis there.
         self._net.__dict__["module_"] = module
-        out = self._net.infer(X)
+        # The fused attention kernels cannot be differentiated twice.
+        with sdpa_kernel(SDPBackend.MATH):
+            out = self._net.infer(X)
         if not isinstance(out, Tensor):
             raise ValueError(
                 "the module must return one tensor for influence to be computed; "
@@ -113,6 +118,19 @@ class FunctionalNet:
     def losses_from_raw(self, raw: Tensor, y: Tensor) -> Tensor:
         """Training loss of each row, shape (n_rows,), from the module's outputs."""
         return self.losses(self._link(raw), y)
+
+    def likelihoods_from_raw(self, raw: Tensor, y: Tensor) -> Tensor:
+        """Losses without class weights and label smoothing, from the outputs.
+
+        For cross-entropy minus the log-probability of the true class, whatever
+        the training makes of it.
+        """
+        criterion = self._net.criterion_
+        self._net.__dict__["criterion_"] = self._plain_criterion
+        try:
+            return self.losses_from_raw(raw, y)
+        finally:
+            self._net.__dict__["criterion_"] = criterion
 
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Training loss of each row, shape (n_rows,), from `outputs`."""
@@ -176,6 +194,19 @@ def _per_row(criterion) -> tuple[str, torch.nn.Module]:
     criterion = copy.deepcopy(criterion)
     criterion.reduction = "none"
     return reduction, criterion
+
+
+def _plain(criterion) -> torch.nn.Module:
+    """Copy of a criterion without class weights and label smoothing."""
+    criterion = copy.deepcopy(criterion)
+    for name, neutral in [
+        ("weight", None),
+        ("pos_weight", None),
+        ("label_smoothing", 0.0),
+    ]:
+        if hasattr(criterion, name):
+            setattr(criterion, name, neutral)
+    return criterion
 
 
 def directional_derivative(function, point: Tensor, direction: Tensor) -> Tensor:

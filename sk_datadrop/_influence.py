@@ -99,8 +99,11 @@ def influence(
     groups = random_state.permutation(len(held_out[0])) % max(n_groups, 2)
     reference = None if is_likelihood else _losses(net, *held_out, batch_size)
     measure = resolve_objective(objective, reference)
+    losses = net.losses_from_raw if objective == "loss" else net.likelihoods_from_raw
     gradients = [
-        _objective_gradient(net, *_take(held_out, groups == g), measure, batch_size)
+        _objective_gradient(
+            net, *_take(held_out, groups == g), losses, measure, batch_size
+        )
         for g in range(max(n_groups, 2))
     ]
     operator = curvature.operator(
@@ -131,13 +134,16 @@ def _losses(net: FunctionalNet, X, y, batch_size) -> Tensor:
         return torch.cat([net.row_losses(net.theta, Xb, yb) for Xb, yb in batches])
 
 
-def _objective_gradient(net: FunctionalNet, X, y, measure, batch_size) -> Tensor:
+@torch.enable_grad()
+def _objective_gradient(
+    net: FunctionalNet, X, y, losses, measure, batch_size
+) -> Tensor:
     """Gradient of the mean objective of the rows, shape (n_parameters,)."""
     total = torch.zeros_like(net.theta)
     for Xb, yb in net.batches(X, y, batch_size):
         theta = net.theta.clone().requires_grad_()
         raw = net.raw_outputs(theta, Xb)
-        values = measure(net.losses_from_raw(raw, yb), raw, yb)
+        values = measure(losses(raw, yb), raw, yb)
         total += torch.autograd.grad(values.sum(), theta)[0]
     return total / len(X)
 

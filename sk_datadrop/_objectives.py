@@ -53,6 +53,11 @@ def resolve_objective(objective, reference_losses: Tensor | None) -> Objective:
 def _bounded_scale(reference_losses: Tensor | None) -> float:
     if reference_losses is None:
         return 1.0
+    if reference_losses.min() < 0:
+        raise ValueError(
+            "objective='bounded' needs a training loss that is never negative; got "
+            f"{float(reference_losses.min()):.3g}. Use objective='loss', or a callable."
+        )
     # The smallest normal number keeps a net that fits half the rows exactly
     # from dividing zero by zero.
     tiny = torch.finfo(reference_losses.dtype).tiny

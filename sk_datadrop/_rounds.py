@@ -104,6 +104,11 @@ def train(estimator, X, y, *, validation, seed, name, verbose=0, watcher=None):
         )
     with seeded(seed, net.device):
         net.fit(X, y)
+    if len(net.history) > guard.n_epochs_:
+        # skorch takes Ctrl-C for the wish to end this training only.
+        raise KeyboardInterrupt(f"{name}: interrupted")
+    if not len(net.history):
+        raise ValueError(f"{name}: the net trained for no epoch. Raise max_epochs.")
     vars(net).update(original)
     vars(net).pop("get_default_callbacks", None)
     net.callbacks_ = [(k, cb) for k, cb in net.callbacks_ if cb not in extra]
@@ -131,7 +136,9 @@ def _add_callbacks(net, extra) -> None:
         # Ours without the default ones, for this training only.
         vars(net).update(callbacks=named, get_default_callbacks=list)
     else:
-        net.set_params(callbacks=[*(net.callbacks or []), *named])
+        # First, so that a callback that stops the training does not hide the last
+        # epoch from them.
+        net.set_params(callbacks=[*named, *(net.callbacks or [])])
 
 
 def _epoch_loss(net, phase: str) -> float:
@@ -147,7 +154,11 @@ class _FiniteLoss(Callback):
     def __init__(self, name):
         self.name = name
 
+    def on_train_begin(self, net, **kwargs):
+        self.n_epochs_ = 0
+
     def on_epoch_end(self, net, **kwargs):
+        self.n_epochs_ = len(net.history)
         loss = _epoch_loss(net, "train")
         if not np.isfinite(loss):
             raise ValueError(

@@ -56,7 +56,7 @@ def held_out_splits(cv, X, y, *, classes=None, random_state: int) -> list[Split]
     _check_class_sizes(cv, y, classes)
     splitter = _splitter(cv, stratified=classes is not None, random_state=random_state)
     splits = [
-        Split(np.asarray(train), np.asarray(held_out))
+        Split(_indices(train, len(X)), _indices(held_out, len(X)))
         for train, held_out in splitter.split(X, y)
     ]
     if not splits:
@@ -93,6 +93,19 @@ def _splitter(cv, *, stratified: bool, random_state: int):
     return check_cv(cv)
 
 
+def _indices(rows, n_samples: int) -> np.ndarray:
+    """Rows given as indices or as a mask, as indices."""
+    rows = np.asarray(rows)
+    if rows.dtype == bool:
+        rows = np.flatnonzero(rows)
+    if rows.size and not 0 <= rows.min() <= rows.max() < n_samples:
+        raise ValueError(
+            f"cv names rows {rows.min()} to {rows.max()}, but there are {n_samples} "
+            "rows, counted from 0."
+        )
+    return rows.astype(np.int64)
+
+
 def _check_class_sizes(cv, y, classes) -> None:
     if classes is None or not isinstance(cv, Real) or isinstance(cv, bool):
         return
@@ -102,8 +115,8 @@ def _check_class_sizes(cv, y, classes) -> None:
     if counts[smallest] < needed:
         raise ValueError(
             f"class {_name(classes, smallest)} has {counts[smallest]} row(s), too few "
-            f"for cv={cv}, which needs at least {needed} of each class. Use fewer folds, "
-            "merge rare classes, or pass X_val and y_val."
+            f"for cv={cv}, which needs at least {needed} of each class. Use fewer "
+            "folds, merge rare classes, or pass X_val and y_val."
         )
 
 

@@ -177,7 +177,8 @@ def validation_of_refit(estimator, callbacks, validation):
     watching = [
         type(callback).__name__
         for callback in callbacks
-        if str(getattr(callback, "monitor", "")).startswith("valid")
+        if isinstance(getattr(callback, "monitor", None), str)
+        and not callback.monitor.startswith("train")
     ]
     if not watching:
         return None

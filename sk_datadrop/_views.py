@@ -53,7 +53,7 @@ class Views(BaseEstimator):
         self.n_checkpoints = n_checkpoints
         self.n_groups = n_groups
 
-    def check(self) -> None:
+    def check_parameters(self) -> None:
         """Raise a ValueError if a parameter is out of range."""
         for name in ("n_checkpoints", "n_groups"):
             value = getattr(self, name)

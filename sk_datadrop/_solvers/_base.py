@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
@@ -51,6 +52,10 @@ class Solver(BaseEstimator, ABC):
     """Solves the damped system of a `CurvatureOperator`."""
 
     @abstractmethod
+    def check_parameters(self) -> None:
+        """Raise a ValueError if a parameter is out of range."""
+
+    @abstractmethod
     def solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
         """Solve ``(A + shift I) X = rhs``.
 
@@ -67,19 +72,22 @@ class Solver(BaseEstimator, ABC):
         """
 
 
-def check_positive_definite(lowest: float, top: float, shift: float) -> None:
-    """Raise a ValueError unless the damped matrix has positive eigenvalues only."""
-    if lowest + shift < 0:
-        raise ValueError(
-            f"the damped curvature is not positive definite (smallest eigenvalue "
-            f"{lowest:.3g}, damping {shift:.3g}): the criterion is not convex in the "
-            "outputs. Use a convex criterion such as CrossEntropyLoss, MSELoss or "
-            "HuberLoss, or raise `damping`."
-        )
-    if top <= 0:
-        raise ValueError(
-            f"the curvature of the training loss is zero (largest eigenvalue "
-            f"{top:.3g}): the criterion is linear in the outputs or its gradient "
-            "vanishes on the sampled rows. Score an earlier epoch, or use a "
-            "criterion that is strictly convex in the outputs."
-        )
+def unsolvable(
+    rhs: Tensor, n_iter: int, lowest: float, top: float, shift: float
+) -> SolverResult | None:
+    """Report a damped matrix that is not positive definite, else return None.
+
+    The solution is NaN, so that the views that hang on it take no part in the
+    decision; an error would throw away the rounds that can be solved.
+    """
+    if top > 0 and lowest + shift > 0:
+        return None
+    message = (
+        f"the damped curvature is not positive definite (eigenvalues {lowest:.3g} to "
+        f"{top:.3g}, damping {shift:.3g}) and this round is not scored: the net is "
+        "saturated and only rounding is left, or the criterion is linear or not convex "
+        "in the outputs. Train for fewer epochs, scale X and y, or use a convex "
+        "criterion such as CrossEntropyLoss, MSELoss or HuberLoss."
+    )
+    solution = torch.full_like(rhs, torch.nan)
+    return SolverResult(solution, float("nan"), n_iter, False, top, shift, message)

@@ -1,10 +1,12 @@
 """The whole matrix, eigenvalue by eigenvalue: the oracle of the other solvers."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
 from sk_datadrop._curvature import CurvatureOperator
-from sk_datadrop._solvers._base import Solver, SolverResult, check_positive_definite
+from sk_datadrop._solvers._base import Solver, SolverResult, unsolvable
 
 
 class Dense(Solver):
@@ -21,8 +23,7 @@ class Dense(Solver):
     Raises
     ------
     ValueError
-        From `solve`, if there are more parameters than `max_parameters` or if
-        the matrix is not positive definite after damping.
+        From `solve`, if there are more parameters than `max_parameters`.
 
     Examples
     --------
@@ -33,6 +34,14 @@ class Dense(Solver):
 
     def __init__(self, max_parameters: int = 5000) -> None:
         self.max_parameters = max_parameters
+
+    def check_parameters(self) -> None:
+        """Raise a ValueError if a parameter is out of range."""
+        if not isinstance(self.max_parameters, Integral) or self.max_parameters < 1:
+            raise ValueError(
+                f"max_parameters must be a positive integer; got "
+                f"{self.max_parameters!r}."
+            )
 
     def solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
         """Solve ``(A + shift I) X = rhs`` by a symmetric eigendecomposition.
@@ -59,7 +68,9 @@ class Dense(Solver):
         eigenvalues, V = torch.linalg.eigh((A + A.T) / 2)
         top = max(float(eigenvalues[-1]), 0.0)
         shift = operator.shift(top)
-        check_positive_definite(float(eigenvalues[0]), top, shift)
+        failure = unsolvable(rhs, operator.size, float(eigenvalues[0]), top, shift)
+        if failure:
+            return failure
         solution = V @ ((V.T @ rhs) / (eigenvalues + shift)[:, None])
         b = rhs.mean(1)
         x = solution.mean(1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sk_datadrop._curvature import CurvatureOperator
-from sk_datadrop._solvers._base import Solver, SolverResult, check_positive_definite
+from sk_datadrop._solvers._base import Solver, SolverResult, unsolvable
 
 
 class Lanczos(Solver):
@@ -70,10 +70,9 @@ class Lanczos(Solver):
         Raises
         ------
         ValueError
-            If a parameter is out of range or the damped matrix is not positive
-            definite.
+            If a parameter is out of range.
         """
-        self._check_parameters()
+        self.check_parameters()
         b = rhs.mean(1)
         norm = float(torch.linalg.norm(b))
         if norm == 0:
@@ -89,7 +88,9 @@ class Lanczos(Solver):
             off_diagonal.append(float(torch.linalg.norm(w)))
             ritz, vectors = _eigh_tridiagonal(diagonal, off_diagonal[:-1])
             shift = operator.shift(ritz[-1])
-            check_positive_definite(ritz[0], ritz[-1], shift)
+            failure = unsolvable(rhs, len(basis), ritz[0], ritz[-1], shift)
+            if failure:
+                return failure
             # x = norm * Q y with y = (T + s I)^-1 e_1; the residual is the last
             # coefficient times the part of A q that left the space.
             y = vectors @ (vectors[0] / (ritz + shift))
@@ -116,7 +117,8 @@ class Lanczos(Solver):
             "the damping of the curvature."
         )
 
-    def _check_parameters(self) -> None:
+    def check_parameters(self) -> None:
+        """Raise a ValueError if a parameter is out of range."""
         if not isinstance(self.max_iter, Integral) or self.max_iter < 1:
             raise ValueError(
                 f"max_iter must be a positive integer; got {self.max_iter!r}."
