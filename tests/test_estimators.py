@@ -380,6 +380,56 @@ class TestData:
         model = DataDropoutClassifier(classifier, cv=3, random_state=0).fit(*blobs)
         assert model.score(*blobs) > 0.8
 
+    def test_plain_net_with_log_probabilities(self, blobs):
+        net = NeuralNet(
+            MLP,
+            criterion=nn.NLLLoss,
+            module__activation=nn.LogSoftmax(dim=-1),
+            optimizer=torch.optim.Adam,
+            lr=0.05,
+            max_epochs=5,
+        )
+        X, y = blobs
+        model = DataDropoutClassifier(net, cv=3, random_state=0).fit(X, y)
+        proba = model.predict_proba(X)
+        np.testing.assert_allclose(proba.sum(1), 1)
+        np.testing.assert_array_equal(proba.argmax(1), model.predict(X))
+        assert model.score(X, y) > 0.8
+
+    def test_outputs_that_are_no_probabilities(self, classifier, blobs):
+        classifier.set_params(predict_nonlinearity=None)
+        model = DataDropoutClassifier(classifier, cv=3, random_state=0).fit(*blobs)
+        with pytest.raises(ValueError, match="gives no probabilities .* softmax"):
+            model.predict_proba(blobs[0])
+
+    def test_a_heavy_class_weight_does_not_silence_the_class(self, classifier, blobs):
+        X, y = blobs
+        classifier.set_params(criterion__weight=torch.tensor([1.0, 1.0, 50.0]))
+        model = DataDropoutClassifier(classifier, random_state=0)
+        model.fit(X, y, X_val=X[y == 2], y_val=y[y == 2])
+        assert np.abs(model.influence_).max() > 1e-8
+
+    def test_a_saturated_net_is_not_scored_and_drops_nothing(self, classifier, blobs):
+        X, y = blobs
+        classifier.set_params(
+            module=nn.Linear,
+            module__in_features=4,
+            module__out_features=3,
+            lr=1e4,
+            optimizer=torch.optim.SGD,
+        )
+        model = DataDropoutClassifier(classifier, cv=3, random_state=0)
+        with pytest.warns(ConvergenceWarning):
+            model.fit(1e3 * X, y)
+        assert model.n_dropped_ == 0
+
+    def test_within_no_grad(self, classifier, blobs):
+        model = DataDropoutClassifier(classifier, cv=3, random_state=0)
+        reference = clone(model).fit(*blobs)
+        with torch.no_grad():
+            model.fit(*blobs)
+        np.testing.assert_array_equal(model.influence_, reference.influence_)
+
     def test_signals(self, blobs):
         rng = np.random.default_rng(0)
         _, y = blobs

@@ -126,6 +126,64 @@ def test_directional_derivative_against_the_jacobian(layer):
     torch.testing.assert_close(directional_derivative(outputs, theta, v), jacobian @ v)
 
 
+def test_likelihoods_ignore_class_weights_and_smoothing(batch):
+    X, y = batch
+    weights = torch.tensor([1.0, 2.0, 50.0], dtype=torch.float64)
+    net = fitted(
+        NeuralNetClassifier,
+        nn.CrossEntropyLoss,
+        criterion__weight=weights,
+        criterion__label_smoothing=0.2,
+    )
+    functional = FunctionalNet(net)
+    raw = functional.raw_outputs(functional.theta, X)
+    plain = F.cross_entropy(raw, y, reduction="none")
+    torch.testing.assert_close(functional.likelihoods_from_raw(raw, y), plain)
+    weighted = F.cross_entropy(
+        raw, y, weight=weights, label_smoothing=0.2, reduction="none"
+    )
+    torch.testing.assert_close(functional.losses_from_raw(raw, y), weighted)
+    assert torch.equal(net.criterion_.weight, weights)
+
+
+def test_attention_can_be_differentiated_twice():
+    net = NeuralNetClassifier(
+        nn.TransformerEncoderLayer,
+        criterion=nn.MSELoss,
+        module__d_model=4,
+        module__nhead=2,
+        module__dim_feedforward=8,
+        module__batch_first=True,
+    ).initialize()
+    functional = FunctionalNet(net)
+    X = torch.randn(3, 5, 4)
+    v = torch.randn_like(functional.theta)
+
+    def losses(theta):
+        return functional.row_losses(theta, X, torch.zeros_like(X))
+
+    step = 1e-3
+    along = directional_derivative(losses, functional.theta, v)
+    difference = losses(functional.theta + step * v) - losses(
+        functional.theta - step * v
+    )
+    torch.testing.assert_close(along, difference / (2 * step), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:You set iterator_valid__shuffle=True")
+def test_a_shuffling_iterator_does_not_shuffle_the_scores():
+    net = fitted(
+        NeuralNetClassifier,
+        nn.CrossEntropyLoss,
+        iterator_valid__shuffle=True,
+        iterator_valid__drop_last=True,
+        iterator_valid__batch_size=4,
+    )
+    X = np.arange(40.0).reshape(10, 4)
+    batches = [Xb for Xb, _ in FunctionalNet(net).batches(X, np.arange(10))]
+    assert torch.equal(torch.cat(batches), torch.as_tensor(X))
+
+
 class NoReduction(nn.Module):
     def forward(self, outputs, y):
         return ((outputs - y) ** 2).mean()

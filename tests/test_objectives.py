@@ -48,3 +48,10 @@ def test_callable_must_return_one_value_per_row(result):
     measure = resolve_objective(lambda outputs, y: result, None)
     with pytest.raises(ValueError, match=r"objective must return .* shape \(4,\)"):
         measure(LOSSES, LOSSES, LOSSES)
+
+
+def test_bounded_refuses_losses_below_zero():
+    with pytest.raises(
+        ValueError, match="needs a training loss that is never negative"
+    ):
+        resolve_objective("bounded", torch.tensor([-1.0, 2.0]))

@@ -6,7 +6,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import EarlyStopping
+from skorch.callbacks import Callback, EarlyStopping
 
 from sk_datadrop._rounds import seeded, train, train_round
 
@@ -134,3 +134,42 @@ def test_a_loss_that_is_not_finite_names_the_training(regressor, plane):
     regressor.set_params(optimizer=torch.optim.SGD, lr=1e30)
     with pytest.raises(ValueError, match=r"round 7: the training loss became .* epoch"):
         train(regressor, X, y[:, None], validation=None, seed=0, name="round 7")
+
+
+class StopAt(Callback):
+    def __init__(self, epoch, *, in_the_middle):
+        self.epoch = epoch
+        self.in_the_middle = in_the_middle
+
+    def on_batch_end(self, net, **kwargs):
+        if self.in_the_middle and len(net.history) == self.epoch:
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_the_epoch_in_which_a_callback_stops_counts(overfitting, epoch):
+    net, X, y, held_out = overfitting
+    net.set_params(lr=1e-3, callbacks=[StopAt(epoch, in_the_middle=False)])
+    trained, (checkpoint,) = train_round(
+        net, X, y, held_out, n_checkpoints=1, seed=0, name="x"
+    )
+    losses = held_out_losses(trained)
+    assert len(losses) == epoch
+    assert checkpoint.epoch == 1 + np.argmin(losses)
+
+
+def test_an_interruption_is_not_swallowed(overfitting):
+    net, X, y, held_out = overfitting
+    net.set_params(callbacks=[StopAt(2, in_the_middle=True)])
+    with pytest.raises(KeyboardInterrupt, match="x: interrupted"):
+        train_round(net, X, y, held_out, n_checkpoints=1, seed=0, name="x")
+
+
+def test_no_epoch_is_refused(classifier, blobs):
+    classifier.set_params(max_epochs=0)
+    with pytest.raises(ValueError, match="x: the net trained for no epoch"):
+        train(classifier, *blobs, validation=None, seed=0, name="x")

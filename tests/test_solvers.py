@@ -41,9 +41,11 @@ def test_solution_against_dense_algebra(name, dtype, rtol, damping):
     assert not result.message
 
 
-def test_dense_solves_every_column():
+@pytest.mark.parametrize("name", EXACT)
+def test_every_column_is_solved_with_the_same_shift(name):
     operator, A, B = make_system(n_rhs=3)
-    result = Dense().solve(operator, B)
+    B[:, 1] = 0
+    result = EXACT[name].solve(operator, B)
     shifted = A + result.shift * torch.eye(SIZE).double()
     torch.testing.assert_close(result.solution, torch.linalg.solve(shifted, B))
 
@@ -75,20 +77,6 @@ def test_lanczos_stops_when_the_krylov_space_is_exhausted():
     result = Lanczos(tol=1e-30).solve(operator, B)
     expected = torch.linalg.solve(A + result.shift * torch.eye(SIZE).double(), B)
     assert result.n_iter <= 4
-    torch.testing.assert_close(result.solution, expected)
-
-
-def test_lanczos_columns_beside_the_mean_see_the_projected_matrix():
-    operator, A, B = make_system(n_rhs=2)
-    result = Lanczos(max_iter=4, tol=1e-30).solve(operator, B)
-    krylov = [B.mean(1)]
-    for _ in range(3):
-        krylov.append(A @ krylov[-1])
-    Q, _ = torch.linalg.qr(torch.stack(krylov, 1))
-    projected = Q @ (Q.T @ A @ Q) @ Q.T
-    expected = torch.linalg.solve(
-        projected + result.shift * torch.eye(SIZE).double(), B
-    )
     torch.testing.assert_close(result.solution, expected)
 
 

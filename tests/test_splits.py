@@ -43,6 +43,12 @@ def test_splitter_and_iterable_are_taken_as_they_are():
             np.testing.assert_array_equal(split.held_out, held_out)
 
 
+def test_masks_are_taken_as_rows():
+    mask = np.arange(50) % 2 == 0
+    (split,) = held_out_splits([(mask, ~mask)], X, Y, random_state=0)
+    np.testing.assert_array_equal(split.held_out, np.arange(1, 50, 2))
+
+
 @pytest.mark.parametrize(
     ("cv", "message"),
     [
@@ -54,6 +60,10 @@ def test_splitter_and_iterable_are_taken_as_they_are():
         (True, "cv must be a number of folds"),
         (11, "class 'dog' has 10 row"),
         ([], "cv gives no split"),
+        (
+            [(np.arange(40), np.arange(40, 60))],
+            "cv names rows 40 to 59, but there are 50",
+        ),
         ([(np.arange(50), np.arange(0))], "split 1 of cv holds out 0 row"),
         ([(np.arange(0), np.arange(50))], "leaves none to train on"),
         ([(np.arange(50), np.arange(10))], "trains on rows that it also holds out"),

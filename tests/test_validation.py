@@ -9,7 +9,14 @@ from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegr
 from skorch.callbacks import EarlyStopping
 from torch import nn
 
-from sk_datadrop import DataDropoutClassifier, DataDropoutRegressor, _estimators
+from sk_datadrop import (
+    DataDropoutClassifier,
+    DataDropoutRegressor,
+    GaussNewton,
+    Lanczos,
+    Views,
+    _estimators,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +55,35 @@ def test_not_a_skorch_net(wrapper, estimator, blobs):
     ],
 )
 def test_parameters(classifier, blobs, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        DataDropoutClassifier(classifier, **parameters).fit(*blobs)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"curvature": "gauss-newton"},
+            "curvature must be None or an instance of Curv",
+        ),
+        ({"solver": Lanczos}, "solver must be None or an instance of Solver"),
+        ({"views": 3}, "views must be None or an instance of Views; got 3"),
+    ],
+)
+def test_parameter_objects_of_the_wrong_kind(classifier, blobs, parameters, message):
+    with pytest.raises(TypeError, match=message):
+        DataDropoutClassifier(classifier, **parameters).fit(*blobs)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"curvature": GaussNewton(damping=-1)}, "damping must be a positive number"),
+        ({"solver": Lanczos(max_iter=0)}, "max_iter must be a positive integer"),
+        ({"views": Views(n_groups=0)}, "n_groups must be a positive integer"),
+    ],
+)
+def test_parameters_of_parameter_objects(classifier, blobs, parameters, message):
     with pytest.raises(ValueError, match=message):
         DataDropoutClassifier(classifier, **parameters).fit(*blobs)
 

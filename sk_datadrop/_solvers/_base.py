@@ -19,7 +19,7 @@ class SolverResult:
     solution : Tensor of shape (n_parameters, n_rhs)
         One column per right-hand side.
     residual : float
-        ``|(A + shift I) x - b| / |b|`` for the mean right-hand side b.
+        Largest ``|(A + shift I) x - b| / |b|`` over the right-hand sides b.
     n_iter : int
         Number of products with A.
     converged : bool

@@ -11,27 +11,20 @@ from sk_datadrop._solvers._base import Solver, SolverResult, unsolvable
 
 
 class Lanczos(Solver):
-    """Project the system on the Krylov space of the mean right-hand side.
+    """Project the system on the Krylov space of each right-hand side.
 
-    With Q the orthonormal Krylov basis, T = Q^T A Q tridiagonal and s the shift,
-    a right-hand side b is solved with A replaced by Q T Q^T::
-
-        x = Q (T + s I)^-1 Q^T b + (b - Q Q^T b) / s
-
-    For the mean right-hand side, which lies in the space, the second term
-    vanishes and this is the conjugate gradient solution. The others share the
-    space at no further product, and outside it they see only the damping. The
-    shift follows the largest Ritz value, so no separate power iteration is
-    needed.
+    With Q the orthonormal Krylov basis of b and T = Q^T A Q tridiagonal, the
+    solution is ``|b| Q (T + shift I)^-1 e_1``, that of conjugate gradients. The
+    shift follows the largest Ritz value of the first right-hand side and serves
+    all, so no separate power iteration is needed.
 
     Parameters
     ----------
     max_iter : int, default=20
-        Largest number of curvature products.
+        Largest number of curvature products per right-hand side.
     tol : float, default=0.01
-        Stop once the residual of the mean right-hand side, relative to its
-        norm, is below. With a relative damping of 0.1 about eight products
-        reach 0.01.
+        Stop once the residual, relative to the norm of the right-hand side, is
+        below. With a relative damping of 0.1 about eight products reach 0.01.
 
     References
     ----------
@@ -73,11 +66,24 @@ class Lanczos(Solver):
             If a parameter is out of range.
         """
         self.check_parameters()
-        b = rhs.mean(1)
+        results: list[SolverResult] = []
+        for b in rhs.T:
+            results.append(self._solve_column(operator, b, _first_solved(results)))
+        return SolverResult(
+            solution=torch.stack([r.solution for r in results], dim=1),
+            residual=max(r.residual for r in results),
+            n_iter=sum(r.n_iter for r in results),
+            converged=all(r.converged for r in results),
+            top_eigenvalue=max(r.top_eigenvalue for r in results),
+            shift=max(r.shift for r in results),
+            message=next((r.message for r in results if r.message), ""),
+        )
+
+    def _solve_column(self, operator, b: Tensor, solved) -> SolverResult:
         norm = float(torch.linalg.norm(b))
         if norm == 0:
-            return _nothing_to_solve(rhs)
-        rounding = 100 * torch.finfo(rhs.dtype).eps
+            return _nothing_to_solve(b)
+        rounding = 100 * torch.finfo(b.dtype).eps
         basis = [b / norm]
         diagonal: list[float] = []
         off_diagonal: list[float] = []
@@ -87,24 +93,25 @@ class Lanczos(Solver):
             w = _orthogonalised(w, basis)
             off_diagonal.append(float(torch.linalg.norm(w)))
             ritz, vectors = _eigh_tridiagonal(diagonal, off_diagonal[:-1])
-            shift = operator.shift(ritz[-1])
-            failure = unsolvable(rhs, len(basis), ritz[0], ritz[-1], shift)
+            shift = operator.shift(ritz[-1]) if solved is None else solved.shift
+            failure = unsolvable(b, len(basis), ritz[0], ritz[-1], shift)
             if failure:
                 return failure
             # x = norm * Q y with y = (T + s I)^-1 e_1; the residual is the last
             # coefficient times the part of A q that left the space.
             y = vectors @ (vectors[0] / (ritz + shift))
-            residual = off_diagonal[-1] * abs(y[-1])
+            residual = float(off_diagonal[-1] * abs(y[-1]))
             exhausted = off_diagonal[-1] <= rounding * ritz[-1]
             if residual <= self.tol or exhausted or len(basis) == self.max_iter:
                 break
             basis.append(w / off_diagonal[-1])
-        converged = residual <= self.tol or exhausted
+        converged = bool(residual <= self.tol or exhausted)
+        coefficients = torch.as_tensor(norm * y, dtype=b.dtype, device=b.device)
         return SolverResult(
-            solution=_solve_in(basis, ritz, vectors, shift, rhs),
+            solution=torch.stack(basis, dim=1) @ coefficients,
             residual=residual,
             n_iter=len(basis),
-            converged=bool(converged),
+            converged=converged,
             top_eigenvalue=float(ritz[-1]),
             shift=float(shift),
             message="" if converged else self._failure(residual),
@@ -127,6 +134,11 @@ class Lanczos(Solver):
             raise ValueError(f"tol must be a positive number; got {self.tol!r}.")
 
 
+def _first_solved(results: list[SolverResult]) -> SolverResult | None:
+    """Return the result whose shift the next columns take over."""
+    return next((r for r in results if r.shift > 0), None)
+
+
 def _nothing_to_solve(rhs: Tensor) -> SolverResult:
     message = (
         "the gradient of the held-out objective is zero, so every influence is zero; "
@@ -146,12 +158,3 @@ def _orthogonalised(w: Tensor, basis: list[Tensor]) -> Tensor:
 def _eigh_tridiagonal(diagonal, off_diagonal):
     T = np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
     return np.linalg.eigh(T)
-
-
-def _solve_in(basis, ritz, vectors, shift, rhs: Tensor) -> Tensor:
-    Q = torch.stack(basis)
-    projected = Q @ rhs
-    V = torch.as_tensor(vectors, dtype=rhs.dtype, device=rhs.device)
-    scale = torch.as_tensor(1 / (ritz + shift), dtype=rhs.dtype, device=rhs.device)
-    inside = Q.T @ (V @ (scale[:, None] * (V.T @ projected)))
-    return inside + (rhs - Q.T @ projected) / shift
