@@ -22,9 +22,9 @@ class Lanczos(Solver):
     ----------
     max_iter : int, default=20
         Largest number of curvature products per right-hand side.
-    tol : float, default=0.01
+    tol : float, default=0.03
         Stop once the residual, relative to the norm of the right-hand side, is
-        below. With a relative damping of 0.1 about eight products reach 0.01.
+        below. With a relative damping of 0.1 about five products reach 0.03.
 
     References
     ----------
@@ -42,7 +42,7 @@ class Lanczos(Solver):
     Lanczos(max_iter=50, tol=1e-06)
     """
 
-    def __init__(self, max_iter: int = 20, tol: float = 1e-2) -> None:
+    def __init__(self, max_iter: int = 20, tol: float = 0.03) -> None:
         self.max_iter = max_iter
         self.tol = tol
 
