@@ -72,8 +72,7 @@ class Dense(Solver):
         if failure:
             return failure
         solution = V @ ((V.T @ rhs) / (eigenvalues + shift)[:, None])
-        b = rhs.mean(1)
-        x = solution.mean(1)
-        residual = float(torch.linalg.norm(A @ x + shift * x - b))
-        scale = float(torch.linalg.norm(b)) or 1.0
-        return SolverResult(solution, residual / scale, operator.size, True, top, shift)
+        errors = torch.linalg.norm(A @ solution + shift * solution - rhs, dim=0)
+        scales = torch.linalg.norm(rhs, dim=0)
+        residual = float((errors / torch.where(scales > 0, scales, 1)).max())
+        return SolverResult(solution, residual, operator.size, True, top, shift)
