@@ -101,6 +101,8 @@ class SmallCNN(nn.Module):
         torch.Tensor of shape (n_samples, n_outputs)
             Logits, or predicted values.
         """
+        if X.ndim == 4:
+            X = _channels_last(X)
         return self.classifier(self.features(X))
 
 
@@ -172,3 +174,15 @@ class DnCNN(nn.Module):
             Denoised images, in the units of X.
         """
         return X - self.noise(X)
+
+
+def _channels_last(X: torch.Tensor) -> torch.Tensor:
+    """Lay images out channels last: on a CPU max-pooling is then five times faster.
+
+    An explicit copy, as with one channel torch takes both layouts for the same and
+    goes on with the slow one.
+    """
+    rows_columns_channels = X.permute(0, 2, 3, 1)
+    return rows_columns_channels.clone(memory_format=torch.contiguous_format).permute(
+        0, 3, 1, 2
+    )
