@@ -94,17 +94,6 @@ def test_batch_size_does_not_matter(batch_size):
     )
 
 
-def test_without_linearize_the_products_are_the_same(monkeypatch):
-    functional, X, y = make("cross-entropy")
-    reference = matrix_of(functional, X, y)
-
-    def refuse(*args):
-        raise RuntimeError("cannot trace")
-
-    monkeypatch.setattr(_curvature, "linearize", refuse)
-    torch.testing.assert_close(matrix_of(functional, X, y), reference)
-
-
 def test_subsample_is_a_mean_over_some_of_the_rows():
     functional, X, y = make("mse")
     rows = np.sort(np.random.default_rng(0).choice(N_ROWS, 5, replace=False))
