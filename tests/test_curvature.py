@@ -8,7 +8,7 @@ from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 from torch.autograd.functional import hessian, jacobian
 
-from sk_datadrop import GaussNewton, _curvature
+from sk_datadrop import GaussNewton
 from sk_datadrop._functional import FunctionalNet
 
 N_ROWS = 11
