@@ -50,7 +50,7 @@ def make_net(batch_norm, memorise):
         criterion=torch.nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
         lr=0.003,
-        max_epochs=40 if memorise else 15,
+        max_epochs=60 if memorise else 15,
         batch_size=128,
         iterator_train__shuffle=True,
         train_split=None,

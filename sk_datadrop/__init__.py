@@ -4,6 +4,7 @@ from sk_datadrop import datasets, metrics, nets
 from sk_datadrop._curvature import GaussNewton
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._solvers import Dense, Lanczos
+from sk_datadrop._trajectory import Trajectory
 from sk_datadrop._views import Views
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Dense",
     "GaussNewton",
     "Lanczos",
+    "Trajectory",
     "Views",
     "datasets",
     "metrics",

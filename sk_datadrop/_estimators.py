@@ -5,6 +5,7 @@ split -> [train, score] per round -> drop -> retrain.
 
 import warnings
 from abc import ABC, abstractmethod
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -22,10 +23,16 @@ from skorch import NeuralNetClassifier
 
 from sk_datadrop._curvature import Curvature, GaussNewton
 from sk_datadrop._drop import check_drop_fraction, keep_mask, mean_influence
+from sk_datadrop._influence import influence_at_checkpoints
 from sk_datadrop._progress import Progress
 from sk_datadrop._rounds import train, train_round
 from sk_datadrop._solvers import Lanczos, Solver
 from sk_datadrop._splits import Split, held_out_splits
+from sk_datadrop._trajectory import (
+    Trajectory,
+    TrajectoryRecorder,
+    trajectory_influences,
+)
 from sk_datadrop._validation import (
     Targets,
     as_class_targets,
@@ -54,6 +61,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         cv=5,
         objective="bounded",
         views=None,
+        engine=None,
         curvature=None,
         solver=None,
         random_state=None,
@@ -64,6 +72,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         self.cv = cv
         self.objective = objective
         self.views = views
+        self.engine = engine
         self.curvature = curvature
         self.solver = solver
         self.random_state = random_state
@@ -132,6 +141,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         train_rows = X[split.train], y[split.train]
         held_out = validation or (X[split.held_out], y[split.held_out])
         views = self._views()
+        record, scorer = self._scorer()
         # Other initial weights in every split: their agreement is the evidence.
         seed = _derived_seed(seed, number) if number else seed
         with progress.stage("round_one", f"{name}: training"):
@@ -141,26 +151,41 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
                 held_out,
                 n_checkpoints=views.n_checkpoints,
                 seed=seed,
+                callbacks=record,
                 name=name,
                 verbose=self._net_verbosity(),
             )
         with progress.stage("scoring", f"{name}: scoring"):
             scores = score_round(
+                scorer,
+                number,
                 net,
                 checkpoints,
                 train_rows,
                 held_out,
-                number=number,
                 n_groups=views.groups(progress.n_rounds, len(held_out[0])),
                 seed=seed,
                 objective=self.objective,
                 is_likelihood=self._is_likelihood,
-                curvature=GaussNewton() if self.curvature is None else self.curvature,
-                solver=Lanczos() if self.solver is None else self.solver,
                 score_held_out=validation is None,
                 on_product=progress.count_product,
             )
         return net, scores
+
+    def _scorer(self):
+        """Callbacks that record a training, and the function that scores it."""
+        if self.engine is not None:
+            recorder = TrajectoryRecorder(self.engine.max_memory)
+            return [recorder], partial(
+                trajectory_influences,
+                recorder=recorder,
+                smoothing=self.engine.smoothing,
+            )
+        return [], partial(
+            influence_at_checkpoints,
+            curvature=GaussNewton() if self.curvature is None else self.curvature,
+            solver=Lanczos() if self.solver is None else self.solver,
+        )
 
     def _collect_influence(self, rounds, splits, n_samples):
         self.round_one_estimators_ = [net for net, _ in rounds]
@@ -209,11 +234,13 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
                 "objective must be 'bounded', 'loss' or a callable "
                 f"(outputs, y) -> tensor of shape (n_rows,); got {self.objective!r}."
             )
-        for name, kind in [
-            ("views", Views),
-            ("curvature", Curvature),
-            ("solver", Solver),
-        ]:
+        kinds: dict[str, type[Views | Trajectory | Curvature | Solver]] = {
+            "views": Views,
+            "engine": Trajectory,
+            "curvature": Curvature,
+            "solver": Solver,
+        }
+        for name, kind in kinds.items():
             value = getattr(self, name)
             if value is None:
                 continue
@@ -223,6 +250,12 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
                     f"{value!r}."
                 )
             value.check_parameters()
+        if self.engine is not None and (self.curvature, self.solver) != (None, None):
+            raise ValueError(
+                "engine=Trajectory() replays the training and uses neither curvature "
+                "nor solver; got both an engine and one of these. Set one of them to "
+                "None."
+            )
 
     def _check_data(self, X, y, X_val, y_val):
         if (X_val is None) != (y_val is None):
@@ -339,6 +372,9 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         (outputs, y) as tensors and returns a tensor of shape (n_rows,).
     views : Views or None, default=None
         Which checkpoints and held-out groups of a round are scored.
+    engine : Trajectory or None, default=None
+        None scores by influence functions, with `curvature` and `solver`;
+        ``Trajectory()`` by replaying the training backwards.
     curvature : Curvature or None, default=None
         None takes ``GaussNewton()``.
     solver : Solver or None, default=None
@@ -378,7 +414,7 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
     drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
         Share of each class that was dropped.
     solver_results_ : list of SolverResult
-        One per round and checkpoint.
+        One per round and checkpoint; none with `Trajectory`.
     timings_ : dict of str to float
         Seconds spent in "round_one", "scoring" and "round_two".
     classes_ : ndarray of shape (n_classes,)
@@ -440,7 +476,12 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
 
     def _check_net(self, X, targets, validation, seed):
         callbacks, _ = probe_net(
-            self.estimator, X, targets, n_classes=len(self.classes_), seed=seed
+            self.estimator,
+            X,
+            targets,
+            n_classes=len(self.classes_),
+            engine=self.engine,
+            seed=seed,
         )
         refit = validation_of_refit(self.estimator, callbacks, validation)
         return targets, validation, refit
@@ -535,6 +576,9 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         shape (n_rows,).
     views : Views or None, default=None
         Which checkpoints and held-out groups of a round are scored.
+    engine : Trajectory or None, default=None
+        None scores by influence functions, with `curvature` and `solver`;
+        ``Trajectory()`` by replaying the training backwards.
     curvature : Curvature or None, default=None
         None takes ``GaussNewton()``.
     solver : Solver or None, default=None
@@ -571,7 +615,7 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
     drop_fraction_ : float
         Share of the scored rows that was dropped.
     solver_results_ : list of SolverResult
-        One per round and checkpoint.
+        One per round and checkpoint; none with `Trajectory`.
     timings_ : dict of str to float
         Seconds spent in "round_one", "scoring" and "round_two".
     n_features_in_ : int
@@ -618,7 +662,12 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
 
     def _check_net(self, X, targets, validation, seed):
         callbacks, shape = probe_net(
-            self.estimator, X, targets, n_classes=None, seed=seed
+            self.estimator,
+            X,
+            targets,
+            n_classes=None,
+            engine=self.engine,
+            seed=seed,
         )
         self._is_single_target = targets.values.ndim == 1
         if validation is not None:

@@ -50,6 +50,7 @@ class FunctionalNet:
         # go through skorch's pickling.
         self._net = object.__new__(type(net))
         self._net.__dict__.update(net.__dict__, criterion_=criterion)
+        self._training_net = net
         for option in ("shuffle", "drop_last"):
             if f"iterator_valid__{option}" in vars(net):
                 self._net.__dict__[f"iterator_valid__{option}"] = False
@@ -81,8 +82,25 @@ class FunctionalNet:
         # A DataLoader draws a seed for its workers, needed or not.
         with torch.random.fork_rng(devices=[]):
             batches = iter(net.get_iterator(dataset, training=False))
-        for Xb, yb in batches:
-            yield to_tensor(Xb, device=net.device), to_tensor(yb, device=net.device)
+        for batch in batches:
+            yield self.to_device(batch)
+
+    def dataset(self, X, y):
+        """Rows as the net sees them, one by one."""
+        return self._net.get_dataset(X, y)
+
+    def to_device(self, batch) -> tuple:
+        """Put a batch (X, y) on the net's device."""
+        X, y = batch
+        return (
+            to_tensor(X, device=self._net.device),
+            to_tensor(y, device=self._net.device),
+        )
+
+    @property
+    def device(self):
+        """The net's device, as skorch has it; None leaves tensors where they are."""
+        return self._net.device
 
     def raw_outputs(self, theta: Tensor, X: Tensor) -> Tensor:
         """Return the outputs of the module, as the criterion and the user see them."""
@@ -148,6 +166,23 @@ class FunctionalNet:
     def row_losses(self, theta: Tensor, X: Tensor, y: Tensor) -> Tensor:
         """Training loss of each row, shape (n_rows,), at parameters `theta`."""
         return self.losses(self.outputs(theta, X), y)
+
+    def training_loss(self, theta: Tensor, X, y, row_weights: Tensor) -> Tensor:
+        """Loss of a training step, with a weight on every row; a number.
+
+        The module runs in training mode, and its buffers change as they do in
+        training: predict with another instance. With weights of one it is the
+        loss that skorch minimises; a weight counts in the sum of the losses, and
+        leaves their number alone.
+        """
+        self._module.train()
+        try:
+            raw = self.raw_outputs(theta, X)
+        finally:
+            self._module.eval()
+        extra = (row_weights - 1) * self.losses_from_raw(raw, y)
+        loss = self._training_net.get_loss(raw, y, X=X, training=True)
+        return loss + (extra.sum() if self._reduction == "sum" else extra.mean())
 
     def _link(self, raw: Tensor) -> Tensor:
         if not self._is_nll:

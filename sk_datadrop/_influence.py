@@ -40,12 +40,13 @@ class Influence:
     held_out : ndarray of shape (n_groups, n_held_out), dtype float64
         Influence of the held-out rows, were they trained on: each measured on
         groups it is not in, NaN where no such group is left.
-    solver_result : SolverResult
+    solver_result : SolverResult or None
+        None where nothing was solved.
     """
 
     train: np.ndarray
     held_out: np.ndarray
-    solver_result: SolverResult
+    solver_result: SolverResult | None
 
 
 def influence(
@@ -94,22 +95,22 @@ def influence(
     -------
     Influence
     """
-    # Two halves at least, so that a held-out row is scored by rows other than
-    # itself: its own gradient would always call it helpful.
-    groups = random_state.permutation(len(held_out[0])) % max(n_groups, 2)
-    reference = None if is_likelihood else _losses(net, *held_out, batch_size)
-    measure = resolve_objective(objective, reference)
-    losses = net.losses_from_raw if objective == "loss" else net.likelihoods_from_raw
-    gradients = [
-        _objective_gradient(
-            net, *_take(held_out, groups == g), losses, measure, batch_size
-        )
-        for g in range(max(n_groups, 2))
-    ]
+    # Two halves at least where held-out rows are scored, so that they are scored by
+    # others: a row's own gradient would always call it helpful.
+    n_parts = max(n_groups, 2) if score_held_out else n_groups
+    groups = split_groups(len(held_out[0]), n_parts, random_state)
+    gradients = objective_gradients(
+        net,
+        held_out,
+        groups,
+        objective=objective,
+        is_likelihood=is_likelihood,
+        batch_size=batch_size,
+    )
     operator = curvature.operator(
         net, *train, random_state=random_state, on_product=on_product
     )
-    result = solver.solve(operator, torch.stack(gradients, dim=1))
+    result = solver.solve(operator, gradients)
     directions = result.solution / len(train[0])
     views = directions.mean(1, keepdim=True) if n_groups == 1 else directions
     return Influence(
@@ -121,6 +122,68 @@ def influence(
         else np.full((n_groups, len(held_out[0])), np.nan),
         solver_result=result,
     )
+
+
+def influence_at_checkpoints(
+    net, checkpoints, train, held_out, *, seed: int, **options
+) -> list[tuple[int, Influence]]:
+    """Score at each checkpoint of a net, with the same groups and curvature rows.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        The trained net.
+    checkpoints : list of Checkpoint
+        Weights to score at.
+    train, held_out : tuple (X, y)
+    seed : int
+    **options
+        Passed on to `influence`.
+
+    Returns
+    -------
+    list of tuple (epoch, Influence)
+    """
+    return [
+        (
+            checkpoint.epoch,
+            influence(
+                FunctionalNet(net, checkpoint.state_dict),
+                train,
+                held_out,
+                random_state=np.random.default_rng(seed),
+                **options,
+            ),
+        )
+        for checkpoint in checkpoints
+    ]
+
+
+def split_groups(n_rows: int, n_groups: int, random_state) -> np.ndarray:
+    """Give every row a group number at random, groups of equal size, (n_rows,)."""
+    return random_state.permutation(n_rows) % n_groups
+
+
+def objective_gradients(
+    net: FunctionalNet,
+    held_out: tuple[Any, Any],
+    groups,
+    *,
+    objective,
+    is_likelihood,
+    batch_size,
+) -> Tensor:
+    """Gradients of the held-out objective of each group, (n_parameters, n_groups)."""
+    reference = None if is_likelihood else _losses(net, *held_out, batch_size)
+    measure = resolve_objective(objective, reference)
+    losses = net.losses_from_raw if objective == "loss" else net.likelihoods_from_raw
+    gradients = [
+        _objective_gradient(
+            net, *_take(held_out, groups == g), losses, measure, batch_size
+        )
+        for g in range(groups.max() + 1)
+    ]
+    return torch.stack(gradients, dim=1)
 
 
 def _take(rows: tuple[Any, Any], selected) -> tuple[Any, Any]:

@@ -27,7 +27,7 @@ class Checkpoint:
 
 
 def train_round(
-    estimator, X, y, held_out: tuple, *, n_checkpoints: int, seed: int, **options
+    estimator, X, y, held_out, *, n_checkpoints, seed, callbacks=(), **options
 ):
     """Train a clone, watching `held_out`, and keep the checkpoints to score.
 
@@ -44,6 +44,8 @@ def train_round(
         Number of epochs to keep around that of the lowest held-out loss.
     seed : int
         Seeds the initial weights and everything random in training.
+    callbacks : sequence of skorch.callbacks.Callback, default=()
+        Additional callbacks, such as one that records the training.
     **options
         `name` and `verbose` of `train`.
 
@@ -56,12 +58,18 @@ def train_round(
     """
     watcher = _HeldOutCheckpoints(n_checkpoints)
     net = train(
-        estimator, X, y, validation=held_out, watcher=watcher, seed=seed, **options
+        estimator,
+        X,
+        y,
+        validation=held_out,
+        callbacks=(watcher, *callbacks),
+        seed=seed,
+        **options,
     )
     return net, watcher.kept_
 
 
-def train(estimator, X, y, *, validation, seed, name, verbose=0, watcher=None):
+def train(estimator, X, y, *, validation, seed, name, verbose=0, callbacks=()):
     """Train a clone of the net on the given rows, from scratch.
 
     Parameters
@@ -79,8 +87,8 @@ def train(estimator, X, y, *, validation, seed, name, verbose=0, watcher=None):
         What error messages call this training.
     verbose : int, default=0
         Verbosity of the net.
-    watcher : _HeldOutCheckpoints or None, default=None
-        Additional callback.
+    callbacks : sequence of skorch.callbacks.Callback, default=()
+        Additional callbacks, called before the net's own.
 
     Returns
     -------
@@ -93,7 +101,7 @@ def train(estimator, X, y, *, validation, seed, name, verbose=0, watcher=None):
         If the training loss becomes NaN or infinite.
     """
     guard = _FiniteLoss(name)
-    extra = [guard] if watcher is None else [guard, watcher]
+    extra = [guard, *callbacks]
     net = clone(estimator).set_params(verbose=verbose)
     original = {"callbacks": net.callbacks, "verbose": estimator.verbose}
     _add_callbacks(net, extra)

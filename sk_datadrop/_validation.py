@@ -85,7 +85,7 @@ def as_class_targets(estimator, labels) -> Targets:
     return Targets(labels.astype(np.float32) if binary else labels, labels)
 
 
-def probe_net(estimator, X, targets: Targets, *, n_classes, seed) -> tuple:
+def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tuple:
     """Run an untrained clone on two rows and check what comes out.
 
     Parameters
@@ -95,6 +95,8 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, seed) -> tuple:
     targets : Targets
     n_classes : int or None
         None for a regressor.
+    engine : Trajectory or None
+        Must be able to score the net.
     seed : int
 
     Returns
@@ -113,6 +115,8 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, seed) -> tuple:
     y = targets.values
     with seeded(seed, estimator.device), torch.no_grad():
         net = clone(estimator).set_params(verbose=0).initialize()
+        if engine is not None:
+            engine.check_net(net)
         net.notify("on_train_begin", X=X, y=y)
         net.module_.eval()
         try:

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._influence import influence
-from sk_datadrop._rounds import Checkpoint
+from sk_datadrop._influence import Influence
 from sk_datadrop._solvers import SolverResult
+
+Scorer = Callable[..., list[tuple[int, Influence]]]
+"""(net, checkpoints, train, held_out, ...) -> epoch and influences of each view."""
 
 
 class View(NamedTuple):
@@ -36,7 +37,8 @@ class Views(BaseEstimator):
     ----------
     n_checkpoints : int, default=1
         Number of epochs scored in each round: that of the lowest held-out
-        training loss and its neighbours, as far as the training goes.
+        training loss and its neighbours, as far as the training goes. Each is a
+        view; `Trajectory` scores their mean as one.
     n_groups : int or None, default=None
         Number of random groups of the held-out rows, each a view. None takes 1
         with three rounds or more, whose disagreement is the better evidence,
@@ -77,7 +79,7 @@ class RoundScores:
     train : ndarray of shape (n_views, n_train), dtype float64
     held_out : ndarray of shape (n_views, n_held_out), dtype float64
     views : list of View
-    solver_results : list of SolverResult, one per checkpoint
+    solver_results : list of SolverResult, one per system solved
     """
 
     train: np.ndarray
@@ -86,59 +88,31 @@ class RoundScores:
     solver_results: list[SolverResult]
 
 
-def score_round(
-    net,
-    checkpoints: list[Checkpoint],
-    train: tuple,
-    held_out: tuple,
-    *,
-    number: int,
-    n_groups: int,
-    seed: int,
-    on_product: Callable[[], object],
-    **options,
-) -> RoundScores:
-    """Score one round's rows at each of its checkpoints.
+def score_round(scorer: Scorer, number: int, *args, **options) -> RoundScores:
+    """Score one round's rows in all of its views.
 
     Parameters
     ----------
-    net : skorch.NeuralNet
-        The trained net.
-    checkpoints : list of Checkpoint
-        Weights to score at.
-    train, held_out : tuple (X, y)
-        Rows the net was trained on, and rows it held out.
+    scorer : callable
+        `influence_at_checkpoints` or `trajectory_influences`, with all that is
+        special to it.
     number : int
         Number of the round, from 0.
-    n_groups : int
-        Number of groups of the held-out rows.
-    seed : int
-        Seeds the groups and the rows of the curvature, the same at every
-        checkpoint.
-    on_product : callable
-        Called after every curvature product.
-    **options
-        Passed on to `influence`.
+    *args, **options
+        Passed on to the scorer.
 
     Returns
     -------
     RoundScores
     """
-    influences = [
-        influence(
-            FunctionalNet(net, checkpoint.state_dict),
-            train,
-            held_out,
-            n_groups=n_groups,
-            random_state=np.random.default_rng(seed),
-            on_product=on_product,
-            **options,
-        )
-        for checkpoint in checkpoints
-    ]
+    epochs, influences = zip(*scorer(*args, **options), strict=True)
     return RoundScores(
         train=np.concatenate([i.train for i in influences]),
         held_out=np.concatenate([i.held_out for i in influences]),
-        views=[View(number, c.epoch, g) for c in checkpoints for g in range(n_groups)],
-        solver_results=[i.solver_result for i in influences],
+        views=[
+            View(number, epoch, group)
+            for epoch, i in zip(epochs, influences, strict=True)
+            for group in range(len(i.train))
+        ],
+        solver_results=[i.solver_result for i in influences if i.solver_result],
     )

@@ -19,6 +19,8 @@ ORDER = [
     "_curvature",
     "_solvers",
     "_influence",
+    "_optimizers",
+    "_trajectory",
     "_views",
     "_drop",
     "_progress",

@@ -1,0 +1,189 @@
+"""The steps of torch's optimisers as differentiable functions of flat vectors.
+
+torch's own steps work in place and cut the graph; these take the same parameters
+and return new tensors. The tests hold them against torch.optim, step by step.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """What a step changes.
+
+    Attributes
+    ----------
+    theta : Tensor of shape (n_parameters,)
+        Parameters.
+    slots : tuple of Tensor of shape (n_parameters,)
+        What the optimiser remembers: the momentum for SGD, the means of the
+        gradient and of its square for Adam and AdamW.
+    n_steps : int
+        Steps taken so far.
+    """
+
+    theta: Tensor
+    slots: tuple[Tensor, ...]
+    n_steps: int
+
+
+def sgd_step(state: OptimizerState, gradient: Tensor, options: dict, smoothing: float):
+    """Return the state after a step of :class:`torch.optim.SGD`.
+
+    Parameters
+    ----------
+    state : OptimizerState
+    gradient : Tensor of shape (n_parameters,)
+    options : dict
+        Those of the optimiser, each a number or a tensor (n_parameters,).
+    smoothing : float
+        Without effect: the step is linear in the gradient.
+
+    Returns
+    -------
+    OptimizerState
+    """
+    del smoothing
+    gradient = gradient + options["weight_decay"] * state.theta
+    (momentum,) = state.slots
+    if state.n_steps == 0:
+        momentum = gradient
+    else:
+        fresh = 1 - options["dampening"]
+        momentum = options["momentum"] * momentum + fresh * gradient
+    # Without momentum the slot holds the gradient itself, in groups too.
+    step = (
+        gradient + options["momentum"] * momentum if options["nesterov"] else momentum
+    )
+    theta = state.theta - options["lr"] * step
+    return OptimizerState(theta, (momentum,), state.n_steps + 1)
+
+
+def adam_step(state: OptimizerState, gradient: Tensor, options: dict, smoothing: float):
+    """Return the state after a step of Adam or AdamW.
+
+    Parameters
+    ----------
+    state : OptimizerState
+    gradient : Tensor of shape (n_parameters,)
+    options : dict
+        Those of :class:`torch.optim.Adam`, each a number or a tensor
+        (n_parameters,), and "decoupled": whether the weights decay apart from
+        the gradient, as in AdamW.
+    smoothing : float
+        Added under the square root, relative to the mean squared gradient. The
+        step of a parameter whose gradient has just passed through zero is
+        otherwise next to discontinuous, and its derivative noise.
+
+    Returns
+    -------
+    OptimizerState
+
+    References
+    ----------
+    Kingma, Ba (2015). Adam: a method for stochastic optimization.
+    arXiv:1412.6980
+
+    Loshchilov, Hutter (2019). Decoupled weight decay regularization.
+    arXiv:1711.05101
+    """
+    theta, n_steps = state.theta, state.n_steps + 1
+    if options["decoupled"]:
+        theta = theta * (1 - options["lr"] * options["weight_decay"])
+    else:
+        gradient = gradient + options["weight_decay"] * theta
+    first, second = state.slots
+    first = options["beta1"] * first + (1 - options["beta1"]) * gradient
+    second = options["beta2"] * second + (1 - options["beta2"]) * gradient**2
+    unbiased = second / (1 - options["beta2"] ** n_steps)
+    floor = smoothing * unbiased.detach().mean() + torch.finfo(theta.dtype).tiny
+    scale = torch.sqrt(unbiased + floor) + options["eps"]
+    step = first / (1 - options["beta1"] ** n_steps) / scale
+    return OptimizerState(theta - options["lr"] * step, (first, second), n_steps)
+
+
+@dataclass(frozen=True)
+class DifferentiableOptimizer:
+    """How to follow one optimiser of torch.
+
+    Attributes
+    ----------
+    step : callable
+        ``step(state, gradient, options, smoothing) -> OptimizerState``.
+    slot_names : tuple of str
+        Names of the slots in the state of the torch optimiser.
+    """
+
+    step: Callable[..., OptimizerState]
+    slot_names: tuple[str, ...]
+
+
+_ADAM = DifferentiableOptimizer(adam_step, ("exp_avg", "exp_avg_sq"))
+OPTIMIZERS: dict[type, DifferentiableOptimizer] = {
+    torch.optim.SGD: DifferentiableOptimizer(sgd_step, ("momentum_buffer",)),
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+}
+"""Optimisers a trajectory can be replayed through. To add one: a step and a row."""
+
+
+def read_options(optimizer, parameters: list[Tensor]) -> dict:
+    """Hyperparameters of the next step, for the parameters in the given order.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+    parameters : list of Tensor
+
+    Returns
+    -------
+    dict
+        Option -> number where all parameters share it, else a tensor with one
+        value per element of the parameters. A parameter the optimiser does not
+        hold has a learning rate of zero.
+    """
+    group_of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+    rows = [_options_of(group_of.get(id(p)), optimizer) for p in parameters]
+    return {key: _shared([row[key] for row in rows], parameters) for key in rows[0]}
+
+
+def _options_of(group, optimizer) -> dict:
+    own = group or {**optimizer.param_groups[0], "lr": 0.0}
+    keys = ("lr", "weight_decay", "eps", "momentum", "dampening", "nesterov")
+    options = {key: own[key] for key in keys if key in own}
+    if "betas" in own:
+        options["beta1"], options["beta2"] = own["betas"]
+        options["decoupled"] = isinstance(optimizer, torch.optim.AdamW) or own.get(
+            "decoupled_weight_decay", False
+        )
+    return {k: v if isinstance(v, bool) else float(v) for k, v in options.items()}
+
+
+def _shared(values, parameters):
+    if all(value == values[0] for value in values):
+        return values[0]
+    return torch.cat(
+        [
+            torch.full((p.numel(),), v, dtype=p.dtype, device=p.device)
+            for v, p in zip(values, parameters, strict=True)
+        ]
+    )
+
+
+def unsupported(optimizer) -> str | None:
+    """Say why the steps of an optimiser cannot be followed, or return None."""
+    if type(optimizer) not in OPTIMIZERS:
+        known = ", ".join(sorted(cls.__name__ for cls in OPTIMIZERS))
+        return f"its optimizer is {type(optimizer).__name__}; use one of {known}"
+    for group in optimizer.param_groups:
+        for option in ("amsgrad", "maximize"):
+            if group.get(option):
+                return f"its optimizer has {option}=True; leave that out"
+    for flag in ("nesterov", "decoupled_weight_decay"):
+        if len({group.get(flag) for group in optimizer.param_groups}) > 1:
+            return f"the parameter groups of its optimizer disagree about {flag}"
+    return None
