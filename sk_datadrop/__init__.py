@@ -3,6 +3,7 @@
 from sk_datadrop import datasets, metrics, nets
 from sk_datadrop._curvature import GaussNewton
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
+from sk_datadrop._scores import InfluenceResult, influence_scores
 from sk_datadrop._solvers import Dense, Lanczos
 from sk_datadrop._trajectory import Trajectory
 from sk_datadrop._views import Views
@@ -12,10 +13,12 @@ __all__ = [
     "DataDropoutRegressor",
     "Dense",
     "GaussNewton",
+    "InfluenceResult",
     "Lanczos",
     "Trajectory",
     "Views",
     "datasets",
+    "influence_scores",
     "metrics",
     "nets",
 ]

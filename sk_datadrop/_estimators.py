@@ -24,6 +24,7 @@ from skorch import NeuralNetClassifier
 from sk_datadrop._curvature import Curvature, GaussNewton
 from sk_datadrop._drop import check_drop_fraction, keep_mask, mean_influence
 from sk_datadrop._influence import influence_at_checkpoints
+from sk_datadrop._objectives import check_objective
 from sk_datadrop._progress import Progress
 from sk_datadrop._rounds import train, train_round
 from sk_datadrop._solvers import Lanczos, Solver
@@ -229,11 +230,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
     def _check_parameters(self):
         check_is_net(self.estimator, wrapper=type(self).__name__)
         check_drop_fraction(self.drop_fraction)
-        if self.objective not in ("bounded", "loss") and not callable(self.objective):
-            raise ValueError(
-                "objective must be 'bounded', 'loss' or a callable "
-                f"(outputs, y) -> tensor of shape (n_rows,); got {self.objective!r}."
-            )
+        check_objective(self.objective)
         kinds: dict[str, type[Views | Trajectory | Curvature | Solver]] = {
             "views": Views,
             "engine": Trajectory,

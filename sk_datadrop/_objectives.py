@@ -50,6 +50,15 @@ def resolve_objective(objective, reference_losses: Tensor | None) -> Objective:
     return lambda losses, outputs, y: _checked(objective(outputs, y), len(losses))
 
 
+def check_objective(objective) -> None:
+    """Raise a ValueError unless `objective` is known or callable."""
+    if objective not in ("bounded", "loss") and not callable(objective):
+        raise ValueError(
+            "objective must be 'bounded', 'loss' or a callable "
+            f"(outputs, y) -> tensor of shape (n_rows,); got {objective!r}."
+        )
+
+
 def _bounded_scale(reference_losses: Tensor | None) -> float:
     if reference_losses is None:
         return 1.0

@@ -21,6 +21,7 @@ ORDER = [
     "_influence",
     "_optimizers",
     "_trajectory",
+    "_scores",
     "_views",
     "_drop",
     "_progress",

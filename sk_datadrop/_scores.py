@@ -1,0 +1,223 @@
+"""Influence of the rows of a net that somebody else trained."""
+
+from dataclasses import dataclass
+from numbers import Integral
+from time import perf_counter
+
+import numpy as np
+import torch
+from sklearn.utils import check_consistent_length, check_random_state
+from skorch import NeuralNet
+from skorch.exceptions import NotInitializedError
+from torch import nn
+
+from sk_datadrop._curvature import GaussNewton
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._influence import influence
+from sk_datadrop._objectives import check_objective
+from sk_datadrop._solvers import Lanczos, SolverResult
+
+_LIKELIHOODS = (
+    nn.CrossEntropyLoss,
+    nn.NLLLoss,
+    nn.BCEWithLogitsLoss,
+    nn.BCELoss,
+)
+
+
+@dataclass(frozen=True)
+class InfluenceResult:
+    """What :func:`influence_scores` found.
+
+    Attributes
+    ----------
+    influence : ndarray of shape (n_samples,), dtype float64
+        Mean over the views. Positive is helpful, negative harmful: the predicted
+        increase of the held-out objective if the row were removed.
+    influence_per_view : ndarray of shape (n_views, n_samples), dtype float64
+        One view per checkpoint and group of held-out rows, groups varying first.
+    solver_results : list of SolverResult
+        One per checkpoint.
+    seconds : float
+        Time spent.
+    """
+
+    influence: np.ndarray
+    influence_per_view: np.ndarray
+    solver_results: list[SolverResult]
+    seconds: float
+
+
+def influence_scores(
+    net,
+    X,
+    y,
+    X_val,
+    y_val,
+    *,
+    loss=None,
+    objective="bounded",
+    checkpoints=None,
+    n_groups=1,
+    curvature=None,
+    solver=None,
+    batch_size=None,
+    random_state=None,
+) -> InfluenceResult:
+    """Score training rows by their influence on held-out rows, for a trained net.
+
+    For those who train elsewhere; `DataDropoutClassifier` and
+    `DataDropoutRegressor` train, score, drop and retrain by themselves. The net is
+    left as found: weights, buffers, gradients and modes.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet or torch.nn.Module
+        Trained net. A plain module needs `loss`.
+    X, y : array-like of shape (n_samples, ...)
+        Rows it was trained on, as it takes them: arrays or tensors.
+    X_val, y_val : array-like of shape (n_val, ...)
+        Rows it was not trained on, at least two.
+    loss : torch.nn.Module, callable or None, default=None
+        Training loss for a plain module: a criterion of torch, or a function
+        ``loss(outputs, y) -> tensor of shape (n_rows,)``. A skorch net brings its
+        own.
+    objective : {"bounded", "loss"} or callable, default="bounded"
+        What the held-out rows measure. "bounded" is one minus the probability of
+        the true class where the loss is a log-likelihood (cross-entropy and its
+        kin, or any loss of integer targets), and
+        ``1 - exp(-loss / (2 median(loss)))`` elsewhere; "loss" is the training
+        loss; a callable gets (outputs, y) and returns a tensor of shape (n_rows,).
+    checkpoints : list of dict or None, default=None
+        State dicts of several epochs of the training, to average over; None takes
+        the net as it is. Scores are best before the net memorises.
+    n_groups : int, default=1
+        Number of random groups of the held-out rows, each a view.
+    curvature : Curvature or None, default=None
+        None takes ``GaussNewton()``.
+    solver : Solver or None, default=None
+        None takes ``Lanczos()``.
+    batch_size : int or None, default=None
+        Rows per forward pass; None takes that of the skorch net, or 128. The
+        scores depend on it by rounding only.
+    random_state : int, RandomState instance or None, default=None
+        Draws the groups and the rows of the curvature.
+
+    Returns
+    -------
+    InfluenceResult
+
+    Raises
+    ------
+    TypeError
+        If `net` is neither, or a plain module has no `loss`.
+    ValueError
+        If the net is not initialized, lengths differ, fewer than two held-out
+        rows are given, or a parameter is out of range.
+
+    References
+    ----------
+    Koh, Liang (2017). Understanding black-box predictions via influence
+    functions. arXiv:1703.04730
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sk_datadrop import influence_scores
+    >>> X = torch.linspace(-1, 1, 20)[:, None]
+    >>> y = 2 * X
+    >>> y[0] = 5
+    >>> module = torch.nn.Linear(1, 1)
+    >>> with torch.no_grad():
+    ...     solution = torch.linalg.lstsq(X, y).solution
+    ...     _ = module.weight.copy_(solution), module.bias.zero_()
+    >>> result = influence_scores(
+    ...     module, X, y, X[1:] + 0.05, y[1:] + 0.1, loss=torch.nn.MSELoss()
+    ... )
+    >>> int(result.influence.argmin())
+    0
+    """
+    start = perf_counter()
+    skorch_net = _as_skorch_net(net, loss, batch_size)
+    check_objective(objective)
+    check_consistent_length(X, y)
+    check_consistent_length(X_val, y_val)
+    if len(X_val) < 2:
+        raise ValueError(
+            f"X_val holds {len(X_val)} row(s); influence is measured on held-out rows "
+            "and needs at least two."
+        )
+    if not isinstance(n_groups, Integral) or not 1 <= int(n_groups) <= len(X_val):
+        raise ValueError(
+            "n_groups must be a positive integer, at most the number of held-out rows "
+            f"({len(X_val)}); got {n_groups!r}."
+        )
+    seed = check_random_state(random_state).randint(2**31 - 1)
+    influences = [
+        influence(
+            FunctionalNet(skorch_net, state_dict),
+            (X, y),
+            (X_val, y_val),
+            objective=objective,
+            is_likelihood=_is_likelihood(skorch_net.criterion_, y_val),
+            curvature=GaussNewton() if curvature is None else curvature,
+            solver=Lanczos() if solver is None else solver,
+            n_groups=int(n_groups),
+            random_state=np.random.default_rng(seed),
+            score_held_out=False,
+            batch_size=batch_size,
+        )
+        for state_dict in ([None] if checkpoints is None else checkpoints)
+    ]
+    per_view = np.concatenate([i.train for i in influences])
+    return InfluenceResult(
+        influence=per_view.mean(0),
+        influence_per_view=per_view,
+        solver_results=[i.solver_result for i in influences if i.solver_result],
+        seconds=perf_counter() - start,
+    )
+
+
+class _RowLoss(nn.Module):
+    """A function of (outputs, y) in the guise of a criterion."""
+
+    reduction = "mean"
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, outputs, y):
+        return self.function(outputs, y)
+
+
+def _as_skorch_net(net, loss, batch_size) -> NeuralNet:
+    if isinstance(net, NeuralNet):
+        if not net.initialized_:
+            raise NotInitializedError(
+                f"this {type(net).__name__} is not trained. Call its fit first."
+            )
+        return net
+    if not isinstance(net, nn.Module):
+        raise TypeError(
+            "net must be a trained skorch net or torch module; got "
+            f"{type(net).__name__}."
+        )
+    if not callable(loss):
+        raise TypeError(
+            "a plain module needs the loss it was trained with: pass loss=, a torch "
+            f"criterion or a function (outputs, y) -> losses of the rows; got {loss!r}."
+        )
+    criterion = loss if isinstance(loss, nn.Module) else _RowLoss(loss)
+    return NeuralNet(
+        net,
+        criterion=criterion,
+        device=next(net.parameters(), torch.empty(0)).device,
+        batch_size=batch_size or 128,
+        verbose=0,
+    ).initialize()
+
+
+def _is_likelihood(criterion, y) -> bool:
+    integer = not torch.as_tensor(y).is_floating_point()
+    return integer or isinstance(criterion, _LIKELIHOODS)

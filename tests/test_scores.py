@@ -1,0 +1,166 @@
+"""influence_scores on nets that were trained elsewhere."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import MLP
+from sklearn.metrics import roc_auc_score
+from skorch import NeuralNetClassifier
+from torch import nn
+from torch.nn import functional as F
+
+from sk_datadrop import DataDropoutClassifier, Dense, GaussNewton, influence_scores
+from sk_datadrop.nets import SmallCNN
+
+EXACT = {"curvature": GaussNewton(n_samples=None), "solver": Dense()}
+
+
+def split(blobs):
+    X, y = blobs
+    return X[:60], y[:60].astype(np.int64), X[60:], y[60:].astype(np.int64)
+
+
+@pytest.fixture
+def trained(classifier, blobs):
+    torch.manual_seed(0)
+    return classifier.fit(*split(blobs)[:2])
+
+
+def test_a_module_scores_as_its_skorch_net(trained, blobs):
+    reference = influence_scores(trained, *split(blobs), **EXACT)
+    tensors = [torch.as_tensor(a) for a in split(blobs)]
+    for loss in (
+        nn.CrossEntropyLoss(),
+        lambda outputs, y: F.cross_entropy(outputs, y, reduction="none"),
+    ):
+        result = influence_scores(trained.module_, *tensors, loss=loss, **EXACT)
+        np.testing.assert_allclose(result.influence, reference.influence, rtol=1e-4)
+
+
+def test_estimator_scores_with_the_same_numbers(classifier, blobs):
+    X, y, X_val, y_val = split(blobs)
+    classifier.set_params(lr=0.005)  # the last epoch is the best, and scored
+    model = DataDropoutClassifier(classifier, random_state=0, **EXACT)
+    model.fit(X, y, X_val=X_val, y_val=y_val)
+    checkpoint_epoch = model.views_[0].epoch
+    net = model.round_one_estimators_[0]
+    assert checkpoint_epoch == len(net.history)
+    result = influence_scores(net, X, y, X_val, y_val, **EXACT)
+    np.testing.assert_allclose(result.influence, model.influence_, rtol=1e-3, atol=1e-7)
+
+
+def test_regression_takes_the_scale_from_the_held_out_rows(regressor, plane):
+    X, y = plane
+    wrong = y[:, None].copy()
+    wrong[:5] += 20
+    net = regressor.set_params(max_epochs=40).fit(X, wrong)
+    result = influence_scores(net, X, wrong, X, y[:, None], **EXACT)
+    assert set(np.argsort(result.influence)[:5]) == set(range(5))
+
+
+def test_checkpoints_and_groups_are_views(trained, blobs):
+    early = copy.deepcopy(trained.module_.state_dict())
+    trained.partial_fit(*split(blobs)[:2])
+    late = copy.deepcopy(trained.module_.state_dict())
+    options = {**EXACT, "n_groups": 2, "random_state": 0}
+    result = influence_scores(
+        trained, *split(blobs), checkpoints=[early, late], **options
+    )
+    assert result.influence_per_view.shape == (4, 60)
+    assert len(result.solver_results) == 2
+    assert result.seconds > 0
+    np.testing.assert_allclose(result.influence, result.influence_per_view.mean(0))
+    last = influence_scores(trained, *split(blobs), **options)
+    np.testing.assert_allclose(result.influence_per_view[2:], last.influence_per_view)
+
+
+def test_net_is_left_as_found(blobs):
+    X, y, X_val, y_val = split(blobs)
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    module[0].weight.requires_grad_(False)
+    module[1].eval()
+    module[2].bias.grad = torch.ones(3)
+    before = copy.deepcopy(module)
+    random_state = torch.get_rng_state()
+    influence_scores(module, X, y, X_val, y_val, loss=nn.CrossEntropyLoss())
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before.state_dict()[name])
+    assert [m.training for m in module.modules()] == [True, True, False, True]
+    assert torch.equal(module[2].bias.grad, torch.ones(3))
+    assert not module[0].weight.requires_grad
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_batch_size_and_row_order_do_not_matter(trained, blobs):
+    X, y, X_val, y_val = split(blobs)
+    reference = influence_scores(trained, X, y, X_val, y_val, **EXACT).influence
+    result = influence_scores(trained, X, y, X_val, y_val, batch_size=7, **EXACT)
+    np.testing.assert_allclose(result.influence, reference, rtol=1e-4, atol=1e-9)
+    order = np.random.default_rng(0).permutation(60)
+    shuffled = influence_scores(trained, X[order], y[order], X_val, y_val, **EXACT)
+    np.testing.assert_allclose(
+        shuffled.influence, reference[order], rtol=1e-4, atol=1e-9
+    )
+
+
+def test_images_and_a_plain_convolutional_module(noisy_digits):
+    X, y, flipped = noisy_digits
+    torch.manual_seed(0)
+    module = SmallCNN(channels=(8, 8), n_hidden=16)
+    tensors = torch.as_tensor(X), torch.as_tensor(y)
+    module(tensors[0][:2])
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(module(tensors[0][:400]), tensors[1][:400]).backward()
+        optimizer.step()
+    result = influence_scores(
+        module, X[:400], y[:400], X[400:], y[400:], loss=nn.CrossEntropyLoss()
+    )
+    assert roc_auc_score(~flipped[:400], result.influence) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "error", "message"),
+    [
+        ("a net", {}, TypeError, "must be a trained skorch net or torch module"),
+        (MLP(), {}, TypeError, "a plain module needs the loss it was trained with"),
+        (
+            NeuralNetClassifier(MLP),
+            {},
+            Exception,
+            "is not trained. Call its fit first",
+        ),
+        (
+            MLP(),
+            {"loss": nn.CrossEntropyLoss(), "objective": "other"},
+            ValueError,
+            "objective must be 'bounded', 'loss' or a callable",
+        ),
+        (
+            MLP(),
+            {"loss": lambda outputs, y: F.cross_entropy(outputs, y)},
+            ValueError,
+            "must give one loss per row",
+        ),
+        (
+            MLP(),
+            {"loss": nn.CrossEntropyLoss(), "n_groups": 0},
+            ValueError,
+            "n_groups must be a positive integer",
+        ),
+    ],
+)
+def test_bad_input(blobs, net, options, error, message):
+    with pytest.raises(error, match=message):
+        influence_scores(net, *split(blobs), **options)
+
+
+def test_lengths_must_agree(trained, blobs):
+    X, y, X_val, y_val = split(blobs)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        influence_scores(trained, X[1:], y, X_val, y_val)
+    with pytest.raises(ValueError, match=r"X_val holds 1 row\(s\)"):
+        influence_scores(trained, X, y, X_val[:1], y_val[:1])
