@@ -1,7 +1,7 @@
 """Find the training samples that hurt a neural network, drop them, retrain."""
 
 from sk_datadrop import datasets, metrics, nets
-from sk_datadrop._curvature import GaussNewton
+from sk_datadrop._curvature import GaussNewton, Hessian
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._solvers import Dense, Lanczos
 from sk_datadrop._views import Views
@@ -11,6 +11,7 @@ __all__ = [
     "DataDropoutRegressor",
     "Dense",
     "GaussNewton",
+    "Hessian",
     "Lanczos",
     "Views",
     "datasets",
