@@ -3,16 +3,19 @@
 from sk_datadrop import datasets, metrics, nets
 from sk_datadrop._curvature import GaussNewton, Hessian
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
-from sk_datadrop._solvers import Dense, Lanczos
+from sk_datadrop._solvers import CG, Arnoldi, Dense, Lanczos, LiSSA
 from sk_datadrop._views import Views
 
 __all__ = [
+    "CG",
+    "Arnoldi",
     "DataDropoutClassifier",
     "DataDropoutRegressor",
     "Dense",
     "GaussNewton",
     "Hessian",
     "Lanczos",
+    "LiSSA",
     "Views",
     "datasets",
     "metrics",
