@@ -1,5 +1,7 @@
 """Every solver against the dense solve of the same damped system."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -135,8 +137,10 @@ def test_matrix_that_is_not_positive_definite_is_refused(solver, spectrum, dtype
 
 @every_solver
 def test_the_damping_that_a_refusal_names_is_enough(solver):
+    # Up to the accuracy of the Ritz values: the solvers refuse as soon as they can.
     result = System("barely indefinite").solve(solver)
-    assert "Raise the relative damping above 0.2, or" in result.message
+    named = float(re.search("damping above ([0-9.]+), or", result.message)[1])
+    assert named == pytest.approx(0.2, abs=0.02)
     assert System("barely indefinite", damping=0.25).solve(solver).converged
 
 
@@ -239,7 +243,27 @@ def test_solver_that_does_not_converge_says_what_to_change(solver):
     assert "raise the damping of the curvature" in result.message
 
 
+@pytest.mark.parametrize("name", ["CG", "Lanczos", "LiSSA"])
+def test_one_refused_right_hand_side_is_a_refusal_of_all(name):
+    system = System("indefinite", n_rhs=3)
+    positive = system.V[:, -5:]
+    system.B[:, 0] = positive.sum(1)
+    system.B[:, 2] = positive[:, 0]
+    result = system.solve(SOLVERS[name])
+    assert torch.isnan(result.solution).all()
+    assert result.n_iter == system.n_products
+    assert "not positive definite" in result.message
+
+
 class TestLanczos:
+    def test_the_top_eigenvalue_costs_no_product_at_the_default_damping(self):
+        for spectrum in ("positive", "rank two"):
+            system = System(spectrum)
+            result = system.solve(Lanczos())
+            for size in range(1, result.n_iter + 1):
+                shorter = system.solve(Lanczos(max_iter=size, tol=1e-12))
+                assert (shorter.residual <= 0.03) == (size == result.n_iter)
+
     def test_takes_no_products_beyond_its_krylov_space(self):
         system = System()
         result = system.solve(Lanczos(max_iter=4, tol=1e-12))
@@ -332,16 +356,12 @@ class TestLiSSA:
             term = term - M @ term / scale
         assert_close(result.solution, total, 1e-10)
 
-    def hidden_top(self, hidden, component):
-        """A right-hand side that all but misses the largest eigenvalue."""
-        spectrum = torch.tensor([hidden] + [0.5, 1.0] * (SIZE // 2))[:SIZE]
-        system = System(spectrum)
-        system.B = system.V[:, 1:].sum(1, keepdim=True) + component * system.V[:, :1]
-        return system
-
     def test_falls_back_to_cg_when_it_diverges(self):
-        system = self.hidden_top(50.0, 1e-6)
-        result = system.solve(LiSSA(tol=1e-3))
+        spectrum = torch.tensor([50.0] + [0.5, 1.0] * (SIZE // 2))[:SIZE]
+        system = System(spectrum)
+        # A right-hand side that all but misses the largest eigenvalue.
+        system.B = system.V[:, 1:].sum(1, keepdim=True) + 1e-6 * system.V[:, :1]
+        result = system.solve(LiSSA(tol=3e-3))
         assert result.top_eigenvalue == pytest.approx(1, rel=1e-3)
         assert "LiSSA diverged after" in result.message
         assert "conjugate gradients took over; use CG or Lanczos" in result.message
@@ -350,12 +370,14 @@ class TestLiSSA:
         assert result.residual == pytest.approx(system.residual(result), abs=1e-9)
         assert_close(result.solution, system.exact(result.shift), 1e-2)
 
-    def test_refuses_hidden_negative_curvature(self):
-        system = self.hidden_top(-2.0, 0.003)
-        result = system.solve(LiSSA(tol=1e-3))
+    def test_refuses_if_cg_finds_negative_curvature(self):
+        system = System("indefinite", n_rhs=2)
+        system.B[:, 0] = system.V[:, -5:].sum(1)
+        result = system.solve(LiSSA())
         assert "LiSSA diverged after" in result.message
-        assert "not positive definite" in result.message
+        assert "Raise the relative damping above" in result.message
         assert torch.isnan(result.solution).all()
+        assert result.n_iter == system.n_products
 
 
 class TestArnoldi:
@@ -436,6 +458,18 @@ class TestKrylovSpace:
         distances = np.abs(space.ritz_values[:, None] - exact).min(1)
         assert (distances <= space.errors * (1 + 1e-9)).all()
         assert space.errors.max() > 1e-3
+
+    @pytest.mark.parametrize("tol", [0.1, 1e-3, 1e-6])
+    @pytest.mark.parametrize("spectrum", [*SPECTRA, "indefinite", "negative"])
+    def test_settled_top_eigenvalue_is_as_precise_as_asked(self, spectrum, tol):
+        system = System(spectrum)
+        exact = float(torch.linalg.eigvalsh(system.A).abs().max())
+        space = self.space(system, 1)
+        while not space.top_settled(tol):
+            space.expand()
+        assert space.top == pytest.approx(exact, rel=tol)
+        assert space.size < SIZE
+        assert not self.space(system, 1).top_settled(tol)
 
     @pytest.mark.parametrize("spectrum", SPECTRA)
     def test_two_kept_vectors_are_enough_for_the_top(self, spectrum):

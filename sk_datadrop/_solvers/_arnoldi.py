@@ -32,9 +32,10 @@ class Arnoldi(Solver):
 
     Parameters
     ----------
-    rank : int, default=20
-        Number of Ritz pairs kept.
-    max_iter : int, default=40
+    rank : int, default=40
+        Number of Ritz pairs kept. On the Gauss-Newton matrix of a small CNN 20 left
+        residuals of up to 0.045, and 40 of 0.027.
+    max_iter : int, default=60
         Largest dimension of the Krylov space, and number of its products. It grows
         no further once the Ritz pairs kept are as precise as `tol` asks.
     tol : float, default=0.03
@@ -56,8 +57,8 @@ class Arnoldi(Solver):
 
     def __init__(
         self,
-        rank: int = 20,
-        max_iter: int = 40,
+        rank: int = 40,
+        max_iter: int = 60,
         tol: float = 0.03,
         random_state: int | None = 0,
     ) -> None:
@@ -114,7 +115,12 @@ class Arnoldi(Solver):
             space.expand()
             done = space.exhausted or space.size == self.max_iter
             done = done or (space.size >= self.rank and self._precise(operator, space))
+            done = done or self._hopeless(operator, space)
         return space
+
+    def _hopeless(self, operator: CurvatureOperator, space: KrylovSpace) -> bool:
+        indefinite = not space.lowest + operator.shift(space.top) > 0
+        return indefinite and space.top_settled(self.tol)
 
     def _largest(self, space: KrylovSpace) -> np.ndarray:
         return np.argsort(np.abs(space.ritz_values))[-self.rank :]

@@ -121,14 +121,14 @@ def conjugate_gradients(
                 f"preconditioner is not positive definite: r @ preconditioner(r) is "
                 f"{rho:.3g}. Make it symmetric and positive definite, or pass None."
             )
-        p = z + (rho / rho_before) * p
+        p = z.add(p, alpha=rho / rho_before)
         Ap = operator.product(p) + shift * p
         curvature = float(p @ Ap)
         if not curvature > 0:
             lowest = curvature / float(p @ p) - shift
             return refused(b, n_iter, lowest, top, shift)
-        x = x + (rho / curvature) * p
-        r = r - (rho / curvature) * Ap
+        x = x.add(p, alpha=rho / curvature)
+        r = r.sub(Ap, alpha=rho / curvature)
         residual = float(torch.linalg.norm(r))
         if residual <= tol:
             break

@@ -52,7 +52,7 @@ class Dense(Solver):
         eigenvalues, V = torch.linalg.eigh((A + A.T) / 2)
         lowest, top = float(eigenvalues[0]), float(eigenvalues.abs().max())
         shift = operator.shift(top)
-        spectrum = eigenvalues.double().cpu().numpy()
+        spectrum = eigenvalues.cpu().double().numpy()
         if not lowest + shift > 0:
             return refused(rhs, operator.size, lowest, top, shift, spectrum)
         solution = V @ ((V.T @ rhs) / (eigenvalues + shift)[:, None])
