@@ -276,7 +276,7 @@ class TestLanczos:
         np.testing.assert_allclose(result.ritz_values, expected, rtol=1e-6)
 
     def test_stops_when_the_krylov_space_is_exhausted(self):
-        result = System("rank two").solve(Lanczos(tol=1e-30))
+        result = System("rank two").solve(Lanczos(tol=1e-200))
         assert result.converged
         assert result.n_iter <= 4
 
@@ -339,6 +339,13 @@ class TestCG:
         assert torch.isnan(result.solution).all()
         assert "negative curvature" in result.message
 
+    def test_tolerance_below_rounding_is_not_mistaken_for_negative_curvature(self):
+        system = System(dtype=torch.float32)
+        system.A *= 1e-10
+        result = system.solve(CG(tol=1e-30, max_iter=500))
+        assert result.converged
+        assert result.n_iter < 100
+
     def test_preconditioner_that_is_not_positive_definite(self):
         with pytest.raises(ValueError, match="preconditioner is not positive definite"):
             System().solve(CG(preconditioner=lambda r, shift: -r))
@@ -397,6 +404,11 @@ class TestArnoldi:
         result = system.solve(Arnoldi(rank=4, max_iter=SIZE, tol=0.05))
         assert 4 <= result.n_iter - 1 < 15
         assert result.converged
+
+    def test_refuses_before_its_space_is_full(self):
+        result = System("indefinite").solve(Arnoldi(rank=SIZE, max_iter=SIZE))
+        assert "not positive definite" in result.message
+        assert result.n_iter < 15
 
     def test_products_do_not_grow_with_the_right_hand_sides(self):
         one, many = System(), System(n_rhs=8)

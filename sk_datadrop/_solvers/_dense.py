@@ -46,6 +46,7 @@ class Dense(Solver):
             )
         identity = torch.eye(operator.size, dtype=rhs.dtype, device=rhs.device)
         A = torch.stack([operator.product(row) for row in identity])
+        # On some devices eigh raises where on others it returns NaN.
         if not torch.isfinite(A).all():
             nan = float("nan")
             return refused(rhs, operator.size, nan, nan, nan)
