@@ -1,20 +1,24 @@
 """Find the training samples that hurt a neural network, drop them, retrain."""
 
 from sk_datadrop import datasets, metrics, nets
-from sk_datadrop._curvature import GaussNewton
+from sk_datadrop._curvature import GaussNewton, Hessian
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._scores import InfluenceResult, influence_scores
-from sk_datadrop._solvers import Dense, Lanczos
+from sk_datadrop._solvers import CG, Arnoldi, Dense, Lanczos, LiSSA
 from sk_datadrop._trajectory import Trajectory
 from sk_datadrop._views import Views
 
 __all__ = [
+    "CG",
+    "Arnoldi",
     "DataDropoutClassifier",
     "DataDropoutRegressor",
     "Dense",
     "GaussNewton",
+    "Hessian",
     "InfluenceResult",
     "Lanczos",
+    "LiSSA",
     "Trajectory",
     "Views",
     "datasets",

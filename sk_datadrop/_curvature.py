@@ -1,7 +1,7 @@
 """Curvature of the training loss: products with a damped matrix, never the matrix.
 
-Damping is relative to the largest eigenvalue and belongs to the operator, so
-that every solver solves the same system.
+Damping is relative to the largest absolute eigenvalue and belongs to the
+operator, so that every solver solves the same system.
 """
 
 from abc import ABC, abstractmethod
@@ -31,7 +31,9 @@ class CurvatureOperator:
         Number of parameters.
     damping : float
         Relative damping: the system to solve is
-        ``(A + damping * top_eigenvalue * I) x = b``.
+        ``(A + damping * top_eigenvalue * I) x = b`` with `top_eigenvalue` the
+        largest absolute eigenvalue of A. A solver that finds this matrix not to
+        be positive definite refuses to solve.
     """
 
     product: Callable[[Tensor], Tensor]
@@ -44,13 +46,22 @@ class CurvatureOperator:
 
 
 class Curvature(BaseEstimator, ABC):
-    """Recipe for a `CurvatureOperator` at a given net and its training rows."""
+    """Recipe for a `CurvatureOperator` at a given net and its training rows.
+
+    The matrix is a mean over a sample of the rows, drawn once: all products see
+    the same matrix.
+    """
+
+    damping: float
+    n_samples: int | None
+    batch_size: int
 
     @abstractmethod
-    def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
+    def _batch_product(
+        self, net: FunctionalNet, X: Tensor, y: Tensor
+    ) -> Callable[[Tensor], Tensor]:
+        """Return v -> A v with A the sum over the rows of one batch."""
 
-    @abstractmethod
     def operator(
         self,
         net: FunctionalNet,
@@ -60,7 +71,62 @@ class Curvature(BaseEstimator, ABC):
         random_state,
         on_product: Callable[[], object] = lambda: None,
     ) -> CurvatureOperator:
-        """Build the operator for the mean loss of the rows of (X, y)."""
+        """Build the operator for the mean loss of the rows of (X, y).
+
+        Parameters
+        ----------
+        net : FunctionalNet
+            Net at whose parameters the curvature is taken.
+        X, y : array-like of shape (n_samples, ...)
+            Training rows.
+        random_state : numpy.random.Generator
+            Draws the rows.
+        on_product : callable
+            Called without arguments after every product.
+
+        Returns
+        -------
+        CurvatureOperator
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range.
+        """
+        self.check_parameters()
+        rows = self._sample_rows(len(X), random_state)
+        batch_products = [
+            self._batch_product(net, Xb, yb)
+            for Xb, yb in net.batches(X[rows], y[rows], self.batch_size)
+        ]
+
+        def product(v: Tensor) -> Tensor:
+            total = torch.zeros_like(v)
+            for batch_product in batch_products:
+                total += batch_product(v)
+            on_product()
+            return total / len(rows)
+
+        return CurvatureOperator(product, net.theta.numel(), self.damping)
+
+    def _sample_rows(self, n_available: int, rng) -> np.ndarray:
+        if self.n_samples is None or self.n_samples >= n_available:
+            return np.arange(n_available)
+        return np.sort(rng.choice(n_available, self.n_samples, replace=False))
+
+    def check_parameters(self) -> None:
+        """Raise a ValueError if a parameter is out of range."""
+        if not isinstance(self.damping, Real) or not self.damping > 0:
+            raise ValueError(
+                f"damping must be a positive number, relative to the largest "
+                f"eigenvalue; got {self.damping!r}."
+            )
+        for name in ("n_samples", "batch_size"):
+            value = getattr(self, name)
+            if name == "n_samples" and value is None:
+                continue
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be a positive integer; got {value!r}.")
 
 
 class GaussNewton(Curvature):
@@ -110,90 +176,90 @@ class GaussNewton(Curvature):
         self.n_samples = n_samples
         self.batch_size = batch_size
 
-    def operator(
-        self, net, X, y, *, random_state, on_product=lambda: None
-    ) -> CurvatureOperator:
-        """Build the operator for the mean loss of the rows of (X, y).
+    def _batch_product(self, net, X, y):
+        """Return v -> sum_i J_i^T H_i J_i v over one batch.
 
-        Parameters
-        ----------
-        net : FunctionalNet
-            Net at whose parameters the curvature is taken.
-        X, y : array-like of shape (n_samples, ...)
-            Training rows.
-        random_state : numpy.random.Generator
-            Draws the rows.
-        on_product : callable
-            Called without arguments after every product.
-
-        Returns
-        -------
-        CurvatureOperator
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of range.
+        The point stays the same for all products, so the graphs of H u and J^T u
+        are made once and kept. J v is differentiated anew: torch.func.linearize
+        would take forty products to earn its tracing back.
         """
-        self.check_parameters()
-        rows = self._sample_rows(len(X), random_state)
-        batches = [
-            (len(Xb), _batch_product(net, Xb, yb))
-            for Xb, yb in net.batches(X[rows], y[rows], self.batch_size)
-        ]
+
+        def outputs(theta):
+            return net.outputs(theta, X)
+
+        def total_loss(z):
+            return net.losses(z, y).sum()
+
+        z, jacobian_transpose = vjp(outputs, net.theta)[:2]
+        # The output Hessian is symmetric, so its vector-Jacobian product serves;
+        # forward mode over grad(mse_loss) raises in torch 2.14.
+        hessian = vjp(grad(total_loss), z.detach())[1]
 
         def product(v: Tensor) -> Tensor:
-            total = torch.zeros_like(v)
-            for _, batch_product in batches:
-                total += batch_product(v)
-            on_product()
-            return total / len(rows)
+            Jv = directional_derivative(outputs, net.theta, v)
+            (HJv,) = hessian(Jv, retain_graph=True)
+            (result,) = jacobian_transpose(HJv, retain_graph=True)
+            return result.detach()
 
-        return CurvatureOperator(product, net.theta.numel(), self.damping)
-
-    def _sample_rows(self, n_available: int, rng) -> np.ndarray:
-        if self.n_samples is None or self.n_samples >= n_available:
-            return np.arange(n_available)
-        return np.sort(rng.choice(n_available, self.n_samples, replace=False))
-
-    def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
-        if not isinstance(self.damping, Real) or not self.damping > 0:
-            raise ValueError(
-                f"damping must be a positive number, relative to the largest "
-                f"eigenvalue; got {self.damping!r}."
-            )
-        for name in ("n_samples", "batch_size"):
-            value = getattr(self, name)
-            if name == "n_samples" and value is None:
-                continue
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+        return product
 
 
-def _batch_product(net: FunctionalNet, X: Tensor, y: Tensor):
-    """Return v -> sum_i J_i^T H_i J_i v over one batch.
+class Hessian(Curvature):
+    """Hessian of the mean training loss by the parameters.
 
-    The point stays the same for all products, so the graphs of H u and J^T u are
-    made once and kept. J v is differentiated anew: torch.func.linearize would take
-    forty products to earn its tracing back.
+    The matrix of the influence functions of Koh and Liang, who assume a minimum.
+    Trained nets are rarely at one: the Hessian then has negative eigenvalues,
+    along which the formula would turn influences around. Damping mends that as
+    long as it exceeds them. If the damped matrix is not positive definite, the
+    solvers refuse, the round is not scored, and a warning names the damping that
+    it would take. `GaussNewton` leaves out the part that can be negative.
+
+    Parameters
+    ----------
+    damping : float, default=0.1
+        Added to the diagonal, relative to the largest absolute eigenvalue. More
+        than 1 makes every matrix positive definite.
+    n_samples : int or None, default=256
+        Number of training rows the mean is taken over, drawn once without
+        replacement. None, or more than there are, takes all rows.
+    batch_size : int, default=128
+        Rows per product. Does not change the result beyond rounding.
+
+    References
+    ----------
+    Pearlmutter (1994). Fast exact multiplication by the Hessian.
+    doi:10.1162/neco.1994.6.1.147
+
+    Koh, Liang (2017). Understanding black-box predictions via influence
+    functions. arXiv:1703.04730
+
+    Examples
+    --------
+    >>> from sk_datadrop import Hessian
+    >>> Hessian(damping=0.5).get_params()["damping"]
+    0.5
     """
 
-    def outputs(theta):
-        return net.outputs(theta, X)
+    def __init__(
+        self,
+        damping: float = 0.1,
+        n_samples: int | None = 256,
+        batch_size: int = 128,
+    ) -> None:
+        self.damping = damping
+        self.n_samples = n_samples
+        self.batch_size = batch_size
 
-    def total_loss(z):
-        return net.losses(z, y).sum()
+    def _batch_product(self, net, X, y):
+        """Return v -> sum_i (Hessian of the loss of row i) v over one batch.
 
-    z, jacobian_transpose = vjp(outputs, net.theta)[:2]
-    # The output Hessian is symmetric, so its vector-Jacobian product serves;
-    # forward mode over grad(mse_loss) raises in torch 2.14.
-    hessian = vjp(grad(total_loss), z.detach())[1]
+        The gradient does not depend on v: its graph is made once and kept, and a
+        product is one backward pass through it.
+        """
 
-    def product(v: Tensor) -> Tensor:
-        Jv = directional_derivative(outputs, net.theta, v)
-        (HJv,) = hessian(Jv, retain_graph=True)
-        (result,) = jacobian_transpose(HJv, retain_graph=True)
-        return result.detach()
+        def total_loss(theta):
+            return net.row_losses(theta, X, y).sum()
 
-    return product
+        # Symmetric, so its vector-Jacobian product serves.
+        hessian = vjp(grad(total_loss), net.theta)[1]
+        return lambda v: hessian(v, retain_graph=True)[0].detach()

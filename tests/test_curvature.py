@@ -1,4 +1,4 @@
-"""Gauss-Newton products against explicit Jacobians and Hessians, in float64."""
+"""Curvature products against explicit Jacobians and Hessians, in float64."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 from torch.autograd.functional import hessian, jacobian
 
-from sk_datadrop import GaussNewton
+from sk_datadrop import GaussNewton, Hessian
 from sk_datadrop._functional import FunctionalNet
 
 N_ROWS = 11
@@ -48,15 +48,19 @@ def make(case):
     return FunctionalNet(net), X, y
 
 
-def matrix_of(functional, X, y, **parameters):
-    operator = GaussNewton(**parameters).operator(
+def operator_of(curvature, functional, X, y, **parameters):
+    return curvature(**parameters).operator(
         functional, X, y, random_state=np.random.default_rng(0)
     )
+
+
+def matrix_of(curvature, functional, X, y, **parameters):
+    operator = operator_of(curvature, functional, X, y, **parameters)
     identity = torch.eye(operator.size, dtype=torch.float64)
     return torch.stack([operator.product(v) for v in identity])
 
 
-def explicit_matrix(functional, X, y):
+def explicit_gauss_newton(functional, X, y):
     total = 0.0
     for x_row, y_row in zip(torch.as_tensor(X), torch.as_tensor(y), strict=True):
         x_row, y_row = x_row[None], y_row[None]
@@ -67,42 +71,121 @@ def explicit_matrix(functional, X, y):
     return total / len(X)
 
 
+def explicit_hessian(functional, X, y):
+    X, y = torch.as_tensor(X), torch.as_tensor(y)
+    return hessian(
+        lambda theta: functional.row_losses(theta, X, y).mean(), functional.theta
+    )
+
+
+EXPLICIT = {GaussNewton: explicit_gauss_newton, Hessian: explicit_hessian}
+every_curvature = pytest.mark.parametrize("curvature", EXPLICIT)
+
+
+@every_curvature
 @pytest.mark.parametrize("case", CASES)
-def test_products_against_explicit_jacobians(case):
+def test_products_against_explicit_matrices(curvature, case):
     functional, X, y = make(case)
-    A = matrix_of(functional, X, y)
-    torch.testing.assert_close(A, explicit_matrix(functional, X, y))
-    assert torch.linalg.eigvalsh(A)[0] > -1e-12
+    A = matrix_of(curvature, functional, X, y)
+    torch.testing.assert_close(A, EXPLICIT[curvature](functional, X, y))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gauss_newton_is_positive_semi_definite(case):
+    assert torch.linalg.eigvalsh(matrix_of(GaussNewton, *make(case)))[0] > -1e-12
+
+
+def test_hessian_of_an_untrained_net_is_indefinite():
+    eigenvalues = torch.linalg.eigvalsh(matrix_of(Hessian, *make("cross-entropy")))
+    assert eigenvalues[0] < -1e-3 < 1e-3 < eigenvalues[-1]
+
+
+def test_hessian_is_gauss_newton_where_outputs_are_linear():
+    torch.manual_seed(0)
+    net = NeuralNetClassifier(
+        nn.Linear,
+        module__in_features=4,
+        module__out_features=3,
+        criterion=nn.CrossEntropyLoss,
+    ).initialize()
+    net.module_.double()
+    _, X, y = make("cross-entropy")
+    torch.testing.assert_close(
+        matrix_of(Hessian, FunctionalNet(net), X, y),
+        matrix_of(GaussNewton, FunctionalNet(net), X, y),
+    )
+
+
+def test_hessian_of_a_loss_without_curvature_is_zero():
+    torch.manual_seed(0)
+    net = NeuralNetRegressor(
+        nn.Linear,
+        module__in_features=4,
+        module__out_features=3,
+        criterion=nn.L1Loss,
+    ).initialize()
+    net.module_.double()
+    _, X, y = make("mse")
+    assert not matrix_of(Hessian, FunctionalNet(net), X, y).any()
+
+
+def test_hessian_products_do_not_run_the_net_again(monkeypatch):
+    functional, X, y = make("mse")
+    operator = operator_of(Hessian, functional, X, y, batch_size=4)
+    expected = explicit_hessian(functional, X, y)
+    monkeypatch.setattr(functional, "raw_outputs", None)
+    for v in torch.randn(2, operator.size, dtype=torch.float64):
+        torch.testing.assert_close(operator.product(v), expected @ v)
+
+
+@every_curvature
+def test_products_are_counted_and_leave_no_graph(curvature):
+    calls = []
+    functional, X, y = make("mse")
+    operator = curvature(batch_size=4).operator(
+        functional,
+        X,
+        y,
+        random_state=np.random.default_rng(0),
+        on_product=lambda: calls.append(1),
+    )
+    for _ in range(3):
+        assert not operator.product(functional.theta).requires_grad
+    assert len(calls) == 3
 
 
 def test_nll_of_softmax_is_the_fisher_information_of_cross_entropy():
     functional, X, y = make("cross-entropy")
-    reference = matrix_of(functional, X, y)
-    torch.testing.assert_close(matrix_of(*make("nll of log-softmax")), reference)
+    reference = matrix_of(GaussNewton, functional, X, y)
+    log_softmax = matrix_of(GaussNewton, *make("nll of log-softmax"))
+    torch.testing.assert_close(log_softmax, reference)
     # skorch adds the machine epsilon inside the logarithm.
     torch.testing.assert_close(
-        matrix_of(*make("nll of softmax")), reference, rtol=1e-6, atol=1e-9
+        matrix_of(GaussNewton, *make("nll of softmax")), reference, rtol=1e-6, atol=1e-9
     )
 
 
+@every_curvature
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 100])
-def test_batch_size_does_not_matter(batch_size):
+def test_batch_size_does_not_matter(curvature, batch_size):
     functional, X, y = make("cross-entropy")
     torch.testing.assert_close(
-        matrix_of(functional, X, y, batch_size=batch_size),
-        matrix_of(functional, X, y),
+        matrix_of(curvature, functional, X, y, batch_size=batch_size),
+        matrix_of(curvature, functional, X, y),
     )
 
 
-def test_subsample_is_a_mean_over_some_of_the_rows():
+@every_curvature
+def test_subsample_is_a_mean_over_some_of_the_rows(curvature):
     functional, X, y = make("mse")
     rows = np.sort(np.random.default_rng(0).choice(N_ROWS, 5, replace=False))
     torch.testing.assert_close(
-        matrix_of(functional, X, y, n_samples=5),
-        explicit_matrix(functional, X[rows], y[rows]),
+        matrix_of(curvature, functional, X, y, n_samples=5),
+        EXPLICIT[curvature](functional, X[rows], y[rows]),
     )
 
 
+@every_curvature
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -112,7 +195,7 @@ def test_subsample_is_a_mean_over_some_of_the_rows():
         ({"batch_size": 2.5}, "batch_size must be a positive integer"),
     ],
 )
-def test_parameters_out_of_range(parameters, message):
+def test_parameters_out_of_range(curvature, parameters, message):
     functional, X, y = make("mse")
     with pytest.raises(ValueError, match=message):
-        matrix_of(functional, X, y, **parameters)
+        matrix_of(curvature, functional, X, y, **parameters)

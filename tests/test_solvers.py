@@ -1,129 +1,526 @@
 """Every solver against the dense solve of the same damped system."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 
-from sk_datadrop import Dense, Lanczos
+from sk_datadrop import CG, Arnoldi, Dense, Lanczos, LiSSA
 from sk_datadrop._curvature import CurvatureOperator
+from sk_datadrop._solvers import Solver, SolverResult
+from sk_datadrop._solvers._krylov import KrylovSpace, extreme_eigenvalues
 
 SIZE = 30
 # One row per solver: how to make it solve to the last digit.
-EXACT = {"Dense": Dense(), "Lanczos": Lanczos(max_iter=SIZE, tol=1e-15)}
+SOLVERS = {
+    "Arnoldi": Arnoldi(rank=SIZE, max_iter=SIZE, tol=1e-3),
+    "CG": CG(max_iter=200, tol=1e-10),
+    "Dense": Dense(),
+    "Lanczos": Lanczos(max_iter=SIZE, tol=1e-10),
+    "LiSSA": LiSSA(max_iter=2000, tol=1e-10),
+}
+SPECTRA = {
+    "positive": torch.logspace(-6, 1, SIZE),
+    "rank two": torch.tensor([1.0, 2.0] + [0.0] * (SIZE - 2)),
+    "definite once damped": torch.linspace(-0.05, 1, SIZE),
+}
+REFUSED = {
+    "zero": torch.zeros(SIZE),
+    "indefinite": torch.linspace(-5, 1, SIZE),
+    "barely indefinite": torch.linspace(-0.2, 1, SIZE),
+    "negative": torch.linspace(-1, -0.5, SIZE),
+}
+every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 
 
-def make_system(dtype=torch.float64, damping=0.1, n_rhs=1, spectrum=None):
-    generator = torch.Generator().manual_seed(0)
-    V, _ = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=generator).double())
-    if spectrum is None:
-        spectrum = torch.logspace(-6, 1, SIZE)
-    A = (V * spectrum.double()) @ V.T
-    B = torch.randn(SIZE, n_rhs, generator=generator).double()
-    operator = CurvatureOperator(lambda v: A.to(dtype) @ v, SIZE, damping)
-    return operator, A, B
+class System:
+    """A matrix with a given spectrum, right-hand sides, and a count of products."""
+
+    def __init__(self, spectrum="positive", dtype=torch.float64, damping=0.1, n_rhs=1):
+        if isinstance(spectrum, str):
+            spectrum = (SPECTRA | REFUSED)[spectrum]
+        generator = torch.Generator().manual_seed(0)
+        V, _ = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=generator).double())
+        self.V = V
+        self.A = (V * spectrum.double()) @ V.T
+        self.B = torch.randn(SIZE, n_rhs, generator=generator).double()
+        self.shift = damping * float(spectrum.abs().max())
+        self.dtype = dtype
+        self.n_products = 0
+        self.operator = CurvatureOperator(self.product, SIZE, damping)
+
+    def product(self, v):
+        self.n_products += 1
+        return self.A.to(self.dtype) @ v
+
+    def solve(self, solver) -> SolverResult:
+        return solver.solve(self.operator, self.B.to(self.dtype))
+
+    def exact(self, shift):
+        return torch.linalg.solve(self.A + shift * torch.eye(SIZE).double(), self.B)
+
+    def residual(self, result):
+        X = result.solution.double()
+        errors = torch.linalg.norm(self.A @ X + result.shift * X - self.B, dim=0)
+        norms = torch.linalg.norm(self.B, dim=0)
+        return float((errors / torch.where(norms > 0, norms, 1)).max())
 
 
-@pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize(
-    ("dtype", "rtol"), [(torch.float64, 1e-6), (torch.float32, 1e-3)]
-)
-@pytest.mark.parametrize("damping", [0.001, 0.1, 10.0])
-def test_solution_against_dense_algebra(name, dtype, rtol, damping):
-    operator, A, B = make_system(dtype, damping)
-    result = EXACT[name].solve(operator, B.to(dtype))
-    shift = damping * float(torch.linalg.eigvalsh(A)[-1])
-    expected = torch.linalg.solve(A + shift * torch.eye(SIZE).double(), B)
-    error = torch.linalg.norm(result.solution.double() - expected)
-    assert error <= rtol * torch.linalg.norm(expected)
-    assert result.converged
-    assert result.shift == pytest.approx(shift, rel=1e-4)
-    assert result.top_eigenvalue == pytest.approx(shift / damping, rel=1e-4)
-    assert result.residual <= rtol
-    assert not result.message
-
-
-@pytest.mark.parametrize("name", EXACT)
-def test_every_column_is_solved_with_the_same_shift(name):
-    operator, A, B = make_system(n_rhs=3)
-    B[:, 1] = 0
-    result = EXACT[name].solve(operator, B)
-    shifted = A + result.shift * torch.eye(SIZE).double()
-    torch.testing.assert_close(result.solution, torch.linalg.solve(shifted, B))
-
-
-def test_lanczos_stops_at_its_tolerance_and_reports_the_true_residual():
-    operator, A, B = make_system()
-    result = Lanczos(tol=0.05).solve(operator, B)
-    x = result.solution[:, 0]
-    residual = torch.linalg.norm(A @ x + result.shift * x - B[:, 0])
-    assert result.converged
-    assert result.n_iter < SIZE
-    assert result.residual == pytest.approx(
-        float(residual / torch.linalg.norm(B)), rel=1e-6
+def assert_close(X, expected, rtol):
+    assert torch.linalg.norm(X.double() - expected) <= rtol * torch.linalg.norm(
+        expected
     )
 
 
-def test_lanczos_says_when_it_did_not_converge():
-    operator, _, B = make_system(damping=1e-5)
-    result = Lanczos(max_iter=3, tol=1e-8).solve(operator, B)
+def test_the_table_holds_every_solver():
+    assert {type(s) for s in SOLVERS.values()} == set(Solver.__subclasses__())
+
+
+@every_solver
+@pytest.mark.parametrize("n_rhs", [1, 3])
+@pytest.mark.parametrize("damping", [0.1, 10.0])
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [(torch.float64, 1e-6), (torch.float32, 1e-3)]
+)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_solution_against_dense_algebra(solver, spectrum, dtype, rtol, damping, n_rhs):
+    system = System(spectrum, dtype, damping, n_rhs)
+    result = system.solve(solver)
+    assert result.converged, result.message
+    assert not result.message
+    assert result.solution.dtype == dtype
+    assert result.n_iter == system.n_products
+    assert result.shift == pytest.approx(system.shift, rel=rtol)
+    assert result.top_eigenvalue == pytest.approx(system.shift / damping, rel=rtol)
+    assert_close(result.solution, system.exact(system.shift), rtol)
+    rounding = 1000 * torch.finfo(dtype).eps
+    assert result.residual == pytest.approx(system.residual(result), abs=rounding)
+
+
+@every_solver
+def test_damping_is_relative_to_the_largest_absolute_eigenvalue(solver):
+    system = System(torch.linspace(-1, 0.05, SIZE), damping=1.5)
+    result = system.solve(solver)
+    assert result.converged
+    assert result.top_eigenvalue == pytest.approx(1)
+    assert_close(result.solution, system.exact(1.5), 1e-6)
+
+
+@every_solver
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_small_damping(solver, dtype):
+    system = System(dtype=dtype, damping=0.003)
+    result = system.solve(solver)
+    assert result.converged == (type(solver) is not LiSSA)
+    if result.converged:
+        rtol = 1e-6 if dtype == torch.float64 else 1e-2
+        assert_close(result.solution, system.exact(system.shift), rtol)
+
+
+@every_solver
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("spectrum", REFUSED)
+def test_matrix_that_is_not_positive_definite_is_refused(solver, spectrum, dtype):
+    system = System(spectrum, dtype, n_rhs=3)
+    result = system.solve(solver)
+    assert result.solution.shape == system.B.shape
+    assert torch.isnan(result.solution).all()
+    assert np.isnan(result.residual)
     assert not result.converged
-    assert "raise max_iter" in result.message
-    assert result.n_iter == 3
+    assert result.n_iter == system.n_products
+    assert "not positive definite" in result.message
+    assert "negative curvature" in result.message
+    assert "train for fewer epochs" in result.message
+    assert ("Raise the relative damping" in result.message) == (spectrum != "zero")
 
 
-def test_lanczos_stops_when_the_krylov_space_is_exhausted():
-    spectrum = torch.zeros(SIZE)
-    spectrum[:2] = torch.tensor([1.0, 2.0])
-    operator, A, B = make_system(spectrum=spectrum)
-    result = Lanczos(tol=1e-30).solve(operator, B)
-    expected = torch.linalg.solve(A + result.shift * torch.eye(SIZE).double(), B)
-    assert result.n_iter <= 4
-    torch.testing.assert_close(result.solution, expected)
+@every_solver
+def test_the_damping_that_a_refusal_names_is_enough(solver):
+    # Up to the accuracy of the Ritz values: the solvers refuse as soon as they can.
+    result = System("barely indefinite").solve(solver)
+    named = float(re.search("damping above ([0-9.]+), or", result.message)[1])
+    assert named == pytest.approx(0.2, abs=0.02)
+    assert System("barely indefinite", damping=0.25).solve(solver).converged
 
 
-def test_lanczos_of_a_zero_gradient_is_zero_and_says_so():
-    operator, _, B = make_system()
-    result = Lanczos().solve(operator, torch.zeros_like(B))
+@every_solver
+def test_zero_right_hand_sides(solver):
+    system = System(n_rhs=3)
+    system.B[:, 1] = 0
+    result = system.solve(solver)
+    assert_close(result.solution, system.exact(system.shift), 1e-6)
+    assert not result.solution[:, 1].any()
+    assert "every influence is zero" in result.message
+    n_products = system.n_products
+    system.B[:] = 0
+    result = system.solve(solver)
     assert not result.solution.any()
+    assert result.converged
+    assert result.n_iter == 0
+    assert system.n_products == n_products
     assert "every influence is zero" in result.message
 
 
-@pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("spectrum", [torch.zeros(SIZE), torch.linspace(-5, 1, SIZE)])
-def test_curvature_that_cannot_be_solved(name, spectrum):
-    operator, _, B = make_system(spectrum=spectrum)
-    result = EXACT[name].solve(operator, B)
+@every_solver
+@pytest.mark.parametrize("scale", [1e-18, 1e18])
+def test_scale_of_the_right_hand_side_does_not_matter(solver, scale):
+    system = System(dtype=torch.float32)
+    reference = system.solve(solver).solution
+    system.B *= scale
+    assert_close(system.solve(solver).solution / scale, reference.double(), 1e-4)
+
+
+@every_solver
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_scale_of_the_matrix_does_not_matter(solver, scale):
+    system = System(dtype=torch.float32)
+    reference = system.solve(solver).solution
+    system.A *= scale
+    assert_close(system.solve(solver).solution * scale, reference.double(), 1e-4)
+
+
+@every_solver
+def test_right_hand_sides_that_are_not_finite_are_refused(solver):
+    system = System()
+    system.B[3] = torch.inf
+    result = system.solve(solver)
+    assert torch.isnan(result.solution).all()
+    assert not result.converged
+    assert "not finite" in result.message
+    assert system.n_products == 0
+
+
+@every_solver
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_products_that_are_not_finite_are_refused(solver, value):
+    system = System()
+    system.A[3, 4] = value
+    result = system.solve(solver)
     assert torch.isnan(result.solution).all()
     assert not result.converged
     assert "not positive definite" in result.message
-    assert "Train for fewer epochs" in result.message
 
 
-def test_dense_refuses_large_systems():
-    operator, _, B = make_system()
-    with pytest.raises(ValueError, match="30 x 30; max_parameters is 10. Use Lanczos"):
-        Dense(max_parameters=10).solve(operator, B)
+@every_solver
+def test_solvers_leave_their_input_alone(solver):
+    system = System(n_rhs=2)
+    before = system.B.clone()
+    system.operator = CurvatureOperator(lambda v: v, SIZE, 0.1)
+    system.solve(solver)
+    assert torch.equal(system.B, before)
+
+
+@pytest.mark.parametrize("solver", [CG(), Lanczos(), LiSSA()], ids=repr)
+def test_iterative_solvers_stop_at_their_tolerance(solver):
+    system = System()
+    result = system.solve(solver)
+    assert result.converged
+    assert result.residual <= solver.tol
+    assert result.residual == pytest.approx(system.residual(result), rel=1e-6)
+    assert result.shift == pytest.approx(system.shift, rel=solver.tol)
 
 
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    "solver",
     [
-        ({"max_iter": 0}, "max_iter must be a positive integer"),
-        ({"tol": 0}, "tol must be a positive number"),
+        CG(max_iter=3, tol=1e-8),
+        Lanczos(max_iter=3, tol=1e-8),
+        LiSSA(max_iter=3, tol=1e-8),
+        Arnoldi(rank=3, max_iter=3, tol=1e-8),
     ],
+    ids=repr,
 )
-def test_lanczos_parameters_out_of_range(parameters, message):
-    operator, _, B = make_system()
+def test_solver_that_does_not_converge_says_what_to_change(solver):
+    system = System(n_rhs=2)
+    result = system.solve(solver)
+    assert not result.converged
+    assert torch.isfinite(result.solution).all()
+    assert result.residual == pytest.approx(system.residual(result), rel=1e-6)
+    assert result.residual > 1e-8
+    assert result.n_iter == system.n_products
+    assert "max_iter" in result.message
+    assert "raise the damping of the curvature" in result.message
+
+
+@pytest.mark.parametrize("name", ["CG", "Lanczos", "LiSSA"])
+def test_one_refused_right_hand_side_is_a_refusal_of_all(name):
+    system = System("indefinite", n_rhs=3)
+    positive = system.V[:, -5:]
+    system.B[:, 0] = positive.sum(1)
+    system.B[:, 2] = positive[:, 0]
+    result = system.solve(SOLVERS[name])
+    assert torch.isnan(result.solution).all()
+    assert result.n_iter == system.n_products
+    assert "not positive definite" in result.message
+
+
+class TestLanczos:
+    def test_the_top_eigenvalue_costs_no_product_at_the_default_damping(self):
+        for spectrum in ("positive", "rank two"):
+            system = System(spectrum)
+            result = system.solve(Lanczos())
+            for size in range(1, result.n_iter + 1):
+                shorter = system.solve(Lanczos(max_iter=size, tol=1e-12))
+                assert (shorter.residual <= 0.03) == (size == result.n_iter)
+
+    def test_takes_no_products_beyond_its_krylov_space(self):
+        system = System()
+        result = system.solve(Lanczos(max_iter=4, tol=1e-12))
+        assert result.n_iter == 4
+        krylov = [system.B[:, 0]]
+        for _ in range(3):
+            krylov.append(system.A @ krylov[-1])
+        Q, _ = torch.linalg.qr(torch.stack(krylov, dim=1))
+        expected = torch.linalg.eigvalsh(Q.T @ system.A @ Q)
+        np.testing.assert_allclose(result.ritz_values, expected, rtol=1e-6)
+
+    def test_stops_when_the_krylov_space_is_exhausted(self):
+        result = System("rank two").solve(Lanczos(tol=1e-200))
+        assert result.converged
+        assert result.n_iter <= 4
+
+    def test_path_solves_every_damping_from_one_krylov_space(self):
+        dampings = [0.01, 0.1, 10.0]
+        system = System(n_rhs=2)
+        solver = Lanczos(max_iter=SIZE, tol=1e-10)
+        results = solver.solve_path(system.operator, system.B, dampings)
+        assert len(results) == 3
+        assert {r.n_iter for r in results} == {system.n_products}
+        for damping, result in zip(dampings, results, strict=True):
+            assert result.shift == pytest.approx(10 * damping)
+            assert_close(result.solution, system.exact(10 * damping), 1e-6)
+        smallest = System(damping=0.01, n_rhs=2)
+        smallest.solve(solver)
+        assert system.n_products == smallest.n_products
+
+    def test_path_refuses_only_the_dampings_that_are_too_small(self):
+        system = System("barely indefinite")
+        low, high = SOLVERS["Lanczos"].solve_path(system.operator, system.B, [0.1, 1.0])
+        assert "not positive definite" in low.message
+        assert high.converged
+        assert_close(high.solution, system.exact(1.0), 1e-6)
+
+    def test_path_of_a_zero_gradient(self):
+        system = System()
+        results = Lanczos().solve_path(system.operator, 0 * system.B, [0.1, 1.0])
+        assert len(results) == 2
+        assert not results[1].solution.any()
+
+    @pytest.mark.parametrize("dampings", [[], [0.1, 0.0], [np.nan]])
+    def test_path_of_dampings_out_of_range(self, dampings):
+        system = System()
+        with pytest.raises(ValueError, match="dampings must be positive numbers"):
+            Lanczos().solve_path(system.operator, system.B, dampings)
+
+
+class TestCG:
+    def test_exact_preconditioner_needs_one_product(self):
+        system = System(n_rhs=2)
+        reference = system.solve(CG(tol=1e-8, max_iter=50))
+
+        def inverse(r, shift):
+            return torch.linalg.solve(system.A + shift * torch.eye(SIZE).double(), r)
+
+        result = system.solve(CG(tol=1e-8, max_iter=50, preconditioner=inverse))
+        b = system.B[:, 0] / torch.linalg.norm(system.B[:, 0])
+        space = extreme_eigenvalues(system.operator, b, tol=1e-8, max_iter=50)
+        assert result.n_iter == space.size + 2 < reference.n_iter
+        assert_close(result.solution, reference.solution, 1e-6)
+
+    def test_negative_curvature_that_the_estimate_did_not_see(self):
+        system = System("indefinite")
+        # The estimate stops after one product, at a positive Rayleigh quotient.
+        system.B = (system.V[:, -1:] + 0.3 * system.V[:, :1]) / 2
+        assert float(system.B.T @ system.A @ system.B) > 0
+        result = system.solve(CG(max_iter=1, tol=1.0))
+        assert not torch.isnan(result.solution).any()
+        result = system.solve(CG(max_iter=9, tol=0.9))
+        assert torch.isnan(result.solution).all()
+        assert "negative curvature" in result.message
+
+    def test_tolerance_below_rounding_is_not_mistaken_for_negative_curvature(self):
+        system = System(dtype=torch.float32)
+        system.A *= 1e-10
+        result = system.solve(CG(tol=1e-30, max_iter=500))
+        assert result.converged
+        assert result.n_iter < 100
+
+    def test_preconditioner_that_is_not_positive_definite(self):
+        with pytest.raises(ValueError, match="preconditioner is not positive definite"):
+            System().solve(CG(preconditioner=lambda r, shift: -r))
+
+
+class TestLiSSA:
+    def test_is_the_neumann_series(self):
+        system = System()
+        result = system.solve(LiSSA(max_iter=5, tol=1e-12))
+        scale = result.top_eigenvalue + result.shift
+        M = system.A + result.shift * torch.eye(SIZE).double()
+        term, total = system.B / scale, torch.zeros(SIZE, 1).double()
+        for _ in range(5):
+            total += term
+            term = term - M @ term / scale
+        assert_close(result.solution, total, 1e-10)
+
+    def test_falls_back_to_cg_when_it_diverges(self):
+        spectrum = torch.tensor([50.0] + [0.5, 1.0] * (SIZE // 2))[:SIZE]
+        system = System(spectrum)
+        # A right-hand side that all but misses the largest eigenvalue.
+        system.B = system.V[:, 1:].sum(1, keepdim=True) + 1e-6 * system.V[:, :1]
+        result = system.solve(LiSSA(tol=3e-3))
+        assert result.top_eigenvalue == pytest.approx(1, rel=1e-3)
+        assert "LiSSA diverged after" in result.message
+        assert "conjugate gradients took over; use CG or Lanczos" in result.message
+        assert result.converged
+        assert result.n_iter == system.n_products
+        assert result.residual == pytest.approx(system.residual(result), abs=1e-9)
+        assert_close(result.solution, system.exact(result.shift), 1e-2)
+
+    def test_refuses_if_cg_finds_negative_curvature(self):
+        system = System("indefinite", n_rhs=2)
+        system.B[:, 0] = system.V[:, -5:].sum(1)
+        result = system.solve(LiSSA())
+        assert "LiSSA diverged after" in result.message
+        assert "Raise the relative damping above" in result.message
+        assert torch.isnan(result.solution).all()
+        assert result.n_iter == system.n_products
+
+
+class TestArnoldi:
+    def test_low_rank_inverse_with_the_damping_on_the_complement(self):
+        spectrum = torch.full((SIZE,), 1e-9)
+        spectrum[:3] = torch.tensor([1.0, 2.0, 4.0])
+        system = System(spectrum)
+        result = system.solve(Arnoldi(rank=3, max_iter=10))
+        V = system.V[:, :3]
+        inside = (V / (spectrum[:3] + 0.4)) @ V.T @ system.B
+        outside = (system.B - V @ V.T @ system.B) / 0.4
+        assert result.converged
+        assert_close(result.solution, inside + outside, 1e-6)
+
+    def test_stops_growing_once_its_pairs_are_precise(self):
+        system = System(10.0 ** -torch.arange(SIZE))
+        result = system.solve(Arnoldi(rank=4, max_iter=SIZE, tol=0.05))
+        assert 4 <= result.n_iter - 1 < 15
+        assert result.converged
+
+    def test_refuses_before_its_space_is_full(self):
+        result = System("indefinite").solve(Arnoldi(rank=SIZE, max_iter=SIZE))
+        assert "not positive definite" in result.message
+        assert result.n_iter < 15
+
+    def test_products_do_not_grow_with_the_right_hand_sides(self):
+        one, many = System(), System(n_rhs=8)
+        solver = Arnoldi(rank=5, max_iter=15)
+        assert many.solve(solver).n_iter == one.solve(solver).n_iter + 7
+
+    def test_rank_that_is_too_low_is_not_called_converged(self):
+        system = System(torch.linspace(0.5, 1, SIZE))
+        result = system.solve(Arnoldi(rank=5, max_iter=20))
+        assert not result.converged
+        assert result.residual == pytest.approx(system.residual(result), rel=1e-9)
+        assert result.residual > 0.1
+        assert "raise rank and max_iter" in result.message
+
+    def test_random_state(self):
+        def solution(seed):
+            solver = Arnoldi(rank=5, max_iter=5, random_state=seed)
+            return System().solve(solver).solution
+
+        assert torch.equal(solution(3), solution(3))
+        assert not torch.equal(solution(3), solution(4))
+        assert not torch.equal(solution(None), solution(None))
+
+
+class TestDense:
+    def test_reports_the_spectrum(self):
+        result = System("definite once damped").solve(Dense())
+        expected = SPECTRA["definite once damped"]
+        np.testing.assert_allclose(result.ritz_values, expected, atol=1e-7)
+
+    def test_refuses_large_systems(self):
+        with pytest.raises(
+            ValueError, match="30 x 30; max_parameters is 10. Use Lanczos"
+        ):
+            System().solve(Dense(max_parameters=10))
+
+
+class TestKrylovSpace:
+    def space(self, system, size, n_kept=None):
+        b = system.B[:, 0].to(system.dtype)
+        space = KrylovSpace(system.operator, b / torch.linalg.norm(b), n_kept)
+        for _ in range(size):
+            space.expand()
+        return space
+
+    @pytest.mark.parametrize(
+        ("dtype", "atol"), [(torch.float64, 1e-13), (torch.float32, 1e-5)]
+    )
+    def test_basis_stays_orthonormal(self, dtype, atol):
+        Q = self.space(System(dtype=dtype), 20).lift(np.eye(20))
+        torch.testing.assert_close(
+            Q.T @ Q, torch.eye(20, dtype=dtype), rtol=0, atol=atol
+        )
+
+    def test_errors_bound_the_distance_to_an_eigenvalue(self):
+        system = System()
+        space = self.space(system, 6)
+        exact = torch.linalg.eigvalsh(system.A).numpy()
+        distances = np.abs(space.ritz_values[:, None] - exact).min(1)
+        assert (distances <= space.errors * (1 + 1e-9)).all()
+        assert space.errors.max() > 1e-3
+
+    @pytest.mark.parametrize("tol", [0.1, 1e-3, 1e-6])
+    @pytest.mark.parametrize("spectrum", [*SPECTRA, "indefinite", "negative"])
+    def test_settled_top_eigenvalue_is_as_precise_as_asked(self, spectrum, tol):
+        system = System(spectrum)
+        exact = float(torch.linalg.eigvalsh(system.A).abs().max())
+        space = self.space(system, 1)
+        while not space.top_settled(tol):
+            space.expand()
+        assert space.top == pytest.approx(exact, rel=tol)
+        assert space.size < SIZE
+        assert not self.space(system, 1).top_settled(tol)
+
+    @pytest.mark.parametrize("spectrum", SPECTRA)
+    def test_two_kept_vectors_are_enough_for_the_top(self, spectrum):
+        system = System(spectrum, dtype=torch.float32)
+        b = system.B[:, 0].float()
+        space = extreme_eigenvalues(
+            system.operator, b / torch.linalg.norm(b), tol=1e-5, max_iter=100
+        )
+        exact = float(torch.linalg.eigvalsh(system.A).abs().max())
+        assert space.top == pytest.approx(exact, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        (Lanczos(max_iter=0), "max_iter must be a positive integer; got 0"),
+        (Lanczos(tol=0), "tol must be a positive number; got 0"),
+        (CG(max_iter=2.5), "max_iter must be a positive integer; got 2.5"),
+        (CG(tol="small"), "tol must be a positive number; got 'small'"),
+        (CG(preconditioner="diagonal"), "preconditioner must be None or a callable"),
+        (LiSSA(max_iter=-1), "max_iter must be a positive integer; got -1"),
+        (LiSSA(tol=float("nan")), "tol must be a positive number; got nan"),
+        (Arnoldi(rank=0), "rank must be a positive integer; got 0"),
+        (Arnoldi(max_iter=None), "max_iter must be a positive integer; got None"),
+        (Arnoldi(tol=-1), "tol must be a positive number; got -1"),
+        (Arnoldi(rank=9, max_iter=8), "rank must not exceed max_iter; got rank=9"),
+        (Arnoldi(random_state=-1), "random_state must be a non-negative integer"),
+        (Dense(max_parameters=0), "max_parameters must be a positive integer; got 0"),
+    ],
+    ids=lambda value: repr(value) if isinstance(value, Solver) else "",
+)
+def test_parameters_out_of_range(solver, message):
+    system = System()
     with pytest.raises(ValueError, match=message):
-        Lanczos(**parameters).solve(operator, B)
-
-
-def test_dense_parameters_out_of_range():
-    with pytest.raises(ValueError, match="max_parameters must be a positive integer"):
-        Dense(max_parameters=0).check_parameters()
+        system.solve(solver)
+    assert system.n_products == 0
 
 
 def test_repr_of_a_result_shows_no_tensor():
-    operator, _, B = make_system()
-    text = repr(Lanczos().solve(operator, B))
+    text = repr(System().solve(Lanczos()))
     assert text.startswith("SolverResult(converged=True")
     assert "tensor" not in text

@@ -1,8 +1,12 @@
 """What a solver is, and what it reports."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from math import isnan
+from numbers import Integral, Real
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
@@ -19,17 +23,23 @@ class SolverResult:
     solution : Tensor of shape (n_parameters, n_rhs)
         One column per right-hand side.
     residual : float
-        Largest ``|(A + shift I) x - b| / |b|`` over the right-hand sides b.
+        Largest ``|(A + shift I) x - b| / |b|`` over the right-hand sides b. Lanczos
+        and CG carry it along instead of spending a product on it: it is right down
+        to rounding, machine epsilon times the condition number.
     n_iter : int
-        Number of products with A.
+        Number of products with A, those for its top eigenvalue included.
     converged : bool
-        Whether the residual met the solver's tolerance.
+        Whether the residual met the solver's tolerance, or rounding.
     top_eigenvalue : float
-        Largest eigenvalue of A, as far as the solver saw it.
+        Largest absolute eigenvalue of A, as far as the solver saw it.
     shift : float
         Absolute damping that was added.
     message : str
         Empty, or one sentence that says what went wrong and what to try.
+    ritz_values : ndarray of shape (n_ritz_values,), dtype float64
+        Eigenvalues of A as far as the solver saw them, ascending: all of them from
+        `Dense`, those in the Krylov space of the first right-hand side from
+        `Lanczos`, in that of the random start from `Arnoldi`, else none.
     """
 
     solution: Tensor
@@ -39,6 +49,7 @@ class SolverResult:
     top_eigenvalue: float
     shift: float
     message: str = ""
+    ritz_values: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def __repr__(self) -> str:
         return (
@@ -49,13 +60,21 @@ class SolverResult:
 
 
 class Solver(BaseEstimator, ABC):
-    """Solves the damped system of a `CurvatureOperator`."""
+    """Solves the damped system of a `CurvatureOperator`.
+
+    All solvers solve the same system, that with the damping relative to the largest
+    absolute eigenvalue of A, each as precisely as its tolerance asks. All refuse to
+    solve once they have seen that the damped matrix is not positive definite.
+    """
 
     @abstractmethod
     def check_parameters(self) -> None:
         """Raise a ValueError if a parameter is out of range."""
 
     @abstractmethod
+    def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
+        """Solve for right-hand sides of norm 1, at least one."""
+
     def solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
         """Solve ``(A + shift I) X = rhs``.
 
@@ -63,31 +82,135 @@ class Solver(BaseEstimator, ABC):
         ----------
         operator : CurvatureOperator
             The matrix A and its relative damping.
-        rhs : Tensor of shape (n_parameters, n_rhs)
+        rhs : Tensor of shape (n_parameters, n_rhs), dtype float32 or float64
             Right-hand sides.
 
         Returns
         -------
         SolverResult
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range.
         """
+        self.check_parameters()
+        return solve_scaled(lambda units: [self._solve(operator, units)], rhs)[0]
 
 
-def unsolvable(
-    rhs: Tensor, n_iter: int, lowest: float, top: float, shift: float
-) -> SolverResult | None:
-    """Report a damped matrix that is not positive definite, else return None.
+def solve_scaled(
+    solve: Callable[[Tensor], list[SolverResult]], rhs: Tensor, n_results: int = 1
+) -> list[SolverResult]:
+    """Solve for the columns of `rhs` scaled to norm 1, then undo the scaling.
+
+    Columns of zeros are left out, their solution is zero.
+    """
+    norms = torch.linalg.norm(rhs, dim=0)
+    if not torch.isfinite(norms).all():
+        return [_not_finite(rhs)] * n_results
+    nonzero = norms > 0
+    if not nonzero.any():
+        return [_nothing_to_solve(rhs)] * n_results
+    norms = norms[nonzero]
+    results = []
+    for result in solve(rhs[:, nonzero] / norms):
+        solution = torch.full_like(rhs, torch.nan if isnan(result.residual) else 0)
+        solution[:, nonzero] = result.solution * norms
+        message = result.message or ("" if nonzero.all() else ZERO_GRADIENT)
+        results.append(replace(result, solution=solution, message=message))
+    return results
+
+
+ZERO_GRADIENT = (
+    "the gradient of the held-out objective is zero, so every influence is zero; "
+    "score an earlier epoch or hold out more rows."
+)
+
+
+def _nothing_to_solve(rhs: Tensor) -> SolverResult:
+    return SolverResult(torch.zeros_like(rhs), 0.0, 0, True, 0.0, 0.0, ZERO_GRADIENT)
+
+
+def _not_finite(rhs: Tensor) -> SolverResult:
+    message = (
+        "the gradient of the held-out objective is not finite and this round is not "
+        "scored: the training diverged. Lower the learning rate, or scale X and y."
+    )
+    solution = torch.full_like(rhs, torch.nan)
+    return SolverResult(solution, float("nan"), 0, False, 0.0, 0.0, message)
+
+
+def refused(
+    rhs: Tensor, n_iter: int, lowest: float, top: float, shift: float, ritz_values=()
+) -> SolverResult:
+    """Report a damped matrix that is not positive definite.
 
     The solution is NaN, so that the views that hang on it take no part in the
     decision; an error would throw away the rounds that can be solved.
     """
-    if top > 0 and lowest + shift > 0:
-        return None
+    remedy = "Use"
+    if lowest < 0:
+        enough = -lowest / max(top, -lowest)
+        remedy = f"Raise the relative damping above {enough:.2g}, or use"
     message = (
-        f"the damped curvature is not positive definite (eigenvalues {lowest:.3g} to "
-        f"{top:.3g}, damping {shift:.3g}) and this round is not scored: the net is "
-        "saturated and only rounding is left, or the criterion is linear or not convex "
-        "in the outputs. Train for fewer epochs, scale X and y, or use a convex "
-        "criterion such as CrossEntropyLoss, MSELoss or HuberLoss."
+        "the damped curvature is not positive definite (lowest eigenvalue seen "
+        f"{lowest:.3g}, largest absolute one {top:.3g}, damping {shift:.3g}) and this "
+        "round is not scored: a Hessian away from a minimum, or a criterion not "
+        "convex in the outputs, has negative curvature; in a saturated net, or under "
+        f"a criterion linear in the outputs, only rounding is left. {remedy} "
+        "GaussNewton with a convex criterion such as CrossEntropyLoss, MSELoss or "
+        "HuberLoss, scale X and y, or train for fewer epochs."
     )
-    solution = torch.full_like(rhs, torch.nan)
-    return SolverResult(solution, float("nan"), n_iter, False, top, shift, message)
+    return SolverResult(
+        solution=torch.full_like(rhs, torch.nan),
+        residual=float("nan"),
+        n_iter=n_iter,
+        converged=False,
+        top_eigenvalue=top,
+        shift=shift,
+        message=message,
+        ritz_values=np.array(ritz_values),
+    )
+
+
+def combined(columns: Iterable[SolverResult], rhs: Tensor) -> SolverResult:
+    """Join results for one right-hand side each.
+
+    A refusal is about the matrix, so one is a refusal of all, and no more columns
+    are asked for.
+    """
+    results = []
+    for result in columns:
+        results.append(result)
+        if isnan(result.residual):
+            break
+    n_iter = sum(r.n_iter for r in results)
+    if isnan(results[-1].residual):
+        nowhere = torch.full_like(rhs, torch.nan)
+        return replace(results[-1], solution=nowhere, n_iter=n_iter)
+    return replace(
+        results[0],
+        solution=torch.stack([r.solution for r in results], dim=1),
+        residual=max(r.residual for r in results),
+        n_iter=n_iter,
+        converged=all(r.converged for r in results),
+        top_eigenvalue=max(r.top_eigenvalue for r in results),
+        message=next((r.message for r in results if r.message), ""),
+    )
+
+
+def rounding(tensor: Tensor) -> float:
+    """Relative size below which a number is rounding, in the dtype of a tensor."""
+    return 100 * torch.finfo(tensor.dtype).eps
+
+
+def check_count(name: str, value) -> None:
+    """Raise a ValueError unless `value` is a positive integer."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+
+
+def check_tol(value: float) -> None:
+    """Raise a ValueError unless `value` is a positive number."""
+    if not isinstance(value, Real) or not value > 0:
+        raise ValueError(f"tol must be a positive number; got {value!r}.")

@@ -1,12 +1,10 @@
 """The whole matrix, eigenvalue by eigenvalue: the oracle of the other solvers."""
 
-from numbers import Integral
-
 import torch
 from torch import Tensor
 
 from sk_datadrop._curvature import CurvatureOperator
-from sk_datadrop._solvers._base import Solver, SolverResult, unsolvable
+from sk_datadrop._solvers._base import Solver, SolverResult, check_count, refused
 
 
 class Dense(Solver):
@@ -37,26 +35,9 @@ class Dense(Solver):
 
     def check_parameters(self) -> None:
         """Raise a ValueError if a parameter is out of range."""
-        if not isinstance(self.max_parameters, Integral) or self.max_parameters < 1:
-            raise ValueError(
-                f"max_parameters must be a positive integer; got "
-                f"{self.max_parameters!r}."
-            )
+        check_count("max_parameters", self.max_parameters)
 
-    def solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
-        """Solve ``(A + shift I) X = rhs`` by a symmetric eigendecomposition.
-
-        Parameters
-        ----------
-        operator : CurvatureOperator
-            The matrix A and its relative damping.
-        rhs : Tensor of shape (n_parameters, n_rhs)
-            Right-hand sides.
-
-        Returns
-        -------
-        SolverResult
-        """
+    def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
         if operator.size > self.max_parameters:
             raise ValueError(
                 f"Dense would build a matrix of {operator.size} x {operator.size}; "
@@ -65,14 +46,24 @@ class Dense(Solver):
             )
         identity = torch.eye(operator.size, dtype=rhs.dtype, device=rhs.device)
         A = torch.stack([operator.product(row) for row in identity])
+        # On some devices eigh raises where on others it returns NaN.
+        if not torch.isfinite(A).all():
+            nan = float("nan")
+            return refused(rhs, operator.size, nan, nan, nan)
         eigenvalues, V = torch.linalg.eigh((A + A.T) / 2)
-        top = max(float(eigenvalues[-1]), 0.0)
+        lowest, top = float(eigenvalues[0]), float(eigenvalues.abs().max())
         shift = operator.shift(top)
-        failure = unsolvable(rhs, operator.size, float(eigenvalues[0]), top, shift)
-        if failure:
-            return failure
+        spectrum = eigenvalues.cpu().double().numpy()
+        if not lowest + shift > 0:
+            return refused(rhs, operator.size, lowest, top, shift, spectrum)
         solution = V @ ((V.T @ rhs) / (eigenvalues + shift)[:, None])
         errors = torch.linalg.norm(A @ solution + shift * solution - rhs, dim=0)
-        scales = torch.linalg.norm(rhs, dim=0)
-        residual = float((errors / torch.where(scales > 0, scales, 1)).max())
-        return SolverResult(solution, residual, operator.size, True, top, shift)
+        return SolverResult(
+            solution=solution,
+            residual=float(errors.max()),
+            n_iter=operator.size,
+            converged=True,
+            top_eigenvalue=top,
+            shift=shift,
+            ritz_values=spectrum,
+        )

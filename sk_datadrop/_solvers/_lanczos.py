@@ -1,13 +1,22 @@
 """Lanczos iteration: one Krylov space gives the solution and the top eigenvalue."""
 
-from numbers import Integral, Real
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sk_datadrop._curvature import CurvatureOperator
-from sk_datadrop._solvers._base import Solver, SolverResult, unsolvable
+from sk_datadrop._solvers._base import (
+    Solver,
+    SolverResult,
+    check_count,
+    check_tol,
+    combined,
+    refused,
+    solve_scaled,
+)
+from sk_datadrop._solvers._krylov import KrylovSpace
 
 
 class Lanczos(Solver):
@@ -15,16 +24,17 @@ class Lanczos(Solver):
 
     With Q the orthonormal Krylov basis of b and T = Q^T A Q tridiagonal, the
     solution is ``|b| Q (T + shift I)^-1 e_1``, that of conjugate gradients. The
-    shift follows the largest Ritz value of the first right-hand side and serves
-    all, so no separate power iteration is needed.
+    shift follows the largest absolute Ritz value of the first right-hand side and
+    serves all, so no separate power iteration is needed.
 
     Parameters
     ----------
     max_iter : int, default=20
         Largest number of curvature products per right-hand side.
     tol : float, default=0.03
-        Stop once the residual, relative to the norm of the right-hand side, is
-        below. With a relative damping of 0.1 about five products reach 0.03.
+        Stop once the residual, relative to the norm of the right-hand side, and the
+        relative error of the top eigenvalue are below. With a relative damping of
+        0.1 about five products reach 0.03, and the top eigenvalue long before.
 
     References
     ----------
@@ -46,75 +56,93 @@ class Lanczos(Solver):
         self.max_iter = max_iter
         self.tol = tol
 
-    def solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
-        """Solve ``(A + shift I) X = rhs``.
+    def check_parameters(self) -> None:
+        """Raise a ValueError if a parameter is out of range."""
+        check_count("max_iter", self.max_iter)
+        check_tol(self.tol)
+
+    def solve_path(
+        self, operator: CurvatureOperator, rhs: Tensor, dampings: Iterable[float]
+    ) -> list[SolverResult]:
+        """Solve for several relative dampings at the products of the smallest.
 
         Parameters
         ----------
         operator : CurvatureOperator
-            The matrix A and its relative damping.
-        rhs : Tensor of shape (n_parameters, n_rhs)
+            The matrix A; its own damping plays no part.
+        rhs : Tensor of shape (n_parameters, n_rhs), dtype float32 or float64
             Right-hand sides.
+        dampings : iterable of float
+            Relative dampings, each positive.
 
         Returns
         -------
-        SolverResult
+        list of SolverResult
+            One per damping, in their order. `n_iter` is that of the shared Krylov
+            spaces.
 
         Raises
         ------
         ValueError
-            If a parameter is out of range.
+            If a parameter or a damping is out of range.
         """
         self.check_parameters()
-        results: list[SolverResult] = []
-        for b in rhs.T:
-            results.append(self._solve_column(operator, b, _first_solved(results)))
-        return SolverResult(
-            solution=torch.stack([r.solution for r in results], dim=1),
-            residual=max(r.residual for r in results),
-            n_iter=sum(r.n_iter for r in results),
-            converged=all(r.converged for r in results),
-            top_eigenvalue=max(r.top_eigenvalue for r in results),
-            shift=max(r.shift for r in results),
-            message=next((r.message for r in results if r.message), ""),
+        operators = [replace(operator, damping=damping) for damping in dampings]
+        if not operators or not all(o.damping > 0 for o in operators):
+            raise ValueError(
+                "dampings must be positive numbers, relative to the largest "
+                f"eigenvalue, at least one; got {[o.damping for o in operators]}."
+            )
+        return solve_scaled(
+            lambda units: self._solve_path(operators, units), rhs, len(operators)
         )
 
-    def _solve_column(self, operator, b: Tensor, solved) -> SolverResult:
-        norm = float(torch.linalg.norm(b))
-        if norm == 0:
-            return _nothing_to_solve(b)
-        rounding = 100 * torch.finfo(b.dtype).eps
-        basis = [b / norm]
-        diagonal: list[float] = []
-        off_diagonal: list[float] = []
-        while True:
-            w = operator.product(basis[-1])
-            diagonal.append(float(w @ basis[-1]))
-            w = _orthogonalised(w, basis)
-            off_diagonal.append(float(torch.linalg.norm(w)))
-            ritz, vectors = _eigh_tridiagonal(diagonal, off_diagonal[:-1])
-            shift = operator.shift(ritz[-1]) if solved is None else solved.shift
-            failure = unsolvable(b, len(basis), ritz[0], ritz[-1], shift)
-            if failure:
-                return failure
-            # x = norm * Q y with y = (T + s I)^-1 e_1; the residual is the last
-            # coefficient times the part of A q that left the space.
-            y = vectors @ (vectors[0] / (ritz + shift))
-            residual = float(off_diagonal[-1] * abs(y[-1]))
-            exhausted = off_diagonal[-1] <= rounding * ritz[-1]
-            if residual <= self.tol or exhausted or len(basis) == self.max_iter:
+    def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
+        return self._solve_path([operator], rhs)[0]
+
+    def _solve_path(self, operators, rhs: Tensor) -> list[SolverResult]:
+        columns: list[list[SolverResult]] = []
+        for b in rhs.T:
+            shifts = [r.shift for r in columns[0]] if columns else None
+            columns.append(self._solve_column(operators, b, shifts))
+            if np.isnan([r.residual for r in columns[-1]]).all():
                 break
-            basis.append(w / off_diagonal[-1])
-        converged = bool(residual <= self.tol or exhausted)
-        coefficients = torch.as_tensor(norm * y, dtype=b.dtype, device=b.device)
+        return [combined(results, rhs) for results in zip(*columns, strict=True)]
+
+    def _solve_column(self, operators, b: Tensor, known_shifts):
+        """Solve for every damping; the first column finds the shifts."""
+        space = KrylovSpace(operators[0], b)
+        done = False
+        while not done:
+            space.expand()
+            shifts = known_shifts or [o.shift(space.top) for o in operators]
+            solved = [space.solve(shift) for shift in shifts]
+            # A refusal, with a residual of NaN, has nothing to wait for once the
+            # shift is known.
+            done = not any(residual > self.tol for _, residual in solved)
+            done = done and (known_shifts or space.top_settled(self.tol))
+            done = done or space.exhausted or space.size == self.max_iter
+        X = space.lift(np.stack([y for y, _ in solved], axis=1))
+        return [
+            self._result(space, x, residual, shift)
+            for x, (_, residual), shift in zip(X.T, solved, shifts, strict=True)
+        ]
+
+    def _result(self, space, x: Tensor, residual, shift) -> SolverResult:
+        if not space.lowest + shift > 0:
+            return refused(
+                x, space.size, space.lowest, space.top, shift, space.ritz_values
+            )
+        converged = bool(residual <= self.tol or space.exhausted)
         return SolverResult(
-            solution=torch.stack(basis, dim=1) @ coefficients,
+            solution=x,
             residual=residual,
-            n_iter=len(basis),
+            n_iter=space.size,
             converged=converged,
-            top_eigenvalue=float(ritz[-1]),
-            shift=float(shift),
+            top_eigenvalue=space.top,
+            shift=shift,
             message="" if converged else self._failure(residual),
+            ritz_values=space.ritz_values,
         )
 
     def _failure(self, residual: float) -> str:
@@ -123,38 +151,3 @@ class Lanczos(Solver):
             f"residual of {residual:.2g} (tol={self.tol:g}); raise max_iter, or raise "
             "the damping of the curvature."
         )
-
-    def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
-        if not isinstance(self.max_iter, Integral) or self.max_iter < 1:
-            raise ValueError(
-                f"max_iter must be a positive integer; got {self.max_iter!r}."
-            )
-        if not isinstance(self.tol, Real) or not self.tol > 0:
-            raise ValueError(f"tol must be a positive number; got {self.tol!r}.")
-
-
-def _first_solved(results: list[SolverResult]) -> SolverResult | None:
-    """Return the result whose shift the next columns take over."""
-    return next((r for r in results if r.shift > 0), None)
-
-
-def _nothing_to_solve(rhs: Tensor) -> SolverResult:
-    message = (
-        "the gradient of the held-out objective is zero, so every influence is zero; "
-        "score an earlier epoch or hold out more rows."
-    )
-    return SolverResult(torch.zeros_like(rhs), 0.0, 0, True, 0.0, 0.0, message)
-
-
-def _orthogonalised(w: Tensor, basis: list[Tensor]) -> Tensor:
-    """Subtract the projection on the basis, twice: once is not enough in float32."""
-    Q = torch.stack(basis)
-    for _ in range(2):
-        w = w - Q.T @ (Q @ w)
-    return w
-
-
-def _eigh_tridiagonal(diagonal, off_diagonal):
-    T = np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
-    return np.linalg.eigh(T)

@@ -1,0 +1,120 @@
+"""LiSSA: the inverse as a Neumann series, summed one product at a time."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sk_datadrop._curvature import CurvatureOperator
+from sk_datadrop._solvers._base import (
+    Solver,
+    SolverResult,
+    check_count,
+    check_tol,
+    combined,
+    refused,
+    rounding,
+)
+from sk_datadrop._solvers._cg import conjugate_gradients
+from sk_datadrop._solvers._krylov import extreme_eigenvalues
+
+
+class LiSSA(Solver):
+    """Sum the Neumann series of the inverse (Agarwal, Bullins and Hazan).
+
+    With ``M = A + shift I`` and a scale c above its largest eigenvalue,
+    ``M^-1 b = sum_j (I - M / c)^j b / c``, one product per term. Koh and Liang draw
+    new rows for every term, and choose c by hand. Here the rows are those of the
+    curvature, the same for all terms, so the recursion is deterministic, and
+    ``c = top_eigenvalue + shift`` makes its residual fall with every term. Should it
+    rise, the top eigenvalue was found too low or the matrix is not positive
+    definite: then `CG` takes over, and the message says so.
+
+    The series needs about ``log(1 / tol) * (1 + 1 / damping)`` products, `Lanczos`
+    and `CG` about the root of that: LiSSA is here to compare with.
+
+    Parameters
+    ----------
+    max_iter : int, default=100
+        Largest number of curvature products per right-hand side, and for the top
+        eigenvalue.
+    tol : float, default=0.03
+        Stop once the residual, relative to the norm of the right-hand side, is
+        below. The top eigenvalue is found to the same relative accuracy.
+
+    References
+    ----------
+    Agarwal, Bullins, Hazan (2017). Second-order stochastic optimization for machine
+    learning in linear time. arXiv:1602.03943
+
+    Koh, Liang (2017). Understanding black-box predictions via influence functions.
+    arXiv:1703.04730
+
+    Examples
+    --------
+    >>> from sk_datadrop import LiSSA
+    >>> LiSSA(max_iter=500, tol=1e-3)
+    LiSSA(max_iter=500, tol=0.001)
+    """
+
+    def __init__(self, max_iter: int = 100, tol: float = 0.03) -> None:
+        self.max_iter = max_iter
+        self.tol = tol
+
+    def check_parameters(self) -> None:
+        """Raise a ValueError if a parameter is out of range."""
+        check_count("max_iter", self.max_iter)
+        check_tol(self.tol)
+
+    def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
+        space = extreme_eigenvalues(
+            operator, rhs[:, 0], tol=self.tol, max_iter=self.max_iter
+        )
+        top, shift = space.top, operator.shift(space.top)
+        if not space.lowest + shift > 0:
+            return refused(rhs, space.size, space.lowest, top, shift)
+        columns = (self._solve_column(operator, b, top) for b in rhs.T)
+        result = combined(columns, rhs)
+        return replace(result, n_iter=space.size + result.n_iter)
+
+    def _solve_column(self, operator, b: Tensor, top: float) -> SolverResult:
+        shift = operator.shift(top)
+        tol = max(self.tol, rounding(b))
+        x, r, lowest_residual = torch.zeros_like(b), b, 1.0
+        for n_iter in range(1, self.max_iter + 1):
+            # The sum of the first terms; r = b - M x gives the next one.
+            x = x + r / (top + shift)
+            r = b - operator.product(x) - shift * x
+            residual = float(torch.linalg.norm(r))
+            # The logarithm of the residual is convex in n_iter: once it rises, it
+            # never falls again.
+            if not residual <= 2 * lowest_residual + rounding(b):
+                return self._fall_back(operator, b, top, n_iter)
+            lowest_residual = min(residual, lowest_residual)
+            if residual <= tol:
+                break
+        converged = residual <= tol
+        message = "" if converged else self._failure(residual)
+        return SolverResult(x, residual, n_iter, converged, top, shift, message)
+
+    def _fall_back(self, operator, b: Tensor, top: float, n_iter) -> SolverResult:
+        result = conjugate_gradients(
+            operator, b, top, max_iter=self.max_iter, tol=self.tol
+        )
+        message = (
+            f"LiSSA diverged after {n_iter} products, since the top eigenvalue seen "
+            f"({top:.3g}) is too low or the curvature is not positive definite, and "
+            "conjugate gradients took over; use CG or Lanczos, or lower tol. "
+        )
+        return replace(
+            result,
+            n_iter=n_iter + result.n_iter,
+            message=(message + result.message).strip(),
+        )
+
+    def _failure(self, residual: float) -> str:
+        return (
+            f"LiSSA stopped after max_iter={self.max_iter} products at a relative "
+            f"residual of {residual:.2g} (tol={self.tol:g}); raise max_iter, raise the "
+            "damping of the curvature, or use CG or Lanczos."
+        )
