@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 from torch.func import grad, vjp
 
-from sk_datadrop._functional import FunctionalNet, directional_derivative
+from sk_datadrop._functional import FunctionalNet, pullback
 
 
 @dataclass(frozen=True)
@@ -185,15 +185,14 @@ def _batch_product(net: FunctionalNet, X: Tensor, y: Tensor):
     def total_loss(z):
         return net.losses(z, y).sum()
 
-    z, jacobian_transpose = vjp(outputs, net.theta)[:2]
+    z, jacobian_transpose = pullback(outputs, net.theta)
     # The output Hessian is symmetric, so its vector-Jacobian product serves;
     # forward mode over grad(mse_loss) raises in torch 2.14.
-    hessian = vjp(grad(total_loss), z.detach())[1]
+    hessian = vjp(grad(total_loss), z)[1]
 
     def product(v: Tensor) -> Tensor:
-        Jv = directional_derivative(outputs, net.theta, v)
+        Jv = net.directional_derivative(X, v)
         (HJv,) = hessian(Jv, retain_graph=True)
-        (result,) = jacobian_transpose(HJv, retain_graph=True)
-        return result.detach()
+        return jacobian_transpose(HJv)
 
     return product

@@ -5,14 +5,23 @@ evaluation mode, so the caller's net keeps its flags, buffers and gradients.
 """
 
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from skorch import NeuralNetClassifier
 from skorch.utils import to_tensor
 from torch import Tensor
-from torch.func import functional_call, jvp, vjp
+from torch.autograd import forward_ad
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+TOLERANCE = 0.02
+"""Relative difference from the gradients at which a derivative counts as wrong.
+
+Far above rounding, TF32 included, and far below leaving out a layer.
+"""
 
 
 class FunctionalNet:
@@ -31,6 +40,9 @@ class FunctionalNet:
     theta : Tensor of shape (n_parameters,)
         The trainable parameters, one after the other. Frozen parameters
         (``requires_grad=False``) are constants.
+    derivative : str or None
+        How `directional_derivative` goes about it: a key of `METHODS`, or None
+        before its first call.
 
     Raises
     ------
@@ -43,6 +55,7 @@ class FunctionalNet:
         module = copy.deepcopy(net.module_)
         if state_dict is not None:
             module.load_state_dict(state_dict)
+        _tame_embeddings(module)
         self._module = module.eval()
         self._reduction, criterion = _per_row(net.criterion_)
         self._plain_criterion = _plain(criterion)
@@ -64,6 +77,11 @@ class FunctionalNet:
             )
         self._shapes = {k: p.shape for k, p in trainable.items()}
         self.theta = torch.cat([p.reshape(-1) for p in trainable.values()])
+        self._places = _places(module, trainable)
+        self.derivative: str | None = None
+        self._is_recurrent = any(
+            isinstance(m, torch.nn.RNNBase) for m in module.modules()
+        )
 
     def batches(self, X, y, batch_size: int | None = None) -> Iterator[tuple]:
         """Yield (X, y) batches on the net's device, in row order.
@@ -86,17 +104,23 @@ class FunctionalNet:
 
     def raw_outputs(self, theta: Tensor, X: Tensor) -> Tensor:
         """Return the outputs of the module, as the criterion and the user see them."""
-        weights = self._unflatten(theta)
+        return self._raw_outputs(self._unflatten(theta), X)
+
+    def _raw_outputs(self, weights: dict[str, Tensor], X) -> Tensor:
+        placed = {place: weights[name] for place, name in self._places.items()}
 
         def module(*args, **kwargs):
-            return functional_call(self._module, weights, args, kwargs)
+            return functional_call(
+                self._module, placed, args, kwargs, tie_weights=False
+            )
 
         # Through net.infer, which some nets override: skorch's binary classifier
         # drops an axis there.
         self._net.__dict__["module_"] = module
-        # The fused attention kernels cannot be differentiated twice.
-        with sdpa_kernel(SDPBackend.MATH):
-            out = self._net.infer(X)
+        with _differentiable_kernels(self._is_recurrent):
+            # A copy, as a module may work in place on its input, and batches are
+            # passed more than once.
+            out = self._net.infer(copy.deepcopy(X))
         if not isinstance(out, Tensor):
             raise ValueError(
                 "the module must return one tensor for influence to be computed; "
@@ -149,6 +173,114 @@ class FunctionalNet:
         """Training loss of each row, shape (n_rows,), at parameters `theta`."""
         return self.losses(self.outputs(theta, X), y)
 
+    def directional_derivative(self, X: Tensor, direction: Tensor) -> Tensor:
+        """Differentiate `outputs` at `theta` along a direction.
+
+        The first call settles the method for all: the first of `METHODS` that
+        neither fails on these rows nor contradicts the gradients.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_rows, ...)
+        direction : Tensor of shape (n_parameters,)
+
+        Returns
+        -------
+        Tensor of the shape of the outputs
+
+        Raises
+        ------
+        RuntimeError
+            If no method agrees with the gradients; or if the method of the first
+            call fails on these rows, rather than go on with another one.
+        """
+        if self.derivative is None:
+            self.derivative = self._find_method(X)
+        return METHODS[self.derivative](
+            lambda theta: self.outputs(theta, X), self.theta, direction
+        )
+
+    def check_reached(self, X, y, batch_size: int | None = None) -> None:
+        """Warn of trainable parameters that no output depends on.
+
+        Training by gradients leaves them as they are, and they have no part in the
+        influence. Only a missing dependency is seen: not a derivative of zero, nor
+        a detached use beside another.
+
+        Parameters
+        ----------
+        X, y : array-like of shape (n_samples, ...)
+            Rows. As a rule the first batch is enough and the only one run.
+        batch_size : int or None, default=None
+            Rows per pass.
+
+        Raises
+        ------
+        ValueError
+            If the outputs depend on no trainable parameter at all.
+        """
+        names = list(self._shapes)
+        for Xb, _ in self.batches(X, y, batch_size):
+            names = self._unreached_of(names, Xb)
+            if not names:
+                return
+        if len(names) == len(self._shapes):
+            raise ValueError(
+                "the outputs of the net depend on none of its trainable parameters: "
+                "influence is undefined. Look for a `detach` or `no_grad`."
+            )
+        warnings.warn(
+            f"no output depends on the parameters {', '.join(names)}: they have no "
+            "part in the influence. Look for a `detach` or `no_grad`, or set "
+            "requires_grad=False.",
+            stacklevel=3,
+        )
+
+    @torch.enable_grad()
+    def _unreached_of(self, names: list[str], X) -> list[str]:
+        weights = {
+            k: p.detach().requires_grad_()
+            for k, p in self._unflatten(self.theta).items()
+        }
+        out = self._raw_outputs(weights, X)
+        if not out.requires_grad:
+            return names
+        leaves = [weights[k] for k in names]
+        gradients = torch.autograd.grad(out.sum(), leaves, allow_unused=True)
+        return [k for k, g in zip(names, gradients, strict=True) if g is None]
+
+    def _find_method(self, X) -> str:
+        """First method that works on these rows and agrees with the gradients."""
+
+        def outputs(theta):
+            return self.outputs(theta, X)
+
+        agrees = _adjoint_test(outputs, self.theta)
+        failures = []
+        for name, method in METHODS.items():
+            try:
+                agrees(method)
+            except RuntimeError as error:
+                if _is_out_of_memory(error):
+                    raise
+                failures.append(f"{name}: {error}")
+                continue
+            if name == "finite differences":
+                warnings.warn(
+                    "the net is differentiated by finite differences, good to about "
+                    "3 digits in float32, as the exact ways failed "
+                    f"({'; '.join(failures)}). Give its custom autograd functions a "
+                    "`jvp`, or a backward pass that can be differentiated.",
+                    stacklevel=3,
+                )
+            return name
+        raise RuntimeError(
+            "the net cannot be differentiated along a direction "
+            f"({'; '.join(failures)}). Make sure that it is deterministic in "
+            "evaluation mode, that outputs and gradients are finite, and that the "
+            "backward pass of custom functions is the derivative of the forward pass."
+        )
+
     def _link(self, raw: Tensor) -> Tensor:
         if not self._is_nll:
             return raw
@@ -181,6 +313,36 @@ class FunctionalNet:
         }
 
 
+@torch.no_grad()
+def _tame_embeddings(module: torch.nn.Module) -> None:
+    """Do now what embeddings would do to theta in place, or to its gradient."""
+    for layer in module.modules():
+        if not isinstance(layer, torch.nn.Embedding | torch.nn.EmbeddingBag):
+            continue
+        layer.sparse = False
+        if layer.max_norm is not None:
+            rows = torch.arange(len(layer.weight), device=layer.weight.device)
+            torch.embedding_renorm_(layer.weight, rows, layer.max_norm, layer.norm_type)
+            layer.max_norm = None
+
+
+def _places(module: torch.nn.Module, trainable: dict[str, Tensor]) -> dict[str, str]:
+    """Map each place of a trainable parameter to its name: tied ones have several.
+
+    functional_call could tie them itself, but in torch 2.14 it forgets the tie once
+    a layer that has two names has been called.
+    """
+    names = {id(p): k for k, p in module.named_parameters() if k in trainable}
+    return {
+        f"{path}.{attribute}" if path else attribute: names[id(p)]
+        for path, layer in module.named_modules()
+        for attribute, p in layer.named_parameters(
+            recurse=False, remove_duplicate=False
+        )
+        if id(p) in names
+    }
+
+
 def _per_row(criterion) -> tuple[str, torch.nn.Module]:
     """Reduction of a criterion, and a copy of it that does not reduce."""
     reduction = getattr(criterion, "reduction", None)
@@ -209,14 +371,135 @@ def _plain(criterion) -> torch.nn.Module:
     return criterion
 
 
-def directional_derivative(function, point: Tensor, direction: Tensor) -> Tensor:
-    """Differentiate `function` at `point` along `direction`.
+def pullback(function, point: Tensor) -> tuple[Tensor, Callable]:
+    """Return ``function(point)`` and u -> J^T u, whose graph is kept.
 
-    Forward mode, or reverse over reverse where a layer has no forward mode.
+    By plain autograd, as torch.func takes neither custom functions of the older
+    style nor checkpointing.
     """
+    with torch.enable_grad():
+        leaf = point.detach().requires_grad_()
+        value = function(leaf)
+
+    def transpose(u: Tensor, create_graph: bool = False) -> Tensor:
+        if not value.requires_grad:
+            return torch.zeros_like(point)
+        (result,) = torch.autograd.grad(
+            value,
+            leaf,
+            u,
+            retain_graph=True,
+            create_graph=create_graph,
+            materialize_grads=True,
+        )
+        return result
+
+    return value.detach(), transpose
+
+
+@torch.no_grad()
+def _forward_mode(function, point: Tensor, direction: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        value = function(forward_ad.make_dual(point, direction))
+        tangent = forward_ad.unpack_dual(value).tangent
+    return torch.zeros_like(value) if tangent is None else tangent
+
+
+def _reverse_over_reverse(function, point: Tensor, direction: Tensor) -> Tensor:
+    """J^T u is linear in u, and its transpose J."""
+    value, transpose = pullback(function, point)
+    u = torch.zeros_like(value, requires_grad=True)
+    pulled = transpose(u, create_graph=True)
+    if not pulled.requires_grad:
+        return torch.zeros_like(value)
+    return torch.autograd.grad(pulled, u, direction, materialize_grads=True)[0]
+
+
+@torch.no_grad()
+def _finite_differences(function, point: Tensor, direction: Tensor) -> Tensor:
+    """Central differences, good to about 3 digits in float32 and 6 in float64.
+
+    With a relative change t of the values, rounding costs eps / t, and the kinks of
+    ReLU and max-pooling cost t, unlike the t^2 of smooth functions: t = sqrt(eps)
+    balances the two. The step is sought that changes the values by so much, among
+    those that change the parameters by no more than t and not so little that they
+    are rounded themselves.
+    """
+    if not direction.any():
+        return torch.zeros_like(function(point))
+    change = torch.finfo(point.dtype).eps ** 0.5
+    largest = step = change * (float(point.norm()) or 1.0) / float(direction.norm())
+    for _ in range(4):
+        used = step
+        up = function(point + used * direction)
+        down = function(point - used * direction)
+        found = float((up - down).norm() / (up + down).norm())
+        better = min(used * change / found, largest) if found > 0 else largest
+        better = max(better, change**0.5 * largest)
+        if used / 2 <= better <= 2 * used:
+            break
+        step = better
+    return (up - down) / (2 * used)
+
+
+METHODS: dict[str, Callable[[Callable, Tensor, Tensor], Tensor]] = {
+    "forward mode": _forward_mode,
+    "reverse over reverse": _reverse_over_reverse,
+    "finite differences": _finite_differences,
+}
+"""Ways to take J v, the best first: the last works for any net."""
+
+
+def _adjoint_test(function, point: Tensor) -> Callable:
+    """Return a test that raises unless <u, J v> = <J^T u, v>.
+
+    J^T u is what training goes by. Forward mode differs from it where a layer
+    computes under ``no_grad``, which only gradients obey. u and v are random, but v
+    is a gradient for finite differences, which are poor along other directions,
+    where next to nothing happens between the kinks.
+    """
+    value, transpose = pullback(function, point)
+    rng = torch.Generator().manual_seed(0)
+    us = torch.randn(3, *value.shape, generator=rng).to(value)
+    random = torch.randn(point.shape, generator=rng).to(point)
+
+    def test(method) -> None:
+        v = transpose(us.sum(0)) if method is _finite_differences else random
+        products = (us * method(function, point, v)).flatten(1).sum(1)
+        expected = torch.stack([transpose(u) @ v for u in us])
+        difference = float((products - expected).norm())
+        allowed = TOLERANCE * float(expected.norm())
+        if not difference <= allowed:
+            raise RuntimeError(
+                f"contradicts the gradients, by {difference:.2g} where "
+                f"{allowed:.2g} would pass"
+            )
+
+    return test
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU and on MPS torch has no class of its own for it.
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
+
+
+@contextmanager
+def _differentiable_kernels(is_recurrent: bool) -> Iterator[None]:
+    """Keep torch from fused kernels that lack a derivative.
+
+    Attention: the fast path of evaluation mode has no forward mode, and the fused
+    kernels no second derivative. cuDNN's recurrent layers have no derivative at all
+    in evaluation mode.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    cudnn = torch.backends.cudnn.enabled
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.cudnn.enabled = cudnn and not is_recurrent
     try:
-        return jvp(function, (point,), (direction,))[1]
-    except (NotImplementedError, RuntimeError):
-        value, pullback = vjp(function, point)[:2]
-        forward = vjp(lambda u: pullback(u)[0], torch.zeros_like(value))[1]
-        return forward(direction)[0]
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.backends.cudnn.enabled = cudnn

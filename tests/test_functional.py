@@ -10,7 +10,8 @@ from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 from torch.nn import functional as F
 
-from sk_datadrop._functional import FunctionalNet, directional_derivative
+from sk_datadrop._functional import METHODS, FunctionalNet
+from sk_datadrop.nets import DnCNN, SmallCNN
 
 
 def fitted(net_class, criterion, **parameters):
@@ -105,11 +106,9 @@ def test_the_net_is_left_as_found(batch):
     assert "iterator_valid__batch_size" not in vars(net)
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(4, 3), nn.LSTM(4, 3)])
-def test_directional_derivative_against_the_jacobian(layer):
-    layer = layer.double()
-    parameters = dict(layer.named_parameters())
-    X = torch.randn(2, 5, 4, dtype=torch.float64)
+def flat_function(module, X):
+    """Outputs of a module as a function of one vector, and its parameters as one."""
+    parameters = dict(module.named_parameters())
 
     def outputs(theta):
         pieces = theta.split([p.numel() for p in parameters.values()])
@@ -117,13 +116,183 @@ def test_directional_derivative_against_the_jacobian(layer):
             k: t.view_as(p)
             for (k, p), t in zip(parameters.items(), pieces, strict=True)
         }
-        out = torch.func.functional_call(layer, weights, (X,))
+        out = torch.func.functional_call(module, weights, (X,))
         return (out if isinstance(out, torch.Tensor) else out[0]).reshape(-1)
 
     theta = torch.cat([p.detach().reshape(-1) for p in parameters.values()])
+    return outputs, theta
+
+
+@pytest.mark.parametrize(
+    ("method", "rtol"), list(zip(METHODS, [1e-10, 1e-10, 1e-6], strict=True))
+)
+@pytest.mark.parametrize("layer", [nn.Linear(4, 3), nn.LSTM(4, 3)])
+def test_methods_against_the_jacobian(layer, method, rtol):
+    outputs, theta = flat_function(
+        layer.double(), torch.randn(2, 5, 4, dtype=torch.float64)
+    )
     v = torch.randn_like(theta)
-    jacobian = torch.autograd.functional.jacobian(outputs, theta)
-    torch.testing.assert_close(directional_derivative(outputs, theta, v), jacobian @ v)
+    expected = torch.autograd.functional.jacobian(outputs, theta) @ v
+    found = METHODS[method](outputs, theta, v)
+    assert (found - expected).norm() <= rtol * expected.norm()
+    assert not METHODS[method](outputs, theta, torch.zeros_like(v)).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_on_a_constant(method):
+    point = torch.randn(3)
+    found = METHODS[method](lambda theta: torch.ones(2), point, torch.ones(3))
+    assert torch.equal(found, torch.zeros(2))
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 0.01), ("float64", 1e-5)])
+@pytest.mark.parametrize("make", [MLP, SmallCNN, DnCNN])
+def test_finite_differences_along_gradients(make, dtype, rtol, scale):
+    """Of kinks too, whatever the length of the direction."""
+    torch.manual_seed(0)
+    dtype = getattr(torch, dtype)
+    X = torch.randn(16, 4) if make is MLP else torch.randn(16, 1, 12, 12)
+    module = make()
+    module(X)
+    outputs, theta = flat_function(module.to(dtype), X.to(dtype))
+    leaf = theta.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(outputs(leaf).square().sum(), leaf)
+    exact = METHODS["forward mode"](outputs, theta, scale * gradient)
+    found = METHODS["finite differences"](outputs, theta, scale * gradient)
+    assert (found - exact).norm() <= rtol * exact.norm()
+    assert torch.corrcoef(torch.stack([found, exact]))[0, 1] > 0.9999
+
+
+def test_finite_differences_of_outputs_that_are_zero():
+    layer = nn.Linear(4, 3)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    outputs, theta = flat_function(layer, torch.randn(2, 4))
+    v = torch.randn_like(theta)
+    torch.testing.assert_close(
+        METHODS["finite differences"](outputs, theta, v),
+        METHODS["forward mode"](outputs, theta, v),
+    )
+
+
+def failing(error):
+    def method(function, point, direction):
+        raise error
+
+    return method
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_is_no_reason_to_fall_back(error, method, batch, monkeypatch):
+    functional = FunctionalNet(fitted(NeuralNetClassifier, nn.CrossEntropyLoss))
+    for name in METHODS:
+        monkeypatch.setitem(METHODS, name, failing(NotImplementedError("no formula")))
+    monkeypatch.setitem(METHODS, method, failing(error))
+    with pytest.raises(RuntimeError, match="memory"):
+        functional.directional_derivative(batch[0], functional.theta)
+    assert functional.derivative is None
+
+
+def test_the_method_is_settled_once(batch, monkeypatch):
+    functional = FunctionalNet(fitted(NeuralNetClassifier, nn.CrossEntropyLoss))
+    tried = []
+
+    def forward_mode(*args):
+        tried.append(args)
+        raise NotImplementedError("no formula")
+
+    monkeypatch.setitem(METHODS, "forward mode", forward_mode)
+    for _ in range(3):
+        functional.directional_derivative(batch[0], functional.theta)
+    assert functional.derivative == "reverse over reverse"
+    assert len(tried) == 1
+
+
+def test_a_later_failure_does_not_change_the_method(batch, monkeypatch):
+    functional = FunctionalNet(fitted(NeuralNetClassifier, nn.CrossEntropyLoss))
+    functional.directional_derivative(batch[0], functional.theta)
+    monkeypatch.setitem(METHODS, "forward mode", failing(RuntimeError("this batch")))
+    with pytest.raises(RuntimeError, match="this batch"):
+        functional.directional_derivative(batch[0], functional.theta)
+    assert functional.derivative == "forward mode"
+
+
+class AlwaysDrops(MLP):
+    def forward(self, X):
+        return super().forward(F.dropout(X, 0.5))
+
+
+def test_random_outputs_are_refused(batch):
+    net = NeuralNetClassifier(AlwaysDrops, criterion=nn.CrossEntropyLoss)
+    functional = FunctionalNet(net.initialize())
+    with pytest.raises(RuntimeError, match="deterministic in evaluation mode"):
+        functional.directional_derivative(batch[0].float(), functional.theta)
+
+
+class Detaches(MLP):
+    """The first layer is out of reach, and on demand the second."""
+
+    def __init__(self, everything=False, rare=False):
+        super().__init__()
+        self.everything, self.rare = everything, rare
+
+    def forward(self, X):
+        first = torch.tanh(self.first(X))
+        if not (self.rare and X[0, 0] > 0):
+            first = first.detach()
+        out = self.second(first)
+        return out.detach() if self.everything else out
+
+
+def detaching(**options):
+    net = NeuralNetClassifier(Detaches, criterion=nn.CrossEntropyLoss, **options)
+    return FunctionalNet(net.initialize())
+
+
+ROWS = np.array([[-1.0] * 4, [-1.0] * 4, [1.0] * 4], np.float32), np.array([0, 1, 2])
+
+
+def test_parameters_out_of_reach_are_named():
+    with pytest.warns(UserWarning, match=r"parameters first.weight, first.bias: they"):
+        detaching().check_reached(*ROWS)
+
+
+def test_parameters_that_one_batch_reaches_are_no_matter():
+    detaching(module__rare=True).check_reached(*ROWS, batch_size=2)
+
+
+def test_outputs_that_no_parameter_reaches_are_refused():
+    with pytest.raises(ValueError, match="depend on none of its trainable"):
+        detaching(module__everything=True).check_reached(*ROWS)
+
+
+class ReportsCuDNN(MLP):
+    def __init__(self):
+        super().__init__()
+        self.recurrent = nn.GRU(1, 1)
+
+    def forward(self, X):
+        return super().forward(X) + float(torch.backends.cudnn.enabled)
+
+
+def test_cudnn_is_off_for_recurrent_layers_and_on_again(batch):
+    """It has no derivative of them in evaluation mode."""
+    net = NeuralNetClassifier(ReportsCuDNN, criterion=nn.CrossEntropyLoss).initialize()
+    before = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
+    functional = FunctionalNet(net)
+    X = batch[0].float()
+    expected = net.module_(X) - float(before[0])
+    torch.testing.assert_close(functional.raw_outputs(functional.theta, X), expected)
+    after = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
+    assert after == before
 
 
 def test_likelihoods_ignore_class_weights_and_smoothing(batch):
@@ -144,30 +313,6 @@ def test_likelihoods_ignore_class_weights_and_smoothing(batch):
     )
     torch.testing.assert_close(functional.losses_from_raw(raw, y), weighted)
     assert torch.equal(net.criterion_.weight, weights)
-
-
-def test_attention_can_be_differentiated_twice():
-    net = NeuralNetClassifier(
-        nn.TransformerEncoderLayer,
-        criterion=nn.MSELoss,
-        module__d_model=4,
-        module__nhead=2,
-        module__dim_feedforward=8,
-        module__batch_first=True,
-    ).initialize()
-    functional = FunctionalNet(net)
-    X = torch.randn(3, 5, 4)
-    v = torch.randn_like(functional.theta)
-
-    def losses(theta):
-        return functional.row_losses(theta, X, torch.zeros_like(X))
-
-    step = 1e-3
-    along = directional_derivative(losses, functional.theta, v)
-    difference = losses(functional.theta + step * v) - losses(
-        functional.theta - step * v
-    )
-    torch.testing.assert_close(along, difference / (2 * step), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.filterwarnings("ignore:You set iterator_valid__shuffle=True")
