@@ -225,6 +225,18 @@ def test_a_later_failure_does_not_change_the_method(batch, monkeypatch):
     assert functional.derivative == "forward mode"
 
 
+def test_derivatives_lost_in_rounding_are_no_contradiction(batch):
+    """Of a net sure of every row."""
+    net = NeuralNetClassifier(
+        MLP, criterion=nn.NLLLoss, module__activation=nn.Softmax(-1)
+    ).initialize()
+    with torch.no_grad():
+        net.module_.second.bias[0] = 40
+    functional = FunctionalNet(net)
+    functional.directional_derivative(batch[0].float(), functional.theta)
+    assert functional.derivative == "forward mode"
+
+
 class AlwaysDrops(MLP):
     def forward(self, X):
         return super().forward(F.dropout(X, 0.5))

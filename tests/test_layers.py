@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from sk_datadrop import GaussNewton
+from sk_datadrop import GaussNewton, Lanczos
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._influence import _scores
+from sk_datadrop._influence import _scores, influence
 from sk_datadrop.nets import DnCNN, SmallCNN
 
 models = pytest.importorskip("torchvision.models")
@@ -373,9 +373,18 @@ def run(request):
         else nullcontext()
     ):
         scores = _scores(functional, X, y, v[:, None], None)[0]
-    product = _product(functional, X, y, 3)(v)
-    one_by_one = _scores(functional, X, y, v[:, None], 1)[0]
-    return SimpleNamespace(**locals())
+    return SimpleNamespace(
+        case=case,
+        net=net,
+        before=before,
+        functional=functional,
+        X=X,
+        y=y,
+        v=v,
+        scores=scores,
+        one_by_one=_scores(functional, X, y, v[:, None], 1)[0],
+        product=_product(functional, X, y, 3)(v),
+    )
 
 
 def _product(functional, X, y, batch_size):
@@ -385,11 +394,9 @@ def _product(functional, X, y, batch_size):
 
 
 def reference(run):
-    """Module in evaluation mode, its trainable parameters and v in their shapes."""
+    """Module in evaluation mode and its trainable parameters."""
     module = copy.deepcopy(run.net.module_).eval()
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    directions = run.v.split([p.numel() for p in parameters])
-    return module, parameters, directions
+    return module, [p for p in module.parameters() if p.requires_grad]
 
 
 def flat_gradient(value, parameters):
@@ -408,7 +415,7 @@ def assert_close(found, expected, rtol):
 
 
 def test_row_scores_against_a_backward_pass_per_row(run):
-    module, parameters, _ = reference(run)
+    module, parameters = reference(run)
     expected = [
         flat_gradient(loss(module(x[None].clone()), y[None]), parameters) @ run.v
         for x, y in zip(run.X, run.y, strict=True)
@@ -417,7 +424,7 @@ def test_row_scores_against_a_backward_pass_per_row(run):
 
 
 def test_gauss_newton_product_against_jacobians_per_row(run):
-    module, parameters, _ = reference(run)
+    module, parameters = reference(run)
     expected = torch.zeros_like(run.v)
     for x in run.X:
         z = module(x[None].clone())
@@ -444,3 +451,63 @@ def test_the_net_is_left_as_found(run):
 
 def test_every_parameter_is_reached(run):
     run.functional.check_reached(run.X, run.y)
+
+
+def score(function, **options):
+    """Influence of 60 rows on themselves, of a net around a custom function."""
+    generator = torch.Generator().manual_seed(0)
+    X, y = (torch.randn(60, n, generator=generator) for n in (4, 2))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = NeuralNet(Custom, nn.MSELoss, module__function=function).initialize()
+    return influence(
+        FunctionalNet(net),
+        (X, y),
+        (X[:20], y[:20]),
+        objective="loss",
+        is_likelihood=False,
+        curvature=GaussNewton(),
+        solver=Lanczos(),
+        n_groups=1,
+        random_state=np.random.default_rng(0),
+    )
+
+
+def test_influence_reports_the_derivative_and_does_not_depend_on_it():
+    with pytest.warns(UserWarning, match="good to about 3 digits in float32"):
+        differences = score(SineOnce)
+    reverse, forward = score(Sine), score(SineWithJVP)
+    found = [result.derivative for result in (forward, reverse, differences)]
+    assert found == [FORWARD, REVERSE, DIFFERENCES]
+    assert_close(reverse.train, forward.train, 1e-4)
+    assert_close(differences.train, forward.train, 1e-2)
+    assert np.corrcoef(differences.train[0], forward.train[0])[0, 1] > 0.9999
+
+
+class Straight(Sine):
+    """A backward pass that is not the derivative, differentiable once only."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return gradient
+
+
+def test_differences_that_contradict_the_gradients_are_refused():
+    with pytest.raises(RuntimeError, match="finite differences: contradicts"):
+        score(Straight)
+
+
+class Ignores(Sine):
+    @staticmethod
+    def forward(ctx, X):
+        return torch.zeros_like(X)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+def test_influence_names_the_parameters_out_of_reach():
+    with pytest.warns(UserWarning, match=r"before.weight, before.bias"):
+        score(Ignores)
