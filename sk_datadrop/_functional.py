@@ -315,11 +315,11 @@ class FunctionalNet:
 
 @torch.no_grad()
 def _tame_embeddings(module: torch.nn.Module) -> None:
-    """Do now what embeddings would do to theta in place, or to its gradient."""
+    """Keep embeddings from writing to theta and from scaling its gradient by batch."""
     for layer in module.modules():
         if not isinstance(layer, torch.nn.Embedding | torch.nn.EmbeddingBag):
             continue
-        layer.sparse = False
+        layer.sparse = layer.scale_grad_by_freq = False
         if layer.max_norm is not None:
             rows = torch.arange(len(layer.weight), device=layer.weight.device)
             torch.embedding_renorm_(layer.weight, rows, layer.max_norm, layer.norm_type)

@@ -237,6 +237,26 @@ def test_derivatives_lost_in_rounding_are_no_contradiction(batch):
     assert functional.derivative == "forward mode"
 
 
+def test_gradients_of_embeddings_are_not_scaled_by_batch():
+    net = NeuralNetClassifier(
+        nn.Embedding,
+        criterion=nn.CrossEntropyLoss,
+        module__num_embeddings=5,
+        module__embedding_dim=3,
+        module__scale_grad_by_freq=True,
+    ).initialize()
+    functional = FunctionalNet(net)
+    theta = functional.theta.clone().requires_grad_()
+    X, y = torch.tensor([2, 2, 4]), torch.tensor([0, 1, 2])
+    losses = functional.row_losses(theta, X, y)
+    together = torch.autograd.grad(losses.sum(), theta, retain_graph=True)[0]
+    apart = [torch.autograd.grad(a, theta, retain_graph=True)[0] for a in losses]
+    alone = torch.autograd.grad(functional.row_losses(theta, X[:1], y[:1]), theta)[0]
+    torch.testing.assert_close(together, sum(apart))
+    torch.testing.assert_close(apart[0], alone)
+    assert net.module_.scale_grad_by_freq
+
+
 class AlwaysDrops(MLP):
     def forward(self, X):
         return super().forward(F.dropout(X, 0.5))
