@@ -15,7 +15,8 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 from torch.func import grad, vjp
 
-from sk_datadrop._functional import FunctionalNet, directional_derivative
+from sk_datadrop._derivatives import pullback
+from sk_datadrop._functional import FunctionalNet
 
 
 @dataclass(frozen=True)
@@ -190,16 +191,14 @@ class GaussNewton(Curvature):
         def total_loss(z):
             return net.losses(z, y).sum()
 
-        z, jacobian_transpose = vjp(outputs, net.theta)[:2]
+        z, jacobian_transpose = pullback(outputs, net.theta)
         # The output Hessian is symmetric, so its vector-Jacobian product serves;
         # forward mode over grad(mse_loss) raises in torch 2.14.
-        hessian = vjp(grad(total_loss), z.detach())[1]
+        hessian = vjp(grad(total_loss), z)[1]
 
         def product(v: Tensor) -> Tensor:
-            Jv = directional_derivative(outputs, net.theta, v)
-            (HJv,) = hessian(Jv, retain_graph=True)
-            (result,) = jacobian_transpose(HJv, retain_graph=True)
-            return result.detach()
+            (HJv,) = hessian(net.jvp(X, v)[1], retain_graph=True)
+            return jacobian_transpose(HJv)
 
         return product
 
@@ -260,6 +259,8 @@ class Hessian(Curvature):
         def total_loss(theta):
             return net.row_losses(theta, X, y).sum()
 
+        def gradient(theta):
+            return torch.autograd.grad(total_loss(theta), theta, create_graph=True)[0]
+
         # Symmetric, so its vector-Jacobian product serves.
-        hessian = vjp(grad(total_loss), net.theta)[1]
-        return lambda v: hessian(v, retain_graph=True)[0].detach()
+        return pullback(gradient, net.theta)[1]

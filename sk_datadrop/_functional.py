@@ -5,14 +5,18 @@ evaluation mode, so the caller's net keeps its flags, buffers and gradients.
 """
 
 import copy
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from skorch import NeuralNetClassifier
 from skorch.utils import to_tensor
 from torch import Tensor
-from torch.func import functional_call, jvp, vjp
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sk_datadrop._derivatives import METHODS, find_method
 
 
 class FunctionalNet:
@@ -31,6 +35,9 @@ class FunctionalNet:
     theta : Tensor of shape (n_parameters,)
         The trainable parameters, one after the other. Frozen parameters
         (``requires_grad=False``) are constants.
+    derivative : str or None
+        How `jvp` goes about it: a key of `METHODS`, or None
+        before its first call.
 
     Raises
     ------
@@ -43,6 +50,7 @@ class FunctionalNet:
         module = copy.deepcopy(net.module_)
         if state_dict is not None:
             module.load_state_dict(state_dict)
+        _tame_embeddings(module)
         self._module = module.eval()
         self._reduction, criterion = _per_row(net.criterion_)
         self._plain_criterion = _plain(criterion)
@@ -65,6 +73,11 @@ class FunctionalNet:
             )
         self._shapes = {k: p.shape for k, p in trainable.items()}
         self.theta = torch.cat([p.reshape(-1) for p in trainable.values()])
+        self._places = _places(module, trainable)
+        self.derivative: str | None = None
+        self._is_recurrent = any(
+            isinstance(m, torch.nn.RNNBase) for m in module.modules()
+        )
 
     def batches(self, X, y, batch_size: int | None = None) -> Iterator[tuple]:
         """Yield (X, y) batches on the net's device, in row order.
@@ -104,17 +117,23 @@ class FunctionalNet:
 
     def raw_outputs(self, theta: Tensor, X: Tensor) -> Tensor:
         """Return the outputs of the module, as the criterion and the user see them."""
-        weights = self._unflatten(theta)
+        return self._raw_outputs(self._unflatten(theta), X)
+
+    def _raw_outputs(self, weights: dict[str, Tensor], X) -> Tensor:
+        placed = {place: weights[name] for place, name in self._places.items()}
 
         def module(*args, **kwargs):
-            return functional_call(self._module, weights, args, kwargs)
+            return functional_call(
+                self._module, placed, args, kwargs, tie_weights=False
+            )
 
         # Through net.infer, which some nets override: skorch's binary classifier
         # drops an axis there.
         self._net.__dict__["module_"] = module
-        # The fused attention kernels cannot be differentiated twice.
-        with sdpa_kernel(SDPBackend.MATH):
-            out = self._net.infer(X)
+        with _differentiable_kernels(self._is_recurrent):
+            # A copy, as a module may work in place on its input, and batches are
+            # passed more than once.
+            out = self._net.infer(copy.deepcopy(X))
         if not isinstance(out, Tensor):
             raise ValueError(
                 "the module must return one tensor for influence to be computed; "
@@ -184,6 +203,84 @@ class FunctionalNet:
         loss = self._training_net.get_loss(raw, y, X=X, training=True)
         return loss + (extra.sum() if self._reduction == "sum" else extra.mean())
 
+    def jvp(self, X: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs at `theta`, and their derivative along a direction.
+
+        The first call settles the method for all: the first of `METHODS` that
+        neither fails on these rows nor contradicts the gradients.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_rows, ...)
+        direction : Tensor of shape (n_parameters,)
+
+        Returns
+        -------
+        outputs, derivative : Tensor, both of the shape of `outputs`
+
+        Raises
+        ------
+        RuntimeError
+            If no method agrees with the gradients; or if the method of the first
+            call fails on these rows, rather than go on with another one.
+        """
+
+        def outputs(theta):
+            return self.outputs(theta, X)
+
+        if self.derivative is None:
+            self.derivative = find_method(outputs, self.theta)
+        return METHODS[self.derivative](outputs, self.theta, direction)
+
+    def check_reached(self, X, y, batch_size: int | None = None) -> None:
+        """Warn of trainable parameters that no output depends on.
+
+        Training by gradients leaves them as they are, and they have no part in the
+        influence. Only a missing dependency is seen: not a derivative of zero, nor
+        a detached use beside another.
+
+        Parameters
+        ----------
+        X, y : array-like of shape (n_samples, ...)
+            Rows. As a rule the first batch is enough and the only one run.
+        batch_size : int or None, default=None
+            Rows per pass.
+
+        Raises
+        ------
+        ValueError
+            If the outputs depend on no trainable parameter at all.
+        """
+        names = list(self._shapes)
+        for Xb, _ in self.batches(X, y, batch_size):
+            names = self._unreached_of(names, Xb)
+            if not names:
+                return
+        if len(names) == len(self._shapes):
+            raise ValueError(
+                "the outputs of the net depend on none of its trainable parameters: "
+                "influence is undefined. Look for a `detach` or `no_grad`."
+            )
+        warnings.warn(
+            f"no output depends on the parameters {', '.join(names)}: they have no "
+            "part in the influence. Look for a `detach` or `no_grad`, or set "
+            "requires_grad=False.",
+            stacklevel=3,
+        )
+
+    @torch.enable_grad()
+    def _unreached_of(self, names: list[str], X) -> list[str]:
+        weights = {
+            k: p.detach().requires_grad_()
+            for k, p in self._unflatten(self.theta).items()
+        }
+        out = self._raw_outputs(weights, X)
+        if not out.requires_grad:
+            return names
+        leaves = [weights[k] for k in names]
+        gradients = torch.autograd.grad(out.sum(), leaves, allow_unused=True)
+        return [k for k, g in zip(names, gradients, strict=True) if g is None]
+
     def _link(self, raw: Tensor) -> Tensor:
         if not self._is_nll:
             return raw
@@ -216,6 +313,36 @@ class FunctionalNet:
         }
 
 
+@torch.no_grad()
+def _tame_embeddings(module: torch.nn.Module) -> None:
+    """Keep embeddings from writing to theta and from scaling its gradient by batch."""
+    for layer in module.modules():
+        if not isinstance(layer, torch.nn.Embedding | torch.nn.EmbeddingBag):
+            continue
+        layer.sparse = layer.scale_grad_by_freq = False
+        if layer.max_norm is not None:
+            rows = torch.arange(len(layer.weight), device=layer.weight.device)
+            torch.embedding_renorm_(layer.weight, rows, layer.max_norm, layer.norm_type)
+            layer.max_norm = None
+
+
+def _places(module: torch.nn.Module, trainable: dict[str, Tensor]) -> dict[str, str]:
+    """Map each place of a trainable parameter to its name: tied ones have several.
+
+    functional_call could tie them itself, but in torch 2.14 it forgets the tie once
+    a layer that has two names has been called.
+    """
+    names = {id(p): k for k, p in module.named_parameters() if k in trainable}
+    return {
+        f"{path}.{attribute}" if path else attribute: names[id(p)]
+        for path, layer in module.named_modules()
+        for attribute, p in layer.named_parameters(
+            recurse=False, remove_duplicate=False
+        )
+        if id(p) in names
+    }
+
+
 def _per_row(criterion) -> tuple[str, torch.nn.Module]:
     """Reduction of a criterion, and a copy of it that does not reduce."""
     reduction = getattr(criterion, "reduction", None)
@@ -244,14 +371,21 @@ def _plain(criterion) -> torch.nn.Module:
     return criterion
 
 
-def directional_derivative(function, point: Tensor, direction: Tensor) -> Tensor:
-    """Differentiate `function` at `point` along `direction`.
+@contextmanager
+def _differentiable_kernels(is_recurrent: bool) -> Iterator[None]:
+    """Keep torch from fused kernels that lack a derivative.
 
-    Forward mode, or reverse over reverse where a layer has no forward mode.
+    Attention: the fast path of evaluation mode has no forward mode, and the fused
+    kernels no second derivative. cuDNN's recurrent layers have no derivative at all
+    in evaluation mode.
     """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    cudnn = torch.backends.cudnn.enabled
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.cudnn.enabled = cudnn and not is_recurrent
     try:
-        return jvp(function, (point,), (direction,))[1]
-    except (NotImplementedError, RuntimeError):
-        value, pullback = vjp(function, point)[:2]
-        forward = vjp(lambda u: pullback(u)[0], torch.zeros_like(value))[1]
-        return forward(direction)[0]
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.backends.cudnn.enabled = cudnn

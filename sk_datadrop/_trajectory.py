@@ -321,7 +321,7 @@ def trajectory_influences(
         on_step=on_product,
     )
     never = np.full((n_groups, len(held_out[0])), np.nan)
-    return [(checkpoints[-1].epoch, Influence(scores, never, None))]
+    return [(checkpoints[-1].epoch, Influence(scores, never, None, None))]
 
 
 def trajectory_scores(

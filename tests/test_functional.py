@@ -10,7 +10,8 @@ from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 from torch.nn import functional as F
 
-from sk_datadrop._functional import FunctionalNet, directional_derivative
+from sk_datadrop._derivatives import METHODS
+from sk_datadrop._functional import FunctionalNet
 
 
 def fitted(net_class, criterion, **parameters):
@@ -105,25 +106,155 @@ def test_the_net_is_left_as_found(batch):
     assert "iterator_valid__batch_size" not in vars(net)
 
 
-@pytest.mark.parametrize("layer", [nn.Linear(4, 3), nn.LSTM(4, 3)])
-def test_directional_derivative_against_the_jacobian(layer):
-    layer = layer.double()
-    parameters = dict(layer.named_parameters())
-    X = torch.randn(2, 5, 4, dtype=torch.float64)
+def failing(error):
+    def method(function, point, direction):
+        raise error
 
-    def outputs(theta):
-        pieces = theta.split([p.numel() for p in parameters.values()])
-        weights = {
-            k: t.view_as(p)
-            for (k, p), t in zip(parameters.items(), pieces, strict=True)
-        }
-        out = torch.func.functional_call(layer, weights, (X,))
-        return (out if isinstance(out, torch.Tensor) else out[0]).reshape(-1)
+    return method
 
-    theta = torch.cat([p.detach().reshape(-1) for p in parameters.values()])
-    v = torch.randn_like(theta)
-    jacobian = torch.autograd.functional.jacobian(outputs, theta)
-    torch.testing.assert_close(directional_derivative(outputs, theta, v), jacobian @ v)
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_is_no_reason_to_fall_back(error, method, batch, monkeypatch):
+    functional = FunctionalNet(fitted(NeuralNetClassifier, nn.CrossEntropyLoss))
+    for name in METHODS:
+        monkeypatch.setitem(METHODS, name, failing(NotImplementedError("no formula")))
+    monkeypatch.setitem(METHODS, method, failing(error))
+    with pytest.raises(RuntimeError, match="memory"):
+        functional.jvp(batch[0], functional.theta)
+    assert functional.derivative is None
+
+
+def test_the_method_is_settled_once(batch, monkeypatch):
+    functional = FunctionalNet(fitted(NeuralNetClassifier, nn.CrossEntropyLoss))
+    tried = []
+
+    def forward_mode(*args):
+        tried.append(args)
+        raise NotImplementedError("no formula")
+
+    monkeypatch.setitem(METHODS, "forward mode", forward_mode)
+    for _ in range(3):
+        functional.jvp(batch[0], functional.theta)
+    assert functional.derivative == "reverse over reverse"
+    assert len(tried) == 1
+
+
+def test_a_later_failure_does_not_change_the_method(batch, monkeypatch):
+    functional = FunctionalNet(fitted(NeuralNetClassifier, nn.CrossEntropyLoss))
+    functional.jvp(batch[0], functional.theta)
+    monkeypatch.setitem(METHODS, "forward mode", failing(RuntimeError("this batch")))
+    with pytest.raises(RuntimeError, match="this batch"):
+        functional.jvp(batch[0], functional.theta)
+    assert functional.derivative == "forward mode"
+
+
+def test_derivatives_lost_in_rounding_are_no_contradiction(batch):
+    """Of a net sure of every row."""
+    net = NeuralNetClassifier(
+        MLP, criterion=nn.NLLLoss, module__activation=nn.Softmax(-1)
+    ).initialize()
+    with torch.no_grad():
+        net.module_.second.bias[0] = 40
+    functional = FunctionalNet(net)
+    functional.jvp(batch[0].float(), functional.theta)
+    assert functional.derivative == "forward mode"
+
+
+def test_gradients_of_embeddings_are_not_scaled_by_batch():
+    net = NeuralNetClassifier(
+        nn.Embedding,
+        criterion=nn.CrossEntropyLoss,
+        module__num_embeddings=5,
+        module__embedding_dim=3,
+        module__scale_grad_by_freq=True,
+    ).initialize()
+    functional = FunctionalNet(net)
+    theta = functional.theta.clone().requires_grad_()
+    X, y = torch.tensor([2, 2, 4]), torch.tensor([0, 1, 2])
+    losses = functional.row_losses(theta, X, y)
+    together = torch.autograd.grad(losses.sum(), theta, retain_graph=True)[0]
+    apart = [torch.autograd.grad(a, theta, retain_graph=True)[0] for a in losses]
+    alone = torch.autograd.grad(functional.row_losses(theta, X[:1], y[:1]), theta)[0]
+    torch.testing.assert_close(together, sum(apart))
+    torch.testing.assert_close(apart[0], alone)
+    assert net.module_.scale_grad_by_freq
+
+
+class AlwaysDrops(MLP):
+    def forward(self, X):
+        return super().forward(F.dropout(X, 0.5))
+
+
+def test_random_outputs_are_refused(batch):
+    net = NeuralNetClassifier(AlwaysDrops, criterion=nn.CrossEntropyLoss)
+    functional = FunctionalNet(net.initialize())
+    with pytest.raises(RuntimeError, match="deterministic in evaluation mode"):
+        functional.jvp(batch[0].float(), functional.theta)
+
+
+class Detaches(MLP):
+    """The first layer is out of reach, and on demand the second."""
+
+    def __init__(self, everything=False, rare=False):
+        super().__init__()
+        self.everything, self.rare = everything, rare
+
+    def forward(self, X):
+        first = torch.tanh(self.first(X))
+        if not (self.rare and X[0, 0] > 0):
+            first = first.detach()
+        out = self.second(first)
+        return out.detach() if self.everything else out
+
+
+def detaching(**options):
+    net = NeuralNetClassifier(Detaches, criterion=nn.CrossEntropyLoss, **options)
+    return FunctionalNet(net.initialize())
+
+
+ROWS = np.array([[-1.0] * 4, [-1.0] * 4, [1.0] * 4], np.float32), np.array([0, 1, 2])
+
+
+def test_parameters_out_of_reach_are_named():
+    with pytest.warns(UserWarning, match=r"parameters first.weight, first.bias: they"):
+        detaching().check_reached(*ROWS)
+
+
+def test_parameters_that_one_batch_reaches_are_no_matter():
+    detaching(module__rare=True).check_reached(*ROWS, batch_size=2)
+
+
+def test_outputs_that_no_parameter_reaches_are_refused():
+    with pytest.raises(ValueError, match="depend on none of its trainable"):
+        detaching(module__everything=True).check_reached(*ROWS)
+
+
+class ReportsCuDNN(MLP):
+    def __init__(self):
+        super().__init__()
+        self.recurrent = nn.GRU(1, 1)
+
+    def forward(self, X):
+        return super().forward(X) + float(torch.backends.cudnn.enabled)
+
+
+def test_cudnn_is_off_for_recurrent_layers_and_on_again(batch):
+    """It has no derivative of them in evaluation mode."""
+    net = NeuralNetClassifier(ReportsCuDNN, criterion=nn.CrossEntropyLoss).initialize()
+    before = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
+    functional = FunctionalNet(net)
+    X = batch[0].float()
+    expected = net.module_(X) - float(before[0])
+    torch.testing.assert_close(functional.raw_outputs(functional.theta, X), expected)
+    after = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
+    assert after == before
 
 
 def test_likelihoods_ignore_class_weights_and_smoothing(batch):
@@ -144,30 +275,6 @@ def test_likelihoods_ignore_class_weights_and_smoothing(batch):
     )
     torch.testing.assert_close(functional.losses_from_raw(raw, y), weighted)
     assert torch.equal(net.criterion_.weight, weights)
-
-
-def test_attention_can_be_differentiated_twice():
-    net = NeuralNetClassifier(
-        nn.TransformerEncoderLayer,
-        criterion=nn.MSELoss,
-        module__d_model=4,
-        module__nhead=2,
-        module__dim_feedforward=8,
-        module__batch_first=True,
-    ).initialize()
-    functional = FunctionalNet(net)
-    X = torch.randn(3, 5, 4)
-    v = torch.randn_like(functional.theta)
-
-    def losses(theta):
-        return functional.row_losses(theta, X, torch.zeros_like(X))
-
-    step = 1e-3
-    along = directional_derivative(losses, functional.theta, v)
-    difference = losses(functional.theta + step * v) - losses(
-        functional.theta - step * v
-    )
-    torch.testing.assert_close(along, difference / (2 * step), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.filterwarnings("ignore:You set iterator_valid__shuffle=True")

@@ -14,6 +14,7 @@ ORDER = [
     "datasets",
     "_splits",
     "_rounds",
+    "_derivatives",
     "_functional",
     "_objectives",
     "_curvature",

@@ -1,0 +1,80 @@
+"""Ways to differentiate along a direction, against Jacobians and each other."""
+
+import pytest
+import torch
+from conftest import MLP
+from torch import nn
+
+from sk_datadrop._derivatives import METHODS
+from sk_datadrop.nets import DnCNN, SmallCNN
+
+
+def flat_function(module, X):
+    """Outputs of a module as a function of one vector, and its parameters as one."""
+    parameters = dict(module.named_parameters())
+
+    def outputs(theta):
+        pieces = theta.split([p.numel() for p in parameters.values()])
+        weights = {
+            k: t.view_as(p)
+            for (k, p), t in zip(parameters.items(), pieces, strict=True)
+        }
+        out = torch.func.functional_call(module, weights, (X,))
+        return (out if isinstance(out, torch.Tensor) else out[0]).reshape(-1)
+
+    theta = torch.cat([p.detach().reshape(-1) for p in parameters.values()])
+    return outputs, theta
+
+
+@pytest.mark.parametrize(
+    ("method", "rtol"), list(zip(METHODS, [1e-10, 1e-10, 1e-6], strict=True))
+)
+@pytest.mark.parametrize("layer", [nn.Linear(4, 3), nn.LSTM(4, 3)])
+def test_methods_against_the_jacobian(layer, method, rtol):
+    outputs, theta = flat_function(
+        layer.double(), torch.randn(2, 5, 4, dtype=torch.float64)
+    )
+    v = torch.randn_like(theta)
+    expected = torch.autograd.functional.jacobian(outputs, theta) @ v
+    value, found = METHODS[method](outputs, theta, v)
+    torch.testing.assert_close(value, outputs(theta))
+    assert (found - expected).norm() <= rtol * expected.norm()
+    assert not METHODS[method](outputs, theta, torch.zeros_like(v))[1].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_on_a_constant(method):
+    point = torch.randn(3)
+    found = METHODS[method](lambda theta: torch.ones(2), point, torch.ones(3))[1]
+    assert torch.equal(found, torch.zeros(2))
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 0.01), ("float64", 1e-5)])
+@pytest.mark.parametrize("make", [MLP, SmallCNN, DnCNN])
+def test_finite_differences_along_gradients(make, dtype, rtol, scale):
+    """Of kinks too, whatever the length of the direction."""
+    torch.manual_seed(0)
+    dtype = getattr(torch, dtype)
+    X = torch.randn(16, 4) if make is MLP else torch.randn(16, 1, 12, 12)
+    module = make()
+    module(X)
+    outputs, theta = flat_function(module.to(dtype), X.to(dtype))
+    leaf = theta.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(outputs(leaf).square().sum(), leaf)
+    exact = METHODS["forward mode"](outputs, theta, scale * gradient)[1]
+    found = METHODS["finite differences"](outputs, theta, scale * gradient)[1]
+    assert (found - exact).norm() <= rtol * exact.norm()
+    assert torch.corrcoef(torch.stack([found, exact]))[0, 1] > 0.9999
+
+
+def test_finite_differences_of_outputs_that_are_zero():
+    layer = nn.Linear(4, 3)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    outputs, theta = flat_function(layer, torch.randn(2, 4))
+    v = torch.randn_like(theta)
+    torch.testing.assert_close(
+        METHODS["finite differences"](outputs, theta, v)[1],
+        METHODS["forward mode"](outputs, theta, v)[1],
+    )
