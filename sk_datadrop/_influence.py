@@ -233,9 +233,8 @@ def _batch_scores(net: FunctionalNet, X, y, directions: Tensor) -> Tensor:
     along = []
     for direction in directions.T:
         outputs, derivative = net.jvp(X, direction)
-        along.append(
-            (_output_gradients(net, outputs, y) * derivative).flatten(1).sum(1)
-        )
+        products = _output_gradients(net, outputs, y) * derivative
+        along.append(products.reshape(len(products), -1).sum(1))
     return torch.stack(along)
 
 
