@@ -306,6 +306,16 @@ class Context:
 
         return self.journal.get("scale", compute)["scale"]
 
+    def damping(self, index: int, epochs: tuple, objective: str) -> float:
+        """Absolute damping that ours arrives at, for those who ask for one."""
+
+        def compute():
+            [result] = ours(self, index, epochs, objective).solver_results
+            return {"damping": result.shift}
+
+        key = f"damping; training {index}; epochs {list(map(int, epochs))}; {objective}"
+        return self.journal.get(key, compute)["damping"]
+
     def score(self, name: str, index: int, epochs: tuple, objective: str) -> dict:
         """Scores of one method at some epochs of one training, and the seconds."""
         method = METHODS[name]
@@ -315,6 +325,8 @@ class Context:
 
         def compute():
             self.training(index)
+            if method.is_peer:
+                self.damping(index, epochs, objective)
             start = perf_counter()
             scores = method.function(self, index, epochs, objective)
             return {"scores": scores.tolist(), "seconds": perf_counter() - start}
@@ -337,7 +349,7 @@ def forward(net, X, y) -> tuple[torch.Tensor, torch.Tensor]:
 # Methods: (context, number of the training, epochs, objective) -> scores.
 
 
-def gauss_newton(context, index, epochs, objective, damping=0.1):
+def ours(context, index, epochs, objective, damping=0.1):
     training = context.training(index)
     return influence_scores(
         training.net,
@@ -347,7 +359,11 @@ def gauss_newton(context, index, epochs, objective, damping=0.1):
         checkpoints=[training.checkpoints[e - 1].state_dict for e in epochs],
         curvature=GaussNewton(damping=damping),
         random_state=index,
-    ).influence
+    )
+
+
+def gauss_newton(*arguments, **options):
+    return ours(*arguments, **options).influence
 
 
 def trajectory(context, index, epochs, objective, smoothing):
@@ -381,26 +397,15 @@ def cleanlab(context, index, epochs, objective):
 
 def peer(function, context, index, epochs, objective):
     """Ask another library, or plain torch."""
-    task, training = context.task, context.training(index)
-    [epoch] = epochs
-    net = net_at(context, index, epochs)
+    task = context.task
     question = _peers.Question(
-        net.module_,
+        net_at(context, index, epochs).module_,
         tuple(map(torch.as_tensor, task.train)),
         tuple(map(torch.as_tensor, task.held_out)),
         task.row_losses,
         _peers.make_row_objectives(objective, task.row_losses, context.scale),
         task.is_classifier,
-        damping=influence_scores(
-            training.net,
-            *task.train,
-            *task.held_out,
-            objective=objective,
-            checkpoints=[training.checkpoints[epoch - 1].state_dict],
-            random_state=index,
-        )
-        .solver_results[0]
-        .shift,
+        damping=context.damping(index, epochs, objective),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(index)
