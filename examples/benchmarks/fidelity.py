@@ -432,6 +432,7 @@ class Method:
 
 METHODS = {
     "Gauss-Newton": Method(gauss_newton),
+    "Gauss-Newton, damping .01": Method(partial(gauss_newton, damping=0.01)),
     "first order": Method(partial(gauss_newton, damping=1e6)),
     **{
         f"trajectory {s:g}": Method(partial(trajectory, smoothing=s), takes_epochs=True)
@@ -491,6 +492,9 @@ LINES = [
     Line(("Gauss-Newton",), FOUR, several=True),
     Line(("Gauss-Newton",), LAST, objective="loss"),
     Line(("Gauss-Newton",), FOUR, several=True, objective="loss"),
+    Line(("Gauss-Newton, damping .01",), LAST),
+    Line(("Gauss-Newton, damping .01",), BEST),
+    Line(("Gauss-Newton, damping .01",), FOUR, several=True),
     Line(("first order",), LAST),
     Line(("first order",), BEST),
     Line(("first order",), FOUR),
@@ -695,11 +699,15 @@ def print_table(title, header, table):
         print(f"{name:64}" + "".join(f"{cell:>20}" for cell in cells))
 
 
+def read_results(path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def save_results(path, results):
     """Add results to a JSON file, taking the place of those of the same name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**known, **results}, indent=1) + "\n")
+    everything = {**read_results(path), **results}
+    path.write_text(json.dumps(everything, indent=1) + "\n")
     print(f"results saved as {path}")
 
 
