@@ -30,7 +30,6 @@ import hashlib
 import itertools
 import json
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -580,10 +579,18 @@ def standard_errors(scores, masks, objectives, n_draws=200) -> list[float]:
     """Of the datamodeling scores, by drawing the subsets anew."""
     rng = np.random.default_rng(0)
     draws = rng.integers(len(masks), size=(n_draws, len(masks)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a draw of one subset only has no ranks
-        values = [datamodeling_scores(scores, masks[d], objectives[d]) for d in draws]
-    return np.nanstd(values, axis=0).tolist()
+    sums = standardised_ranks((masks @ scores)[draws])
+    return [
+        float(np.std(np.mean(sums * standardised_ranks(column[draws]), axis=1)))
+        for column in objectives.T
+    ]
+
+
+def standardised_ranks(values):
+    """Ranks along the rows, with mean 0 and variance 1; 0 where all are equal."""
+    ranks = rankdata(values, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    return ranks / np.maximum(ranks.std(1, keepdims=True), 1e-12)
 
 
 def seed_to_seed(objectives) -> list[float]:
@@ -694,9 +701,9 @@ def print_task(task, result):
 def print_table(title, header, table):
     """Print a table; a line of one remark only is not cut into columns."""
     print(f"\n{title}")
-    print(" " * 64 + "".join(f"{name:>20}" for name in header))
+    print(" " * 64 + "".join(f"{name:>22}" for name in header))
     for name, *cells in table:
-        print(f"{name:64}" + "".join(f"{cell:>20}" for cell in cells))
+        print(f"{name:64}" + "".join(f"{cell:>22}" for cell in cells))
 
 
 def read_results(path) -> dict:

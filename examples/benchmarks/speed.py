@@ -27,6 +27,7 @@ are saved after each method; a run that was killed goes on with the next one. Wi
 
 import argparse
 import ctypes
+import gc
 import multiprocessing
 import re
 import resource
@@ -318,7 +319,9 @@ def _shortened(note):
 
 def _reset_high_water_mark() -> int | None:
     """Start the high-water mark anew, and return what is resident."""
-    # Freed memory that the process still holds would hide what is taken from it.
+    # Garbage, and freed memory that the process still holds, would hide what is
+    # taken from it.
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)
@@ -425,9 +428,7 @@ def print_growth(results):
         for title, result in results.items()
     ]
     names = [name for result in results.values() for name in result["lines"]]
-    header = [
-        f"{name}, {unit}" for name in dict.fromkeys(names) for unit in ("s", "MB")
-    ]
+    header = [word for name in dict.fromkeys(names) for word in (f"{name}, s", "MB")]
     print_table("growth", header, table)
 
 
