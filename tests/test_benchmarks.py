@@ -53,7 +53,7 @@ def test_fidelity_runs_resumes_and_adds_to_its_results(fidelity, tmp_path, capsy
 
 def test_speed(tmp_path):
     output = tmp_path / "speed.json"
-    arguments = ["--quick", "--no-peers", "--nets", "SmallCNN", "--output", str(output)]
+    arguments = ["--quick", "--no-peers", "--nets", "DnCNN", "--output", str(output)]
     # Another process, as one that has threads had better not fork.
     shown = subprocess.run(
         [sys.executable, str(BENCHMARKS / "speed.py"), "peers", "passes", *arguments],
@@ -65,7 +65,7 @@ def test_speed(tmp_path):
     assert "left out" in shown
     assert "scoring pass / forward pass" in shown
     results = json.loads(output.read_text())
-    lines = results["peers: SmallCNN"]["lines"]
+    lines = results["peers: DnCNN"]["lines"]
     assert lines["dattri CG"]["note"] == "left out"
     for name in ("ours", "gradients by vmap"):
         assert lines[name]["seconds"] > 0

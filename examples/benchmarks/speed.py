@@ -43,7 +43,7 @@ import torch
 from fidelity import (
     cut_patches,
     data,
-    mnist_data,
+    mnist,
     print_table,
     read_results,
     save_results,
@@ -146,11 +146,10 @@ def make_case(name, module, train_rows, held_out, *, epochs, usual_epochs, **opt
 
 def digits(n_train, n_held_out):
     """MNIST, over and over where more rows are asked for than there are."""
-    X, y = mnist_data()
+    X, y = mnist()
     order = np.random.default_rng(0).permutation(len(X))
     rows = np.resize(order, n_train + n_held_out)
-    X = torch.as_tensor(X[rows] / 255, dtype=torch.float32).reshape(-1, 1, 28, 28)
-    y = torch.as_tensor(y[rows])
+    X, y = torch.as_tensor(X[rows]), torch.as_tensor(y[rows])
     return (X[n_held_out:], y[n_held_out:]), (X[:n_held_out], y[:n_held_out])
 
 
@@ -374,7 +373,9 @@ def summarise(calls) -> dict:
 
 def warm_up(methods):
     """The first call of each library, with its imports, on a tiny net."""
-    case = small_cnn(32, 16, quick=True, width=2)
+    rows = torch.rand(32, 1, 12, 12), torch.arange(32) % 10
+    options = {"epochs": 1, "usual_epochs": 1, "module__channels": (2,)}
+    case = make_case("warm-up", SmallCNN, rows, rows, **options)
     for method in methods.values():
         _peers.answer(method, case)
 
