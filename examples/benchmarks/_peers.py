@@ -203,6 +203,12 @@ def _summed(row_values):
     return total
 
 
+def rows_that_fit(module, at_most) -> int:
+    """Number of rows whose gradients take no more than `MAX_BYTES` together."""
+    n_parameters = sum(p.numel() for p in module.parameters())
+    return min(at_most, max(1, int(MAX_BYTES // (4 * n_parameters))))
+
+
 def dattri_conjugate_gradient(question: Question) -> np.ndarray:
     """Ten iterations on the Hessian, in one batch: dattri adds up inverses of batches.
 
@@ -217,11 +223,10 @@ def dattri_conjugate_gradient(question: Question) -> np.ndarray:
     )
     dataset = TensorDataset(*question.train)
     attributor.cache(DataLoader(dataset, batch_size=len(dataset)))
-    n_parameters = sum(p.numel() for p in question.module.parameters())
-    batch_size = min(len(dataset), max(1, int(MAX_BYTES // (4 * n_parameters))))
-    scores = attributor.attribute(
-        DataLoader(dataset, batch_size=batch_size), _as_one_row(question.held_out)
+    loader = DataLoader(
+        dataset, batch_size=rows_that_fit(question.module, len(dataset))
     )
+    scores = attributor.attribute(loader, _as_one_row(question.held_out))
     return scores[:, 0].detach().double().numpy()
 
 

@@ -138,6 +138,7 @@ def make_case(name, module, train_rows, held_out, *, epochs, usual_epochs, **opt
         row_losses,
         _peers.make_row_objectives("bounded", row_losses, scale),
         is_classifier,
+        batch_size=_peers.rows_that_fit(net.module_, at_most=128),
     )
     result = influence_scores(net, *train_rows, *held_out, random_state=0)
     question = replace(question, damping=result.solver_results[0].shift)
