@@ -38,6 +38,9 @@ class InfluenceResult:
         One view per checkpoint and group of held-out rows, groups varying first.
     solver_results : list of SolverResult
         One per checkpoint.
+    derivative : str
+        How the net was differentiated along directions: "forward mode", "reverse
+        over reverse" (both exact) or "finite differences".
     seconds : float
         Time spent.
     """
@@ -45,6 +48,7 @@ class InfluenceResult:
     influence: np.ndarray
     influence_per_view: np.ndarray
     solver_results: list[SolverResult]
+    derivative: str
     seconds: float
 
 
@@ -174,6 +178,7 @@ def influence_scores(
         influence=per_view.mean(0),
         influence_per_view=per_view,
         solver_results=[i.solver_result for i in influences if i.solver_result],
+        derivative=str(influences[0].derivative),
         seconds=perf_counter() - start,
     )
 

@@ -79,6 +79,7 @@ def test_checkpoints_and_groups_are_views(trained, blobs):
     assert result.influence_per_view.shape == (4, 60)
     assert len(result.solver_results) == 2
     assert result.seconds > 0
+    assert result.derivative == "forward mode"
     np.testing.assert_allclose(result.influence, result.influence_per_view.mean(0))
     last = influence_scores(trained, *split(blobs), **options)
     np.testing.assert_allclose(result.influence_per_view[2:], last.influence_per_view)
