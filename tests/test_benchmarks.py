@@ -34,7 +34,7 @@ def test_fidelity_runs_resumes_and_adds_to_its_results(fidelity, tmp_path, capsy
     arguments += ["--methods", "^Gauss-Newton|trajectory 0.01|captum"]
     fidelity.main([*arguments, "--output", str(output)])
     results = json.loads(output.read_text())
-    assert list(results) == ["digits symmetric", "denoising gamma"]
+    assert list(results) == ["digits symmetric (quick)", "denoising gamma (quick)"]
     for result in results.values():
         lines = {line["method"]: line for line in result["lines"]}
         assert lines["captum TracInCP, last epoch"] == {
@@ -65,7 +65,7 @@ def test_speed(tmp_path):
     assert "left out" in shown
     assert "scoring pass / forward pass" in shown
     results = json.loads(output.read_text())
-    lines = results["peers: DnCNN"]["lines"]
+    lines = results["peers: DnCNN (quick)"]["lines"]
     assert lines["dattri CG"]["note"] == "left out"
     for name in ("ours", "gradients by vmap"):
         assert lines[name]["seconds"] > 0

@@ -21,8 +21,9 @@ mislabel
 Retrainings and scores are kept in ``--cache`` as they come: a killed run resumes,
 and more subsets, seeds or methods add to what is there. Delete ``scores-*.jsonl``
 after a change to the code that scores. Results are added to the JSON file of
-``--output``, one entry per task. Rivals that are not installed get a line that says
-so; ``pip install sk_datadrop[bench]`` brings them.
+``--output``, one entry per task, which is that of the last run. Rivals that are
+not installed get a line that says so; ``pip install sk_datadrop[bench]`` brings
+them.
 """
 
 import argparse
@@ -900,7 +901,8 @@ def main(arguments=None):
             task = make(arguments.quick)
             if re.search(arguments.tasks, task.name):
                 result = run_task(task, arguments, retraining, detection)
-                save_results(arguments.output, {task.name: result})
+                name = task.name + " (quick)" * arguments.quick
+                save_results(arguments.output, {name: result})
 
 
 if __name__ == "__main__":

@@ -288,7 +288,7 @@ def measure(method, case, budget: Budget) -> dict:
     sender.close()
     try:
         if not receiver.poll(budget.seconds):
-            return {"note": f"more than {budget.seconds:.0f} s"}
+            return {"note": _too_long(budget.seconds)}
         return receiver.recv()
     except EOFError:
         return {"note": "died; out of memory?"}
@@ -443,12 +443,13 @@ def cells(line) -> list[str]:
 
 def run_case(title, make, methods, arguments) -> dict:
     """Measure the methods on a case, but for those whose results are known."""
+    title += " (quick)" * arguments.quick
     known = read_results(arguments.output).get(title, {"lines": {}})
     wanted = {
         name: method
         for name, method in methods.items()
         if re.search(arguments.methods, name)
-        and (arguments.again or not is_known(known["lines"].get(name)))
+        and not is_known(known["lines"].get(name), arguments)
     }
     if not wanted:
         print(f"{title}: known already")
@@ -471,9 +472,17 @@ def run_case(title, make, methods, arguments) -> dict:
     return result
 
 
-def is_known(line) -> bool:
-    """Whether a result will do; a library may have been installed since."""
-    return line is not None and not re.match("not installed|left out", line["note"])
+def is_known(line, arguments) -> bool:
+    """Whether a result will do: as many calls as asked for, or why there are none."""
+    if line is None or arguments.again:
+        return False
+    if line["note"]:
+        return line["note"].startswith(("needs", "out of", _too_long(arguments.limit)))
+    return len(line["all seconds"]) >= arguments.repeats
+
+
+def _too_long(seconds) -> str:
+    return f"more than {seconds:.0f} s"
 
 
 def print_case(title, result):
