@@ -121,7 +121,7 @@ def influence(
     directions = result.solution / len(train[0])
     views = directions.mean(1, keepdim=True) if n_groups == 1 else directions
     return Influence(
-        train=_scores(net, *train, views, batch_size),
+        train=row_scores(net, *train, views, batch_size),
         held_out=_held_out_scores(
             net, held_out, groups, directions, n_groups, batch_size
         )
@@ -219,8 +219,23 @@ def _objective_gradient(
     return total / len(X)
 
 
-def _scores(net: FunctionalNet, X, y, directions: Tensor, batch_size) -> np.ndarray:
-    """Differentiate each row's loss along each column, (n_columns, n_rows)."""
+def row_scores(
+    net: FunctionalNet, X, y, directions: Tensor, batch_size: int | None = None
+) -> np.ndarray:
+    """Differentiate the loss of each row along directions, in one pass over the rows.
+
+    Parameters
+    ----------
+    net : FunctionalNet
+    X, y : array-like of shape (n_samples, ...)
+    directions : Tensor of shape (n_parameters, n_directions)
+    batch_size : int or None, default=None
+        Rows at a time.
+
+    Returns
+    -------
+    ndarray of shape (n_directions, n_samples), dtype float64
+    """
     scores = [
         _batch_scores(net, Xb, yb, directions)
         for Xb, yb in net.batches(X, y, batch_size)
@@ -255,7 +270,7 @@ def _held_out_scores(net, held_out, groups, directions, n_groups, batch_size):
         else:
             views = np.arange(n_groups) != g
             others = directions[:, torch.as_tensor(views)]
-        scores[np.ix_(np.arange(n_groups)[views], own)] = _scores(
+        scores[np.ix_(np.arange(n_groups)[views], own)] = row_scores(
             net, *_take(held_out, own), others, batch_size
         )
     return scores

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sk_datadrop import GaussNewton, Lanczos
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._influence import _scores, influence
+from sk_datadrop._influence import influence, row_scores
 from sk_datadrop.nets import DnCNN, SmallCNN
 
 models = pytest.importorskip("torchvision.models")
@@ -372,7 +372,7 @@ def run(request):
         if falls_back
         else nullcontext()
     ):
-        scores = _scores(functional, X, y, v[:, None], None)[0]
+        scores = row_scores(functional, X, y, v[:, None])[0]
     return SimpleNamespace(
         case=case,
         net=net,
@@ -382,7 +382,7 @@ def run(request):
         y=y,
         v=v,
         scores=scores,
-        one_by_one=_scores(functional, X, y, v[:, None], 1)[0],
+        one_by_one=row_scores(functional, X, y, v[:, None], 1)[0],
         product=_product(functional, X, y, 3)(v),
     )
 

@@ -52,7 +52,8 @@ from skorch import NeuralNet
 from torch import nn
 
 from sk_datadrop import influence_scores
-from sk_datadrop._functional import FunctionalNet, directional_derivative
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._influence import row_scores
 from sk_datadrop._rounds import train
 from sk_datadrop.nets import DnCNN, SmallCNN
 
@@ -225,15 +226,7 @@ def scoring_pass(case):
     """Each row's loss differentiated along one direction, as influence needs it."""
     net = FunctionalNet(case.net)
     direction = torch.randn_like(net.theta)
-    with torch.no_grad():
-        return torch.cat(
-            [
-                directional_derivative(
-                    partial(_row_losses_at, net, X, y), net.theta, direction
-                )
-                for X, y in net.batches(*case.question.train)
-            ]
-        )
+    return row_scores(net, *case.question.train, direction[:, None])[0]
 
 
 def forward_pass(case):
@@ -246,10 +239,6 @@ def forward_pass(case):
                 for X, y in net.batches(*case.question.train)
             ]
         )
-
-
-def _row_losses_at(net, X, y, theta):
-    return net.row_losses(theta, X, y)
 
 
 def ask(function):
