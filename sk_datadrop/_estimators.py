@@ -214,7 +214,8 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         )
         self.sample_indices_ = np.flatnonzero(self.sample_mask_)
         self.n_dropped_ = int(np.sum(~self.sample_mask_))
-        self.drop_fraction_ = self.n_dropped_ / np.sum(~np.isnan(self.influence_))
+        n_scored = np.sum(~np.isnan(self.influence_))
+        self.drop_fraction_ = self.n_dropped_ / max(n_scored, 1)
 
     def _splits(self, X, targets: Targets, validation, seed):
         if validation is not None:
@@ -366,7 +367,8 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         What the held-out rows measure. "bounded" is one minus the probability
         of the true class, which wrong labels among the held-out rows cannot
         dominate; "loss" is the training loss, as in the paper; a callable gets
-        (outputs, y) as tensors and returns a tensor of shape (n_rows,).
+        (outputs, y) as tensors and returns a tensor of shape (n_rows,), lower
+        being better.
     views : Views or None, default=None
         Which checkpoints and held-out groups of a round are scored.
     engine : Trajectory or None, default=None
@@ -570,7 +572,7 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         ``1 - exp(-loss / (2 median(loss)))``, which spoiled targets among the
         held-out rows cannot dominate; "loss" is the training loss, as in the
         paper; a callable gets (outputs, y) as tensors and returns a tensor of
-        shape (n_rows,).
+        shape (n_rows,), lower being better.
     views : Views or None, default=None
         Which checkpoints and held-out groups of a round are scored.
     engine : Trajectory or None, default=None

@@ -18,6 +18,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sk_datadrop._derivatives import METHODS, find_method
 
+_IN_ROW_ORDER = {
+    "sampler": None,
+    "batch_sampler": None,
+    "shuffle": False,
+    "drop_last": False,
+}
+"""Options of a data loader that passes every row once, in order."""
+
 
 class FunctionalNet:
     """Outputs and per-row losses of a fitted net, for any parameters.
@@ -59,9 +67,9 @@ class FunctionalNet:
         self._net = object.__new__(type(net))
         self._net.__dict__.update(net.__dict__, criterion_=criterion)
         self._training_net = net
-        for option in ("shuffle", "drop_last"):
+        for option, value in _IN_ROW_ORDER.items():
             if f"iterator_valid__{option}" in vars(net):
-                self._net.__dict__[f"iterator_valid__{option}"] = False
+                self._net.__dict__[f"iterator_valid__{option}"] = value
         self._batch_size = vars(net).get("iterator_valid__batch_size", net.batch_size)
         trainable = {
             k: p.detach() for k, p in module.named_parameters() if p.requires_grad
@@ -95,7 +103,9 @@ class FunctionalNet:
         # A DataLoader draws a seed for its workers, needed or not.
         with torch.random.fork_rng(devices=[]):
             batches = iter(net.get_iterator(dataset, training=False))
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if number == 0 and "iterator_valid__collate_fn" in vars(net):
+                _check_order(batch[1], y)
             yield self.to_device(batch)
 
     def dataset(self, X, y):
@@ -180,6 +190,12 @@ class FunctionalNet:
                 "Use a criterion that honours reduction='none'."
             )
         losses = losses.reshape(outputs.shape[0], -1)
+        if losses.shape[1] > outputs[0].numel():
+            raise ValueError(
+                f"the criterion gives {losses.shape[1]} losses per row for outputs of "
+                f"shape {tuple(outputs.shape)} and targets of shape {tuple(y.shape)}: "
+                "rows are mixed up by broadcasting. Give y the shape of the outputs."
+            )
         return losses.sum(1) if self._reduction == "sum" else losses.mean(1)
 
     def row_losses(self, theta: Tensor, X: Tensor, y: Tensor) -> Tensor:
@@ -199,9 +215,13 @@ class FunctionalNet:
             raw = self.raw_outputs(theta, X)
         finally:
             self._module.eval()
-        extra = (row_weights - 1) * self.losses_from_raw(raw, y)
+        rows = self.losses_from_raw(raw, y)
         loss = self._training_net.get_loss(raw, y, X=X, training=True)
-        return loss + (extra.sum() if self._reduction == "sum" else extra.mean())
+        # What one unit of row loss counts for: 1 / n, 1 for reduction "sum", and n
+        # over the sum of the weights for criteria with class weights.
+        total = rows.detach().sum()
+        unit = loss.detach() / total if total else 1 / len(rows)
+        return loss + unit * ((row_weights - 1) * rows).sum()
 
     def jvp(self, X: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs at `theta`, and their derivative along a direction.
@@ -341,6 +361,18 @@ def _places(module: torch.nn.Module, trainable: dict[str, Tensor]) -> dict[str, 
         )
         if id(p) in names
     }
+
+
+def _check_order(batch_y, y) -> None:
+    """Raise a ValueError if a first batch does not hold the first rows, in order."""
+    expected = torch.as_tensor(y[: len(batch_y)])
+    found = torch.as_tensor(batch_y)
+    if found.shape != expected.shape or not torch.equal(found.to(expected), expected):
+        raise ValueError(
+            "iterator_valid__collate_fn changes the rows, their order or their "
+            "targets, so scores could not be told apart. Leave it out of the net for "
+            "validation, or keep the order."
+        )
 
 
 def _per_row(criterion) -> tuple[str, torch.nn.Module]:

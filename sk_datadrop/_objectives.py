@@ -25,7 +25,8 @@ def resolve_objective(objective, reference_losses: Tensor | None) -> Objective:
           squared error and twice its median as scale it is Welsch's loss [2]_.
         - "loss": the training loss itself, as the Data Dropout paper has it.
         - callable: ``objective(outputs, y)`` with the module's outputs and the
-          targets of a batch, returning a tensor of shape (n_rows,).
+          targets of a batch, returning a tensor of shape (n_rows,), lower being
+          better.
     reference_losses : Tensor of shape (n_samples,) or None
         Losses of the held-out rows, whose median sets the scale of "bounded".
         None takes scale 1, for losses that are negative log-likelihoods.

@@ -142,13 +142,40 @@ def read_options(optimizer, parameters: list[Tensor]) -> dict:
     Returns
     -------
     dict
-        Option -> number where all parameters share it, else a tensor with one
-        value per element of the parameters. A parameter the optimiser does not
-        hold has a learning rate of zero.
+        Option -> number where all parameters share it, else a tuple with one for
+        each. A parameter the optimiser does not hold has a learning rate of zero.
     """
     group_of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
     rows = [_options_of(group_of.get(id(p)), optimizer) for p in parameters]
-    return {key: _shared([row[key] for row in rows], parameters) for key in rows[0]}
+    return {key: _shared(tuple(row[key] for row in rows)) for key in rows[0]}
+
+
+def expand_options(options: dict, sizes: list[int], like: Tensor) -> dict:
+    """Turn options that differ between parameters into flat tensors.
+
+    Parameters
+    ----------
+    options : dict
+        From `read_options`.
+    sizes : list of int
+        Elements of each parameter.
+    like : Tensor
+        Gives dtype and device.
+
+    Returns
+    -------
+    dict
+        As a step takes them: numbers, and tensors of shape (n_parameters,).
+    """
+    repeats = torch.tensor(sizes, device=like.device)
+    return {
+        key: torch.tensor(
+            value, dtype=like.dtype, device=like.device
+        ).repeat_interleave(repeats)
+        if isinstance(value, tuple)
+        else value
+        for key, value in options.items()
+    }
 
 
 def _options_of(group, optimizer) -> dict:
@@ -163,15 +190,8 @@ def _options_of(group, optimizer) -> dict:
     return {k: v if isinstance(v, bool) else float(v) for k, v in options.items()}
 
 
-def _shared(values, parameters):
-    if all(value == values[0] for value in values):
-        return values[0]
-    return torch.cat(
-        [
-            torch.full((p.numel(),), v, dtype=p.dtype, device=p.device)
-            for v, p in zip(values, parameters, strict=True)
-        ]
-    )
+def _shared(values: tuple):
+    return values[0] if len(set(values)) == 1 else values
 
 
 def unsupported(optimizer) -> str | None:

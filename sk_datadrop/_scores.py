@@ -1,17 +1,20 @@
 """Influence of the rows of a net that somebody else trained."""
 
+import warnings
 from dataclasses import dataclass
 from numbers import Integral
 from time import perf_counter
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_consistent_length, check_random_state
 from skorch import NeuralNet
 from skorch.exceptions import NotInitializedError
 from torch import nn
 
 from sk_datadrop._curvature import GaussNewton
+from sk_datadrop._drop import mean_influence
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import influence
 from sk_datadrop._objectives import check_objective
@@ -89,9 +92,10 @@ def influence_scores(
     objective : {"bounded", "loss"} or callable, default="bounded"
         What the held-out rows measure. "bounded" is one minus the probability of
         the true class where the loss is a log-likelihood (cross-entropy and its
-        kin, or any loss of integer targets), and
+        kin, or a function of class numbers), and
         ``1 - exp(-loss / (2 median(loss)))`` elsewhere; "loss" is the training
-        loss; a callable gets (outputs, y) and returns a tensor of shape (n_rows,).
+        loss; a callable gets (outputs, y) and returns a tensor of shape (n_rows,),
+        lower being better.
     checkpoints : list of dict or None, default=None
         State dicts of several epochs of the training, to average over; None takes
         the net as it is. Scores are best before the net memorises.
@@ -119,6 +123,12 @@ def influence_scores(
         If the net is not initialized, lengths differ, fewer than two held-out
         rows are given, or a parameter is out of range.
 
+    Warns
+    -----
+    ConvergenceWarning
+        If a system could not be solved; where it could not at all, the views of
+        that checkpoint are NaN and take no part in the mean.
+
     References
     ----------
     Koh, Liang (2017). Understanding black-box predictions via influence
@@ -144,6 +154,12 @@ def influence_scores(
     start = perf_counter()
     skorch_net = _as_skorch_net(net, loss, batch_size)
     check_objective(objective)
+    X, y, X_val, y_val = map(_as_rows, (X, y, X_val, y_val))
+    if checkpoints is not None and not len(checkpoints):
+        raise ValueError(
+            "checkpoints is empty; pass at least one state dict, or None for the "
+            "net as it is."
+        )
     check_consistent_length(X, y)
     check_consistent_length(X_val, y_val)
     if len(X_val) < 2:
@@ -157,13 +173,18 @@ def influence_scores(
             f"({len(X_val)}); got {n_groups!r}."
         )
     seed = check_random_state(random_state).randint(2**31 - 1)
+    nets = [
+        FunctionalNet(skorch_net, state_dict)
+        for state_dict in ([None] if checkpoints is None else checkpoints)
+    ]
+    is_likelihood = _is_likelihood(nets[0], skorch_net.criterion_, X_val, y_val)
     influences = [
         influence(
-            FunctionalNet(skorch_net, state_dict),
+            net_,
             (X, y),
             (X_val, y_val),
             objective=objective,
-            is_likelihood=_is_likelihood(skorch_net.criterion_, y_val),
+            is_likelihood=is_likelihood,
             curvature=GaussNewton() if curvature is None else curvature,
             solver=Lanczos() if solver is None else solver,
             n_groups=int(n_groups),
@@ -171,16 +192,28 @@ def influence_scores(
             score_held_out=False,
             batch_size=batch_size,
         )
-        for state_dict in ([None] if checkpoints is None else checkpoints)
+        for net_ in nets
     ]
     per_view = np.concatenate([i.train for i in influences])
+    results = [i.solver_result for i in influences if i.solver_result]
+    for result in results:
+        if result.message:
+            warnings.warn(result.message, ConvergenceWarning, stacklevel=2)
     return InfluenceResult(
-        influence=per_view.mean(0),
+        influence=mean_influence(per_view),
         influence_per_view=per_view,
-        solver_results=[i.solver_result for i in influences if i.solver_result],
+        solver_results=results,
         derivative=str(influences[0].derivative),
         seconds=perf_counter() - start,
     )
+
+
+def _as_rows(values):
+    """Turn lists and pandas into arrays, whose rows are taken by position."""
+    if isinstance(values, torch.Tensor):
+        return values.detach()
+    is_table = isinstance(values, list | tuple) or hasattr(values, "iloc")
+    return np.asarray(values) if is_table else values
 
 
 class _RowLoss(nn.Module):
@@ -223,6 +256,15 @@ def _as_skorch_net(net, loss, batch_size) -> NeuralNet:
     ).initialize()
 
 
-def _is_likelihood(criterion, y) -> bool:
-    integer = not torch.as_tensor(y).is_floating_point()
-    return integer or isinstance(criterion, _LIKELIHOODS)
+def _is_likelihood(net: FunctionalNet, criterion, X, y) -> bool:
+    """Whether "bounded" is one minus the probability of the true class.
+
+    Of a loss that is a function nothing is known but its arguments: class numbers
+    are integers, and lack the axis of the outputs that counts the classes.
+    """
+    if not isinstance(criterion, _RowLoss):
+        return isinstance(criterion, _LIKELIHOODS)
+    Xb, yb = next(net.batches(X[:1], y[:1]))
+    return not yb.is_floating_point() and (
+        net.raw_outputs(net.theta, Xb).ndim == yb.ndim + 1
+    )

@@ -10,16 +10,19 @@ The sign is that of `_influence`: minus the derivative, as removing a row takes 
 weight from one to zero.
 """
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
 from skorch.utils import to_tensor
 from torch import Tensor
@@ -31,6 +34,7 @@ from sk_datadrop._optimizers import (
     OPTIMIZERS,
     DifferentiableOptimizer,
     OptimizerState,
+    expand_options,
     read_options,
     unsupported,
 )
@@ -61,7 +65,8 @@ class Trajectory(BaseEstimator):
         such parameters drown the rest. 0 gives the true derivative.
     max_memory : float, default=1e9
         Bytes for the recorded states of one training. Beyond, every other state
-        is forgotten, as often as needed, and recomputed in the backward pass.
+        is forgotten, as often as needed, and recomputed in the backward pass, which
+        for this holds the states of one such gap at a time.
 
     References
     ----------
@@ -107,6 +112,11 @@ class Trajectory(BaseEstimator):
                 "its iterator_train__num_workers is not 0, so the order of the rows "
                 "cannot be seen; set it to 0"
             )
+        if net.get_params_for("iterator_train").get("collate_fn"):
+            reason = (
+                "its iterator_train__collate_fn may change the order of the rows; "
+                "leave it out"
+            )
         if reason:
             raise ValueError(
                 f"the training of this net cannot be replayed: {reason}, or leave "
@@ -147,6 +157,8 @@ class TrajectoryRecorder(Callback):
         By the number of steps taken; always holds the first.
     epoch_ends_ : list of int
         Number of steps taken by the end of each epoch.
+    sizes_ : list of int
+        Elements of each trainable parameter.
     optimizer_ : DifferentiableOptimizer
     collate_ : callable
         Makes a batch of rows.
@@ -175,6 +187,7 @@ class TrajectoryRecorder(Callback):
         if len(self.steps_) % self.every_ == 0:
             self._remember(net)
         parameters = list(_trainable(net).values())
+        self.sizes_ = [p.numel() for p in parameters]
         rows, self.seen_[:] = list(self.seen_), []
         options = read_options(net.optimizer_, parameters)
         self.steps_.append(Step(rows, options, _rng_states(net.device)))
@@ -300,9 +313,13 @@ def trajectory_influences(
     """
     rng = np.random.default_rng(seed)
     groups = split_groups(len(held_out[0]), n_groups, rng)
+    nets = {
+        recorder.epoch_ends_[c.epoch - 1]: FunctionalNet(net, c.state_dict)
+        for c in checkpoints
+    }
     gradients = {
-        recorder.epoch_ends_[checkpoint.epoch - 1]: objective_gradients(
-            FunctionalNet(net, checkpoint.state_dict),
+        n_steps: objective_gradients(
+            at_checkpoint,
             held_out,
             groups,
             objective=objective,
@@ -310,7 +327,7 @@ def trajectory_influences(
             batch_size=batch_size,
         )
         / len(checkpoints)
-        for checkpoint in checkpoints
+        for n_steps, at_checkpoint in nets.items()
     }
     scores = trajectory_scores(
         FunctionalNet(net),
@@ -318,8 +335,21 @@ def trajectory_influences(
         *train,
         gradients,
         smoothing=smoothing,
+        thetas={n_steps: n.theta for n_steps, n in nets.items()},
         on_step=on_product,
     )
+    # A bounded objective lies between 0 and 1, and no row changes it by more.
+    largest = 1.0 if objective == "bounded" else np.inf
+    if not np.abs(scores).max() <= largest:
+        warnings.warn(
+            f"the derivatives through the training grew to {np.abs(scores).max():.2g} "
+            "and this round is not scored: a small change of a row's weight would "
+            "have led training elsewhere altogether. Lower the learning rate or the "
+            "momentum, raise the smoothing of Trajectory, or use influence functions.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+        scores = np.full_like(scores, np.nan)
     never = np.full((n_groups, len(held_out[0])), np.nan)
     return [(checkpoints[-1].epoch, Influence(scores, never, None, None))]
 
@@ -332,6 +362,7 @@ def trajectory_scores(
     gradients: dict[int, Tensor],
     *,
     smoothing: float,
+    thetas: Mapping[int, Tensor] = MappingProxyType({}),
     on_step: Callable[[], object] = lambda: None,
 ) -> np.ndarray:
     """Differentiate the final objective by the weight of every row, with a minus.
@@ -349,6 +380,9 @@ def trajectory_scores(
         which they are taken; those of several moments add up.
     smoothing : float
         See `Trajectory`.
+    thetas : mapping of int to Tensor of shape (n_parameters,)
+        Parameters known from elsewhere, by the number of steps taken; the replay is
+        held against them too.
     on_step : callable
         Called after every step backwards.
 
@@ -361,7 +395,7 @@ def trajectory_scores(
     ValueError
         If the steps, repeated, do not lead where the training went.
     """
-    replay = _Replay(net, recorder, X, y, smoothing)
+    replay = _Replay(net, recorder, X, y, smoothing, thetas)
     last = max(gradients)
     n_columns = gradients[last].shape[1]
     scores = np.zeros((n_columns, len(X)))
@@ -387,8 +421,9 @@ class _Adjoint:
 class _Replay:
     """A recorded training, to be gone through backwards."""
 
-    def __init__(self, net, recorder, X, y, smoothing):
+    def __init__(self, net, recorder, X, y, smoothing, thetas):
         self.net = net
+        self.thetas = {n: s.theta for n, s in recorder.states_.items()} | dict(thetas)
         self.recorder = recorder
         self.optimizer: DifferentiableOptimizer = recorder.optimizer_
         self.smoothing = smoothing
@@ -449,7 +484,9 @@ class _Replay:
         return theta, weights, gradient
 
     def _step(self, n, state, gradient, *, smoothing):
-        options = self.recorder.steps_[n].options
+        options = expand_options(
+            self.recorder.steps_[n].options, self.recorder.sizes_, state.theta
+        )
         return self.optimizer.step(state, gradient, options, smoothing)
 
     @torch.enable_grad()
@@ -480,12 +517,11 @@ class _Replay:
             self.states[n + 1] = state
 
     def _check(self, n: int, state: OptimizerState) -> None:
-        recorded = self.recorder.states_
-        if n not in recorded:
+        if n not in self.thetas:
             return
-        start = recorded[max(k for k in recorded if k < n)]
-        way = torch.linalg.norm(recorded[n].theta - start.theta)
-        deviation = torch.linalg.norm(recorded[n].theta - state.theta)
+        start = max(k for k in self.recorder.states_ if k < n)
+        way = torch.linalg.norm(self.thetas[n] - self.thetas[start])
+        deviation = torch.linalg.norm(self.thetas[n] - state.theta)
         if not deviation <= LARGEST_DEVIATION * way:
             raise ValueError(
                 f"the training cannot be replayed: step {n} comes out "

@@ -9,6 +9,7 @@ from conftest import MLP
 from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 
 from sk_datadrop._derivatives import METHODS
 from sk_datadrop._functional import FunctionalNet
@@ -324,3 +325,24 @@ def test_module_with_several_outputs_is_refused(batch):
     functional = FunctionalNet(net.initialize())
     with pytest.raises(ValueError, match="must return one tensor"):
         functional.raw_outputs(functional.theta, batch[0].float())
+
+
+def test_a_collate_that_reorders_rows_is_refused(batch):
+    net = NeuralNetClassifier(
+        MLP,
+        criterion=nn.CrossEntropyLoss,
+        iterator_valid__collate_fn=lambda rows: default_collate(rows[::-1]),
+    ).initialize()
+    X = batch[0].numpy()
+    with pytest.raises(ValueError, match="changes the rows, their order"):
+        next(FunctionalNet(net).batches(X, np.arange(len(X)) % 3))
+
+
+def test_a_sampler_for_validation_does_not_reorder_the_scores(batch):
+    X, y = batch[0].numpy(), np.arange(len(batch[0])) % 3
+    backwards = list(range(len(X)))[::-1]
+    net = NeuralNetClassifier(
+        MLP, criterion=nn.CrossEntropyLoss, iterator_valid__sampler=backwards
+    ).initialize()
+    [(_, found)] = FunctionalNet(net).batches(X, y, len(X))
+    np.testing.assert_array_equal(found, y)

@@ -7,6 +7,7 @@ from sk_datadrop._optimizers import (
     OPTIMIZERS,
     OptimizerState,
     adam_step,
+    expand_options,
     read_options,
     unsupported,
 )
@@ -44,7 +45,10 @@ def follow(optimizer_class, groups, n_steps=5):
     state = OptimizerState(theta, slots, 0)
     for n in range(n_steps):
         gradient = torch.cos(n + 3 * state.theta)
-        state = twin.step(state, gradient, read_options(optimizer, parameters), 0.0)
+        options = expand_options(
+            read_options(optimizer, parameters), [p.numel() for p in parameters], theta
+        )
+        state = twin.step(state, gradient, options, 0.0)
         for p in parameters:
             p.grad = torch.cos(n + 3 * p)
         optimizer.step()

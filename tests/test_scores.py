@@ -3,9 +3,11 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import MLP
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from skorch import NeuralNetClassifier
 from torch import nn
@@ -131,6 +133,60 @@ def test_images_and_a_plain_convolutional_module(noisy_digits):
     assert roc_auc_score(~flipped[:400], result.influence) > 0.75
 
 
+def line(n_rows=40):
+    """A fitted line and rows with large integer targets, the first of them wrong."""
+    X = torch.linspace(-1, 1, n_rows)[:, None]
+    y = (100 * X).round().long() + 200
+    module = nn.Linear(1, 1)
+    with torch.no_grad():
+        module.weight.fill_(100.0)
+        module.bias.fill_(200.0)
+    wrong = y.clone()
+    wrong[0] += 300
+    return module, X, wrong, X, y + (torch.arange(n_rows) % 3 - 1)[:, None]
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), lambda out, y: (out - y).square()])
+def test_integer_targets_of_a_regression_are_not_classes(loss):
+    module, *rows = line()
+    rows[1] = rows[1] + 5
+    result = influence_scores(module, *rows, loss=loss)
+    floats = [rows[0], rows[1].float(), rows[2], rows[3].float()]
+    expected = influence_scores(module, *floats, loss=loss)
+    np.testing.assert_allclose(result.influence, expected.influence, rtol=1e-5)
+    assert np.abs(result.influence).max() > 1e-3
+
+
+def test_losses_that_mix_rows_by_broadcasting_are_refused():
+    module, X, y, X_val, y_val = line()
+    with pytest.raises(ValueError, match="rows are mixed up by broadcasting"):
+        influence_scores(
+            module,
+            X,
+            y[:, 0].float(),
+            X_val,
+            y_val[:, 0].float(),
+            loss=lambda out, y: (out - y) ** 2,
+        )
+
+
+def test_lists_and_series_are_taken_by_position(trained, blobs):
+    X, y, X_val, y_val = split(blobs)
+    expected = influence_scores(trained, X, y, X_val, y_val, **EXACT).influence
+    series = pd.Series(y, index=np.random.default_rng(0).permutation(60))
+    for labels in (y.tolist(), series):
+        found = influence_scores(trained, X, labels, X_val, y_val, **EXACT)
+        np.testing.assert_array_equal(found.influence, expected)
+
+
+def test_what_could_not_be_solved_is_said():
+    module, *rows = line()
+    rows = [values.float() for values in rows]
+    with pytest.warns(ConvergenceWarning, match="not positive definite"):
+        result = influence_scores(module, *rows, loss=nn.L1Loss())
+    assert np.isnan(result.influence).all()
+
+
 @pytest.mark.parametrize(
     ("net", "options", "error", "message"),
     [
@@ -153,6 +209,12 @@ def test_images_and_a_plain_convolutional_module(noisy_digits):
             {"loss": lambda outputs, y: F.cross_entropy(outputs, y)},
             ValueError,
             "must give one loss per row",
+        ),
+        (
+            MLP(),
+            {"loss": nn.CrossEntropyLoss(), "checkpoints": []},
+            ValueError,
+            "checkpoints is empty",
         ),
         (
             MLP(),

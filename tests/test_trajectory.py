@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNetClassifier
 from skorch.callbacks import GradientNormClipping, LRScheduler
 from torch import nn
 from torch.nn import functional as F
 
-from sk_datadrop import DataDropoutClassifier, Lanczos, Trajectory
+from sk_datadrop import DataDropoutClassifier, Lanczos, Trajectory, Views
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._trajectory import TrajectoryRecorder, trajectory_scores
 from sk_datadrop.nets import SmallCNN
@@ -38,8 +39,10 @@ class WeightedNet(NeuralNetClassifier):
     def get_loss(self, y_pred, y_true, X=None, training=False):
         if not training:
             return super().get_loss(y_pred, y_true, X=X, training=training)
-        losses = F.cross_entropy(y_pred, y_true, reduction="none")
-        return (self.row_weights[X[:, 0].long()] * losses).mean()
+        weight = self.criterion_.weight
+        losses = F.cross_entropy(y_pred, y_true, weight=weight, reduction="none")
+        total = (self.row_weights[X[:, 0].long()] * losses).sum()
+        return total / (len(X) if weight is None else weight[y_true].sum())
 
 
 @pytest.fixture
@@ -125,8 +128,9 @@ def retrained_effects(rows, **options):
             "lr": 0.01,
             "optimizer__param_groups": [("layers.0.*", {"lr": 0.02})],
         },
+        {"lr": 0.1, "criterion__weight": torch.tensor([0.2, 1.0, 5.0]).double()},
     ],
-    ids=["SGD", "Nesterov", "Adam", "AdamW, two groups"],
+    ids=["SGD", "Nesterov", "Adam", "AdamW, two groups", "class weights"],
 )
 @pytest.mark.parametrize("max_memory", [1e9, 2e3], ids=["all states", "few states"])
 def test_scores_are_the_derivatives_of_retraining(rows, options, max_memory):
@@ -190,6 +194,34 @@ def test_what_the_recorder_does_not_see_is_noticed(rows):
         score(net, recorder, rows)
 
 
+def test_it_is_noticed_between_the_states_that_were_kept(classifier, blobs):
+    clipping = [("clip", GradientNormClipping(0.05))]
+    model = DataDropoutClassifier(
+        classifier.set_params(callbacks=clipping, train_split=None),
+        engine=Trajectory(max_memory=1),
+        cv=3,
+    )
+    with pytest.raises(ValueError, match="cannot be replayed"):
+        model.fit(*blobs)
+
+
+def test_derivatives_that_explode_are_not_scores(classifier, blobs):
+    net = classifier.set_params(
+        optimizer=torch.optim.SGD, lr=2, optimizer__momentum=0.9, max_epochs=40
+    )
+    model = DataDropoutClassifier(
+        net,
+        engine=Trajectory(),
+        views=Views(n_checkpoints=99, n_groups=1),
+        cv=0.3,
+        random_state=0,
+    )
+    with pytest.warns(ConvergenceWarning, match="this round is not scored"):
+        model.fit(*blobs)
+    assert model.n_dropped_ == 0
+    assert np.isnan(model.influence_).all()
+
+
 def test_recording_changes_nothing(rows):
     recorded = train(rows, recorder=TrajectoryRecorder(1e9), lr=0.1)
     plain = train(rows, lr=0.1)
@@ -222,6 +254,7 @@ def test_estimator_finds_wrong_labels_through_the_trajectory(noisy_digits):
     [
         ({"optimizer": torch.optim.RMSprop}, "optimizer is RMSprop; use one of Adam"),
         ({"iterator_train__num_workers": 1}, "num_workers is not 0"),
+        ({"iterator_train__collate_fn": list}, "collate_fn may change the order"),
     ],
 )
 def test_nets_that_cannot_be_replayed_are_refused(classifier, blobs, options, message):
