@@ -8,6 +8,8 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 
 import torch
 from skorch import NeuralNetClassifier
@@ -17,6 +19,9 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sk_datadrop._derivatives import METHODS, find_method
+
+_FEW_ROWS = 16
+"""Enough to tell how a net can be differentiated, and cheap."""
 
 _IN_ROW_ORDER = {
     "sampler": None,
@@ -245,11 +250,12 @@ class FunctionalNet:
             call fails on these rows, rather than go on with another one.
         """
 
-        def outputs(theta):
+        def outputs(theta, X=X):
             return self.outputs(theta, X)
 
         if self.derivative is None:
-            self.derivative = find_method(outputs, self.theta)
+            few = X[:_FEW_ROWS] if isinstance(X, Tensor) else X
+            self.derivative = find_method(partial(outputs, X=few), self.theta)
         return METHODS[self.derivative](outputs, self.theta, direction)
 
     def check_reached(self, X, y, batch_size: int | None = None) -> None:
@@ -262,7 +268,7 @@ class FunctionalNet:
         Parameters
         ----------
         X, y : array-like of shape (n_samples, ...)
-            Rows. As a rule the first batch is enough and the only one run.
+            Rows. As a rule the first few are enough and the only ones run.
         batch_size : int or None, default=None
             Rows per pass.
 
@@ -272,7 +278,8 @@ class FunctionalNet:
             If the outputs depend on no trainable parameter at all.
         """
         names = list(self._shapes)
-        for Xb, _ in self.batches(X, y, batch_size):
+        few = self.batches(X[:_FEW_ROWS], y[:_FEW_ROWS])
+        for Xb, _ in chain(few, self.batches(X, y, batch_size)):
             names = self._unreached_of(names, Xb)
             if not names:
                 return

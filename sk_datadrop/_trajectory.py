@@ -58,11 +58,12 @@ class Trajectory(BaseEstimator):
 
     Parameters
     ----------
-    smoothing : float, default=0.01
+    smoothing : float, default=100
         For Adam and AdamW: added under the square root of the backward pass,
         relative to the mean squared gradient. The step of a parameter whose
-        gradient is close to zero is nearly discontinuous; without smoothing
-        such parameters drown the rest. 0 gives the true derivative.
+        gradient is close to zero is nearly discontinuous, and such parameters
+        drown the rest: 0 gives the true derivative, and 100 predicted
+        retraining best of all that was tried.
     max_memory : float, default=1e9
         Bytes for the recorded states of one training. Beyond, every other state
         is forgotten, as often as needed, and recomputed in the backward pass, which
@@ -79,11 +80,11 @@ class Trajectory(BaseEstimator):
     Examples
     --------
     >>> from sk_datadrop import Trajectory
-    >>> Trajectory(smoothing=0.1)
-    Trajectory(smoothing=0.1)
+    >>> Trajectory(smoothing=1)
+    Trajectory(smoothing=1)
     """
 
-    def __init__(self, smoothing: float = 0.01, max_memory: float = 1e9) -> None:
+    def __init__(self, smoothing: float = 100.0, max_memory: float = 1e9) -> None:
         self.smoothing = smoothing
         self.max_memory = max_memory
 

@@ -242,7 +242,7 @@ def test_estimator_finds_wrong_labels_through_the_trajectory(noisy_digits):
         iterator_train__shuffle=True,
     )
     model = DataDropoutClassifier(
-        net, cv=3, engine=Trajectory(10.0), random_state=0, drop_fraction=0.1
+        net, cv=3, engine=Trajectory(), random_state=0, drop_fraction=0.1
     ).fit(X, y)
     assert np.isnan(model.influence_per_view_).sum() == len(X)
     assert model.solver_results_ == []
