@@ -136,15 +136,9 @@ class FunctionalNet:
 
     def _raw_outputs(self, weights: dict[str, Tensor], X) -> Tensor:
         placed = {place: weights[name] for place, name in self._places.items()}
-
-        def module(*args, **kwargs):
-            return functional_call(
-                self._module, placed, args, kwargs, tie_weights=False
-            )
-
         # Through net.infer, which some nets override: skorch's binary classifier
         # drops an axis there.
-        self._net.__dict__["module_"] = module
+        self._net.__dict__["module_"] = _Placed(self._module, placed)
         with _differentiable_kernels(self._is_recurrent):
             # A copy, as a module may work in place on its input, and batches are
             # passed more than once.
@@ -338,6 +332,26 @@ class FunctionalNet:
             k: p.view(shape)
             for (k, shape), p in zip(self._shapes.items(), pieces, strict=True)
         }
+
+
+class _Placed:
+    """A module called with other parameters, and in all else the module itself.
+
+    For nets that look at it in their ``get_loss``: a penalty on the weights is a
+    constant there, part of no row.
+    """
+
+    def __init__(self, module: torch.nn.Module, parameters: dict[str, Tensor]) -> None:
+        self._called = module
+        self._parameters = parameters
+
+    def __call__(self, *args, **kwargs):
+        return functional_call(
+            self._called, self._parameters, args, kwargs, tie_weights=False
+        )
+
+    def __getattr__(self, name: str):
+        return getattr(self._called, name)
 
 
 @torch.no_grad()

@@ -346,3 +346,24 @@ def test_a_sampler_for_validation_does_not_reorder_the_scores(batch):
     ).initialize()
     [(_, found)] = FunctionalNet(net).batches(X, y, len(X))
     np.testing.assert_array_equal(found, y)
+
+
+class PenalisedNet(NeuralNetClassifier):
+    """The usual way to add a penalty on the weights."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        loss = super().get_loss(y_pred, y_true, *args, **kwargs)
+        return loss + 0.1 * sum(p.abs().sum() for p in self.module_.parameters())
+
+
+def test_a_penalty_in_get_loss_is_a_constant(batch):
+    penalised, plain = (
+        FunctionalNet(fitted(net_class, nn.CrossEntropyLoss))
+        for net_class in (PenalisedNet, NeuralNetClassifier)
+    )
+    X, y = batch
+    penalty = 0.1 * penalised.theta.abs().sum()
+    torch.testing.assert_close(
+        penalised.row_losses(plain.theta, X, y),
+        plain.row_losses(plain.theta, X, y) + penalty,
+    )
