@@ -49,8 +49,7 @@ class FunctionalNet:
         The trainable parameters, one after the other. Frozen parameters
         (``requires_grad=False``) are constants.
     derivative : str or None
-        How `jvp` goes about it: a key of `METHODS`, or None
-        before its first call.
+        How `jvp` goes about it: a key of `METHODS`, or None before its first call.
 
     Raises
     ------
@@ -325,12 +324,28 @@ class FunctionalNet:
         # skorch's classifier takes the logarithm in get_loss, its base class not.
         return isinstance(self._net, NeuralNetClassifier)
 
+    def mean_per_tensor(self, v: Tensor) -> Tensor:
+        """Put in place of each entry of v the mean over its parameter tensor.
+
+        Parameters
+        ----------
+        v : Tensor of shape (n_parameters,)
+
+        Returns
+        -------
+        Tensor of shape (n_parameters,)
+        """
+        return torch.cat([p.mean().expand(len(p)) for p in self._split(v)])
+
+    def _split(self, theta: Tensor) -> tuple[Tensor, ...]:
+        return theta.split([shape.numel() for shape in self._shapes.values()])
+
     def _unflatten(self, theta: Tensor) -> dict[str, Tensor]:
-        sizes = [shape.numel() for shape in self._shapes.values()]
-        pieces = theta.split(sizes)
         return {
             k: p.view(shape)
-            for (k, shape), p in zip(self._shapes.items(), pieces, strict=True)
+            for (k, shape), p in zip(
+                self._shapes.items(), self._split(theta), strict=True
+            )
         }
 
 

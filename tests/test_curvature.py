@@ -60,6 +60,11 @@ def matrix_of(curvature, functional, X, y, **parameters):
     return torch.stack([operator.product(v) for v in identity])
 
 
+def scale_of(curvature, functional, X, y, **parameters):
+    parameters["scaling"] = "tensor"
+    return operator_of(curvature, functional, X, y, **parameters).scale
+
+
 def explicit_gauss_newton(functional, X, y):
     total = 0.0
     for x_row, y_row in zip(torch.as_tensor(X), torch.as_tensor(y), strict=True):
@@ -186,9 +191,47 @@ def test_subsample_is_a_mean_over_some_of_the_rows(curvature):
 
 
 @every_curvature
+@pytest.mark.parametrize("case", CASES)
+def test_scale_is_the_size_of_the_curvature_of_each_tensor(curvature, case):
+    functional, X, y = make(case)
+    along_theta = EXPLICIT[curvature](functional, X, y) @ functional.theta
+    sizes = [4 * 5, 5, 5 * 3, 3]
+    expected = torch.cat(
+        [(v @ v / len(v)).sqrt().expand(len(v)) for v in along_theta.split(sizes)]
+    )
+    scale = scale_of(curvature, functional, X, y)
+    torch.testing.assert_close(scale, expected / expected.mean())
+    assert operator_of(curvature, functional, X, y).scale == 1.0
+
+
+@every_curvature
+def test_scale_does_not_depend_on_batches_or_the_order_of_the_rows(curvature):
+    functional, X, y = make("cross-entropy")
+    expected = scale_of(curvature, functional, X, y)
+    order = np.random.default_rng(1).permutation(N_ROWS)
+    shuffled = scale_of(curvature, functional, X[order], y[order], batch_size=3)
+    torch.testing.assert_close(shuffled, expected)
+
+
+@every_curvature
+def test_scale_of_tensors_without_curvature(curvature):
+    functional, X, y = make("mse")
+    functional.theta[:25] = 0  # the first layer, so that the second sees zeros only
+    functional.theta[25:40] = 0
+    scale = scale_of(curvature, functional, X, y)
+    assert (scale > 0).all()
+    # Only the last bias moves the outputs.
+    assert scale[:40].unique().numel() == 1
+    assert scale[40] / scale[0] > 100
+    functional.theta[:] = 0
+    assert (scale_of(curvature, functional, X, y) == 1).all()
+
+
+@every_curvature
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
+        ({"scaling": "layer"}, "scaling must be 'tensor' or None; got 'layer'"),
         ({"damping": 0.0}, "damping must be a positive number"),
         ({"damping": "0.1"}, "damping must be a positive number"),
         ({"n_samples": 0}, "n_samples must be a positive integer"),

@@ -37,7 +37,9 @@ every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 class System:
     """A matrix with a given spectrum, right-hand sides, and a count of products."""
 
-    def __init__(self, spectrum="positive", dtype=torch.float64, damping=0.1, n_rhs=1):
+    def __init__(
+        self, spectrum="positive", dtype=torch.float64, damping=0.1, n_rhs=1, scale=1.0
+    ):
         if isinstance(spectrum, str):
             spectrum = (SPECTRA | REFUSED)[spectrum]
         generator = torch.Generator().manual_seed(0)
@@ -48,7 +50,7 @@ class System:
         self.shift = damping * float(spectrum.abs().max())
         self.dtype = dtype
         self.n_products = 0
-        self.operator = CurvatureOperator(self.product, SIZE, damping)
+        self.operator = CurvatureOperator(self.product, SIZE, damping, scale)
 
     def product(self, v):
         self.n_products += 1
@@ -105,6 +107,23 @@ def test_damping_is_relative_to_the_largest_absolute_eigenvalue(solver):
     assert result.converged
     assert result.top_eigenvalue == pytest.approx(1)
     assert_close(result.solution, system.exact(1.5), 1e-6)
+
+
+@every_solver
+def test_damping_follows_the_scale_of_the_parameters(solver):
+    scale = torch.logspace(-1, 1, SIZE, dtype=torch.float64)
+    system = System(n_rhs=3, scale=scale)
+    root = scale.sqrt()
+    top = float(torch.linalg.eigvalsh(system.A / root / root[:, None])[-1])
+    damped = system.A + 0.1 * top * torch.diag(scale)
+    result = system.solve(solver)
+    assert result.converged, result.message
+    assert result.top_eigenvalue == pytest.approx(top)
+    assert result.shift == pytest.approx(0.1 * top)
+    assert_close(result.solution, torch.linalg.solve(damped, system.B), 1e-6)
+    errors = torch.linalg.norm((damped @ result.solution - system.B).T / root, dim=1)
+    norms = torch.linalg.norm(system.B.T / root, dim=1)
+    assert result.residual == pytest.approx(float((errors / norms).max()), abs=1e-12)
 
 
 @every_solver
@@ -293,6 +312,14 @@ class TestLanczos:
         smallest = System(damping=0.01, n_rhs=2)
         smallest.solve(solver)
         assert system.n_products == smallest.n_products
+
+    def test_path_follows_the_scale_of_the_parameters(self):
+        scale = torch.logspace(-1, 1, SIZE, dtype=torch.float64)
+        solver = Lanczos(max_iter=SIZE, tol=1e-10)
+        path = solver.solve_path(System(scale=scale).operator, System().B, [0.1, 1.0])
+        for damping, result in zip([0.1, 1.0], path, strict=True):
+            alone = System(scale=scale, damping=damping).solve(solver)
+            assert_close(result.solution, alone.solution, 1e-6)
 
     def test_path_refuses_only_the_dampings_that_are_too_small(self):
         system = System("barely indefinite")

@@ -59,7 +59,7 @@ from sk_datadrop.nets import DnCNN, SmallCNN
 
 BENCHMARKS = ("loo", "lds", "denoising", "mislabel")
 OBJECTIVES = ("held-out loss", "held-out bounded", "clean-test bounded")
-SMOOTHINGS = (0.0, 0.01, 1.0, 10.0, 100.0)
+SMOOTHINGS = (0.0, 10.0, 100.0)
 LEAVE_OUT_ROWS = 1000
 FIRST_RETRAINING_SEED = 10_000
 """Retrainings share no seed with the trainings that are scored."""
@@ -293,6 +293,8 @@ class Context:
             return (last,)
         if moment == "four epochs":
             return tuple(np.unique(np.linspace(max(1, last // 2), last, 4, dtype=int)))
+        if moment == "all epochs":
+            return tuple(range(1, last + 1))
         return (
             self.journal.get(
                 f"best epoch of training {index}",
@@ -355,7 +357,7 @@ def forward(net, X, y) -> tuple[torch.Tensor, torch.Tensor]:
 # Methods: (context, number of the training, epochs, objective) -> scores.
 
 
-def ours(context, index, epochs, objective, damping=0.1):
+def ours(context, index, epochs, objective, **curvature):
     training = context.training(index)
     return influence_scores(
         training.net,
@@ -363,7 +365,7 @@ def ours(context, index, epochs, objective, damping=0.1):
         *context.task.held_out,
         objective=objective,
         checkpoints=[training.checkpoints[e - 1].state_dict for e in epochs],
-        curvature=GaussNewton(damping=damping),
+        curvature=GaussNewton(**curvature),
         random_state=index,
     )
 
@@ -438,7 +440,12 @@ class Method:
 
 METHODS = {
     "Gauss-Newton": Method(gauss_newton),
-    "Gauss-Newton, damping .01": Method(partial(gauss_newton, damping=0.01)),
+    "Gauss-Newton, per tensor .03": Method(
+        partial(gauss_newton, damping=0.03, scaling="tensor")
+    ),
+    "Gauss-Newton, per tensor .01, all rows": Method(
+        partial(gauss_newton, damping=0.01, scaling="tensor", n_samples=None)
+    ),
     "first order": Method(partial(gauss_newton, damping=1e6)),
     **{
         f"trajectory {s:g}": Method(partial(trajectory, smoothing=s), takes_epochs=True)
@@ -458,9 +465,9 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table: methods (their ranks added), a moment, trainings."""
+    """A line of the table: a method, a moment of the training, trainings."""
 
-    methods: tuple[str, ...]
+    method: str
     moment: str = "last epoch"
     several: bool = False
     objective: str = "bounded"
@@ -468,70 +475,62 @@ class Line:
     def label(self, n_trainings) -> str:
         trainings = f", {n_trainings} trainings" if self.several else ""
         objective = ", objective: loss" if self.objective == "loss" else ""
-        return f"{' + '.join(self.methods)}, {self.moment}{trainings}{objective}"
+        return f"{self.method}, {self.moment}{trainings}{objective}"
 
     def score(self, context: Context) -> dict:
-        indices = range(context.n_trainings if self.several else 1)
-        totals = [
-            mean_of(
-                [
-                    context.score(m, i, context.epochs(self.moment, i), self.objective)
-                    for i in indices
-                ]
-            )
-            for m in self.methods
-        ]
-        if len(totals) == 1:
-            return totals[0]
-        return {
-            "scores": sum(rankdata(t["scores"]) for t in totals),
-            "seconds": sum(t["seconds"] for t in totals),
-        }
+        return mean_of(
+            [
+                context.score(
+                    self.method, i, context.epochs(self.moment, i), self.objective
+                )
+                for i in range(context.n_trainings if self.several else 1)
+            ]
+        )
 
 
-LAST, BEST, FOUR = "last epoch", "best epoch", "four epochs"
+LAST, BEST, FOUR, ALL = "last epoch", "best epoch", "four epochs", "all epochs"
 LINES = [
-    Line(("Gauss-Newton",), LAST),
-    Line(("Gauss-Newton",), BEST),
-    Line(("Gauss-Newton",), FOUR),
-    Line(("Gauss-Newton",), LAST, several=True),
-    Line(("Gauss-Newton",), FOUR, several=True),
-    Line(("Gauss-Newton",), LAST, objective="loss"),
-    Line(("Gauss-Newton",), FOUR, several=True, objective="loss"),
-    Line(("Gauss-Newton, damping .01",), LAST),
-    Line(("Gauss-Newton, damping .01",), BEST),
-    Line(("Gauss-Newton, damping .01",), FOUR, several=True),
-    Line(("first order",), LAST),
-    Line(("first order",), BEST),
-    Line(("first order",), FOUR),
+    Line("Gauss-Newton", LAST),
+    Line("Gauss-Newton", BEST),
+    Line("Gauss-Newton", FOUR),
+    Line("Gauss-Newton", FOUR, several=True),
+    Line("Gauss-Newton", LAST, objective="loss"),
     *(
-        Line((f"trajectory {s:g}",), moment, several)
+        Line(f"Gauss-Newton, per tensor {damping}", moment, several)
+        for damping in (".03", ".01, all rows")
+        for moment, several in [
+            (LAST, False),
+            (BEST, False),
+            (FOUR, False),
+            (FOUR, True),
+            (ALL, False),
+            (ALL, True),
+        ]
+    ),
+    Line("first order", LAST),
+    Line("first order", FOUR),
+    *(
+        Line(f"trajectory {s:g}", moment, several)
         for s in SMOOTHINGS
         for moment, several in [(LAST, False), (LAST, True), (FOUR, False)]
     ),
-    Line(("trajectory 0.01",), BEST),
-    Line(("trajectory 0.01",), LAST, objective="loss"),
-    *(
-        Line(("Gauss-Newton", f"trajectory {s:g}"), moment, several)
-        for s in (0.01, 1.0)
-        for moment, several in [(LAST, False), (FOUR, False), (LAST, True)]
-    ),
-    Line(("kronfluence EK-FAC",), LAST),
-    Line(("kronfluence EK-FAC",), BEST),
-    Line(("kronfluence EK-FAC",), LAST, several=True),
-    Line(("kronfluence EK-FAC",), LAST, objective="loss"),
-    Line(("captum TracInCP",), LAST),
-    Line(("captum TracInCP",), FOUR),
-    Line(("captum TracInCP",), LAST, objective="loss"),
-    Line(("captum TracInCPFast",), LAST),
-    Line(("captum TracInCPFast",), FOUR),
-    Line(("dattri CG",), LAST),
-    Line(("dattri CG",), LAST, objective="loss"),
-    Line(("dattri TRAK",), LAST),
-    Line(("dattri TRAK",), LAST, several=True),
-    Line(("highest loss",), LAST),
-    Line(("highest loss",), BEST),
-    Line(("cleanlab",), LAST),
+    Line("kronfluence EK-FAC", LAST),
+    Line("kronfluence EK-FAC", BEST),
+    Line("kronfluence EK-FAC", FOUR),
+    Line("kronfluence EK-FAC", LAST, several=True),
+    Line("kronfluence EK-FAC", LAST, objective="loss"),
+    Line("captum TracInCP", LAST),
+    Line("captum TracInCP", FOUR),
+    Line("captum TracInCP", LAST, objective="loss"),
+    Line("captum TracInCPFast", LAST),
+    Line("captum TracInCPFast", FOUR),
+    Line("dattri CG", LAST),
+    Line("dattri CG", LAST, objective="loss"),
+    Line("dattri TRAK", LAST),
+    Line("dattri TRAK", LAST, several=True),
+    Line("highest loss", LAST),
+    Line("highest loss", BEST),
+    Line("cleanlab", LAST),
 ]
 
 
@@ -663,7 +662,7 @@ def net_settings(net) -> dict:
 
 def evaluate(line, context, truth, with_detection) -> dict:
     """One line of the table."""
-    is_peer = any(METHODS[m].is_peer for m in line.methods)
+    is_peer = METHODS[line.method].is_peer
     if is_peer and not context.peers:
         scored, note = None, "left out"
     elif is_peer:

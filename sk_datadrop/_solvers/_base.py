@@ -16,30 +16,34 @@ from sk_datadrop._curvature import CurvatureOperator
 
 @dataclass(frozen=True, repr=False)
 class SolverResult:
-    """Solution of ``(A + shift I) X = B`` and how it was reached.
+    """Solution of ``(A + shift D) X = B`` and how it was reached.
+
+    D is the scale of the operator, the identity unless it says otherwise.
 
     Attributes
     ----------
     solution : Tensor of shape (n_parameters, n_rhs)
         One column per right-hand side.
     residual : float
-        Largest ``|(A + shift I) x - b| / |b|`` over the right-hand sides b. Lanczos
-        and CG carry it along instead of spending a product on it: it is right down
-        to rounding, machine epsilon times the condition number.
+        Largest ``|(A + shift D) x - b| / |b|`` over the right-hand sides b, in the
+        norm ``|D^(-1/2) b|``. Lanczos and CG carry it along instead of spending a
+        product on it: it is right down to rounding, machine epsilon times the
+        condition number.
     n_iter : int
         Number of products with A, those for its top eigenvalue included.
     converged : bool
         Whether the residual met the solver's tolerance, or rounding.
     top_eigenvalue : float
-        Largest absolute eigenvalue of A, as far as the solver saw it.
+        Largest absolute eigenvalue of ``D^(-1/2) A D^(-1/2)``, as far as the solver
+        saw it.
     shift : float
-        Absolute damping that was added.
+        Absolute damping that was added, times D.
     message : str
         Empty, or one sentence that says what went wrong and what to try.
     ritz_values : ndarray of shape (n_ritz_values,), dtype float64
-        Eigenvalues of A as far as the solver saw them, ascending: all of them from
-        `Dense`, those in the Krylov space of the first right-hand side from
-        `Lanczos`, in that of the random start from `Arnoldi`, else none.
+        Eigenvalues of the same matrix as far as the solver saw them, ascending: all
+        of them from `Dense`, those in the Krylov space of the first right-hand side
+        from `Lanczos`, in that of the random start from `Arnoldi`, else none.
     """
 
     solution: Tensor
@@ -73,15 +77,15 @@ class Solver(BaseEstimator, ABC):
 
     @abstractmethod
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
-        """Solve for right-hand sides of norm 1, at least one."""
+        """Solve for right-hand sides of norm 1, at least one, with a scale of one."""
 
     def solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
-        """Solve ``(A + shift I) X = rhs``.
+        """Solve ``(A + shift D) X = rhs``.
 
         Parameters
         ----------
         operator : CurvatureOperator
-            The matrix A and its relative damping.
+            The matrix A, its scale D and its relative damping.
         rhs : Tensor of shape (n_parameters, n_rhs), dtype float32 or float64
             Right-hand sides.
 
@@ -95,16 +99,24 @@ class Solver(BaseEstimator, ABC):
             If a parameter is out of range.
         """
         self.check_parameters()
-        return solve_scaled(lambda units: [self._solve(operator, units)], rhs)[0]
+        standard = operator.standardised()
+        return solve_scaled(
+            lambda units: [self._solve(standard, units)], rhs, operator.scale
+        )[0]
 
 
 def solve_scaled(
-    solve: Callable[[Tensor], list[SolverResult]], rhs: Tensor, n_results: int = 1
+    solve: Callable[[Tensor], list[SolverResult]],
+    rhs: Tensor,
+    scale: Tensor | float,
+    n_results: int = 1,
 ) -> list[SolverResult]:
-    """Solve for the columns of `rhs` scaled to norm 1, then undo the scaling.
+    """Solve in variables of scale one, for columns of norm 1, then undo both.
 
     Columns of zeros are left out, their solution is zero.
     """
+    root = torch.as_tensor(scale, dtype=rhs.dtype, device=rhs.device).sqrt()[..., None]
+    rhs = rhs / root
     norms = torch.linalg.norm(rhs, dim=0)
     if not torch.isfinite(norms).all():
         return [_not_finite(rhs)] * n_results
@@ -115,7 +127,7 @@ def solve_scaled(
     results = []
     for result in solve(rhs[:, nonzero] / norms):
         solution = torch.full_like(rhs, torch.nan if isnan(result.residual) else 0)
-        solution[:, nonzero] = result.solution * norms
+        solution[:, nonzero] = result.solution * norms / root
         message = result.message or ("" if nonzero.all() else ZERO_GRADIENT)
         results.append(replace(result, solution=solution, message=message))
     return results

@@ -69,7 +69,7 @@ class Lanczos(Solver):
         Parameters
         ----------
         operator : CurvatureOperator
-            The matrix A; its own damping plays no part.
+            The matrix A and its scale; its own damping plays no part.
         rhs : Tensor of shape (n_parameters, n_rhs), dtype float32 or float64
             Right-hand sides.
         dampings : iterable of float
@@ -87,14 +87,18 @@ class Lanczos(Solver):
             If a parameter or a damping is out of range.
         """
         self.check_parameters()
-        operators = [replace(operator, damping=damping) for damping in dampings]
+        standard = operator.standardised()
+        operators = [replace(standard, damping=damping) for damping in dampings]
         if not operators or not all(o.damping > 0 for o in operators):
             raise ValueError(
                 "dampings must be positive numbers, relative to the largest "
                 f"eigenvalue, at least one; got {[o.damping for o in operators]}."
             )
         return solve_scaled(
-            lambda units: self._solve_path(operators, units), rhs, len(operators)
+            lambda units: self._solve_path(operators, units),
+            rhs,
+            operator.scale,
+            len(operators),
         )
 
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
