@@ -5,18 +5,24 @@ parameter, and belongs to the operator, so that every solver solves the same sys
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
-from torch.func import grad, vjp
 
-from sk_datadrop._derivatives import pullback
+from sk_datadrop._derivatives import measured_graphs, pullback
 from sk_datadrop._functional import FunctionalNet
+
+_LARGEST_BATCH = 128
+"""Rows; more are no faster."""
+
+_FEW_ROWS = 8
+"""To measure the memory per row on."""
 
 _SMALLEST_SCALE = 1e-3
 """Of a tensor, relative to the mean: keeps rounding from being taken for curvature."""
@@ -69,12 +75,12 @@ class Curvature(BaseEstimator, ABC):
         damping: float = 0.1,
         scaling: str | None = None,
         n_samples: int | None = 256,
-        batch_size: int = 128,
+        max_memory: float = 1e9,
     ) -> None:
         self.damping = damping
         self.scaling = scaling
         self.n_samples = n_samples
-        self.batch_size = batch_size
+        self.max_memory = max_memory
 
     @abstractmethod
     def _batch_product(
@@ -115,20 +121,44 @@ class Curvature(BaseEstimator, ABC):
         """
         self.check_parameters()
         rows = self._sample_rows(len(X), random_state)
-        batch_products = [
-            self._batch_product(net, Xb, yb)
-            for Xb, yb in net.batches(X[rows], y[rows], self.batch_size)
-        ]
+        X, y = X[rows], y[rows]
+        size = self._rows_at_a_time(net, X, y)
+        kept = self._products_that_fit(net, X, y, size)
+        n_kept = len(kept) * size
 
         def product(v: Tensor) -> Tensor:
             total = torch.zeros_like(v)
-            for batch_product in batch_products:
+            made_anew = self._batch_products(net, X[n_kept:], y[n_kept:], size)
+            for batch_product in chain(kept, made_anew):
                 total += batch_product(v)
             on_product()
             return total / len(rows)
 
         scale = _tensor_scale(net, product) if self.scaling else 1.0
         return CurvatureOperator(product, net.theta.numel(), self.damping, scale)
+
+    def _batch_products(self, net, X, y, size) -> Iterator[Callable[[Tensor], Tensor]]:
+        if len(X):
+            for Xb, yb in net.batches(X, y, size):
+                yield self._batch_product(net, Xb, yb)
+
+    def _rows_at_a_time(self, net: FunctionalNet, X, y) -> int:
+        """Rows whose graphs stay within `max_memory`."""
+        few = min(_FEW_ROWS, len(X))
+        with measured_graphs(net.theta) as n_bytes:
+            _ = list(self._batch_products(net, X[:few], y[:few], few))
+            per_row = max(n_bytes() / few, 1)
+        return int(np.clip(self.max_memory / per_row, 1, _LARGEST_BATCH))
+
+    def _products_that_fit(self, net: FunctionalNet, X, y, size) -> list:
+        """Products of the first batches, whose graphs are kept for all products."""
+        kept = []
+        with measured_graphs(net.theta) as n_bytes:
+            for batch_product in self._batch_products(net, X, y, size):
+                if n_bytes() > self.max_memory:
+                    break
+                kept.append(batch_product)
+        return kept
 
     def _sample_rows(self, n_available: int, rng) -> np.ndarray:
         if self.n_samples is None or self.n_samples >= n_available:
@@ -144,12 +174,14 @@ class Curvature(BaseEstimator, ABC):
             )
         if self.scaling not in ("tensor", None):
             raise ValueError(f"scaling must be 'tensor' or None; got {self.scaling!r}.")
-        for name in ("n_samples", "batch_size"):
-            value = getattr(self, name)
-            if name == "n_samples" and value is None:
-                continue
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+        n = self.n_samples
+        if n is not None and (not isinstance(n, Integral) or n < 1):
+            raise ValueError(f"n_samples must be a positive integer; got {n!r}.")
+        if not isinstance(self.max_memory, Real) or not self.max_memory > 0:
+            raise ValueError(
+                f"max_memory must be a positive number of bytes; got "
+                f"{self.max_memory!r}."
+            )
 
 
 def _tensor_scale(net: FunctionalNet, product) -> Tensor:
@@ -192,9 +224,10 @@ class GaussNewton(Curvature):
         Number of training rows the mean is taken over, drawn once without
         replacement. None, or more than there are, takes all rows. On noisy
         digits 256, 512 and 1,500 rows ranked the wrong labels alike.
-    batch_size : int, default=128
-        Rows per product. Bounds memory and does not change the result beyond
-        rounding.
+    max_memory : float, default=1e9
+        Bytes for the graphs that products with the matrix go back through. They are
+        made once, as far as they fit, and otherwise anew in every product, in batches
+        that fit. Changes the result by rounding only.
 
     References
     ----------
@@ -225,17 +258,16 @@ class GaussNewton(Curvature):
         def outputs(theta):
             return net.outputs(theta, X)
 
-        def total_loss(z):
-            return net.losses(z, y).sum()
+        def loss_gradient(z):
+            loss = net.losses(z, y).sum()
+            return torch.autograd.grad(loss, z, create_graph=True)[0]
 
         z, jacobian_transpose = pullback(outputs, net.theta)
-        # The output Hessian is symmetric, so its vector-Jacobian product serves;
-        # forward mode over grad(mse_loss) raises in torch 2.14.
-        hessian = vjp(grad(total_loss), z)[1]
+        # Symmetric, so its vector-Jacobian product serves.
+        hessian = pullback(loss_gradient, z)[1]
 
         def product(v: Tensor) -> Tensor:
-            (HJv,) = hessian(net.jvp(X, v)[1], retain_graph=True)
-            return jacobian_transpose(HJv)
+            return jacobian_transpose(hessian(net.jvp(X, v)[1]))
 
         return product
 
@@ -261,8 +293,8 @@ class Hessian(Curvature):
     n_samples : int or None, default=256
         Number of training rows the mean is taken over, drawn once without
         replacement. None, or more than there are, takes all rows.
-    batch_size : int, default=128
-        Rows per product. Does not change the result beyond rounding.
+    max_memory : float, default=1e9
+        Bytes for the graphs that products with the matrix go back through.
 
     References
     ----------

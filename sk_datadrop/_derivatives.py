@@ -1,11 +1,13 @@
 """Derivatives of functions of one flat vector, along directions and backwards."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.graph import saved_tensors_hooks
 
 TOLERANCE = 0.02
 """Relative difference from the gradients at which a derivative counts as wrong.
@@ -38,6 +40,25 @@ def pullback(function, point: Tensor) -> tuple[Tensor, Callable]:
         return result
 
     return value.detach(), transpose
+
+
+@contextmanager
+def measured_graphs(known: Tensor) -> Iterator[Callable[[], int]]:
+    """Count the bytes that graphs made within the block hold for backward passes.
+
+    Yields a function that tells how many so far, each storage once, and that of
+    `known` not at all.
+    """
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() != known.untyped_storage().data_ptr():
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield lambda: sum(sizes.values())
 
 
 @torch.no_grad()

@@ -136,7 +136,7 @@ def test_hessian_of_a_loss_without_curvature_is_zero():
 
 def test_hessian_products_do_not_run_the_net_again(monkeypatch):
     functional, X, y = make("mse")
-    operator = operator_of(Hessian, functional, X, y, batch_size=4)
+    operator = operator_of(Hessian, functional, X, y)
     expected = explicit_hessian(functional, X, y)
     monkeypatch.setattr(functional, "raw_outputs", None)
     for v in torch.randn(2, operator.size, dtype=torch.float64):
@@ -147,7 +147,7 @@ def test_hessian_products_do_not_run_the_net_again(monkeypatch):
 def test_products_are_counted_and_leave_no_graph(curvature):
     calls = []
     functional, X, y = make("mse")
-    operator = curvature(batch_size=4).operator(
+    operator = curvature().operator(
         functional,
         X,
         y,
@@ -171,13 +171,43 @@ def test_nll_of_softmax_is_the_fisher_information_of_cross_entropy():
 
 
 @every_curvature
-@pytest.mark.parametrize("batch_size", [1, 4, 11, 100])
-def test_batch_size_does_not_matter(curvature, batch_size):
+@pytest.mark.parametrize("max_memory", [1, 1000, 2000, 4000])
+def test_memory_does_not_matter(curvature, max_memory):
     functional, X, y = make("cross-entropy")
     torch.testing.assert_close(
-        matrix_of(curvature, functional, X, y, batch_size=batch_size),
+        matrix_of(curvature, functional, X, y, max_memory=max_memory),
         matrix_of(curvature, functional, X, y),
     )
+
+
+@every_curvature
+def test_graphs_that_do_not_fit_are_made_anew(curvature, monkeypatch):
+    functional, X, y = make("cross-entropy")
+    X, y = np.tile(X, (60, 1)), np.tile(y, 60)
+    sizes = []
+    original = functional.outputs
+
+    def outputs(theta, X):
+        sizes.append(len(X))
+        return original(theta, X)
+
+    monkeypatch.setattr(functional, "outputs", outputs)
+    # What _derivatives spends on finding its method is not of interest.
+    functional.jvp(torch.as_tensor(X[:2]), functional.theta)
+
+    def rows_through_a_graph(max_memory):
+        operator = operator_of(
+            curvature, functional, X, y, n_samples=None, max_memory=max_memory
+        )
+        sizes.clear()
+        operator.product(functional.theta)
+        return sum(sizes)
+
+    without_graphs = 660 if curvature is GaussNewton else 0
+    assert rows_through_a_graph(1e9) == without_graphs
+    assert rows_through_a_graph(1) == without_graphs + 660
+    between = rows_through_a_graph(3e4)
+    assert without_graphs < between < without_graphs + 660
 
 
 @every_curvature
@@ -209,7 +239,7 @@ def test_scale_does_not_depend_on_batches_or_the_order_of_the_rows(curvature):
     functional, X, y = make("cross-entropy")
     expected = scale_of(curvature, functional, X, y)
     order = np.random.default_rng(1).permutation(N_ROWS)
-    shuffled = scale_of(curvature, functional, X[order], y[order], batch_size=3)
+    shuffled = scale_of(curvature, functional, X[order], y[order], max_memory=1)
     torch.testing.assert_close(shuffled, expected)
 
 
@@ -235,7 +265,7 @@ def test_scale_of_tensors_without_curvature(curvature):
         ({"damping": 0.0}, "damping must be a positive number"),
         ({"damping": "0.1"}, "damping must be a positive number"),
         ({"n_samples": 0}, "n_samples must be a positive integer"),
-        ({"batch_size": 2.5}, "batch_size must be a positive integer"),
+        ({"max_memory": 0}, "max_memory must be a positive number of bytes"),
     ],
 )
 def test_parameters_out_of_range(curvature, parameters, message):
