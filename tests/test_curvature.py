@@ -13,6 +13,27 @@ from sk_datadrop._functional import FunctionalNet
 
 N_ROWS = 11
 
+
+class OldStyleSquare(torch.autograd.Function):
+    """Of the style that torch.func refuses: one forward that also fills the context."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+class OldStyleMSE(nn.MSELoss):
+    def forward(self, outputs, y):
+        losses = OldStyleSquare.apply(outputs - y)
+        return losses if self.reduction == "none" else losses.mean()
+
+
 CASES = {
     "cross-entropy": (NeuralNetClassifier, nn.CrossEntropyLoss, {}, "labels"),
     "nll of softmax": (
@@ -29,6 +50,7 @@ CASES = {
     ),
     "bce with logits": (NeuralNet, nn.BCEWithLogitsLoss, {}, "binary"),
     "mse": (NeuralNetRegressor, nn.MSELoss, {}, "real"),
+    "mse by hand": (NeuralNetRegressor, OldStyleMSE, {}, "real"),
     "huber": (NeuralNetRegressor, nn.HuberLoss, {"criterion__delta": 0.5}, "real"),
 }
 
