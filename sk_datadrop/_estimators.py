@@ -23,7 +23,7 @@ from skorch import NeuralNetClassifier
 
 from sk_datadrop._curvature import Curvature, GaussNewton
 from sk_datadrop._drop import check_drop_fraction, keep_mask, mean_influence
-from sk_datadrop._influence import influence_at_checkpoints
+from sk_datadrop._influence import check_autocast, influence_at_checkpoints
 from sk_datadrop._objectives import check_objective
 from sk_datadrop._progress import Progress
 from sk_datadrop._rounds import train, train_round
@@ -65,6 +65,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         engine=None,
         curvature=None,
         solver=None,
+        autocast=None,
         random_state=None,
         verbose=0,
     ):
@@ -76,6 +77,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         self.engine = engine
         self.curvature = curvature
         self.solver = solver
+        self.autocast = autocast
         self.random_state = random_state
         self.verbose = verbose
 
@@ -186,6 +188,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
             influence_at_checkpoints,
             curvature=GaussNewton() if self.curvature is None else self.curvature,
             solver=Lanczos() if self.solver is None else self.solver,
+            autocast=self.autocast,
         )
 
     def _collect_influence(self, rounds, splits, n_samples):
@@ -232,6 +235,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         check_is_net(self.estimator, wrapper=type(self).__name__)
         check_drop_fraction(self.drop_fraction)
         check_objective(self.objective)
+        check_autocast(self.autocast)
         kinds: dict[str, type[Views | Trajectory | Curvature | Solver]] = {
             "views": Views,
             "engine": Trajectory,
@@ -248,11 +252,12 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
                     f"{value!r}."
                 )
             value.check_parameters()
-        if self.engine is not None and (self.curvature, self.solver) != (None, None):
+        unused = (self.curvature, self.solver, self.autocast)
+        if self.engine is not None and unused != (None, None, None):
             raise ValueError(
                 "engine=Trajectory() replays the training and uses neither curvature "
-                "nor solver; got both an engine and one of these. Set one of them to "
-                "None."
+                "nor solver nor autocast; got both an engine and one of these. Set one "
+                "of them to None."
             )
 
     def _check_data(self, X, y, X_val, y_val):
@@ -378,6 +383,9 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         None takes ``GaussNewton()``.
     solver : Solver or None, default=None
         None takes ``Lanczos()``.
+    autocast : {"bfloat16", "float16"} or None, default=None
+        Precision in which the net runs as it scores the rows, with torch.autocast:
+        faster where the hardware has it. See :func:`influence_scores`.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
@@ -582,6 +590,9 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         None takes ``GaussNewton()``.
     solver : Solver or None, default=None
         None takes ``Lanczos()``.
+    autocast : {"bfloat16", "float16"} or None, default=None
+        Precision in which the net runs as it scores the rows, with torch.autocast:
+        faster where the hardware has it. See :func:`influence_scores`.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed

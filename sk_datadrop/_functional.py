@@ -221,7 +221,9 @@ class FunctionalNet:
         unit = loss.detach() / total if total else 1 / len(rows)
         return loss + unit * ((row_weights - 1) * rows).sum()
 
-    def jvp(self, X: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(
+        self, X: Tensor, direction: Tensor, autocast: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return outputs at `theta`, and their derivative along a direction.
 
         The first call settles the method for all: the first of `METHODS` that
@@ -231,6 +233,9 @@ class FunctionalNet:
         ----------
         X : Tensor of shape (n_rows, ...)
         direction : Tensor of shape (n_parameters,)
+        autocast : torch.dtype or None, default=None
+            Precision of the net's own computation where torch.autocast sees fit.
+            Finite differences, which would drown in it, keep the full one.
 
         Returns
         -------
@@ -249,7 +254,14 @@ class FunctionalNet:
         if self.derivative is None:
             few = X[:_FEW_ROWS] if isinstance(X, Tensor) else X
             self.derivative = find_method(partial(outputs, X=few), self.theta)
-        return METHODS[self.derivative](outputs, self.theta, direction)
+        exact = self.derivative != "finite differences"
+        with torch.autocast(
+            self.theta.device.type,
+            dtype=autocast,
+            enabled=autocast is not None and exact,
+        ):
+            value, along = METHODS[self.derivative](outputs, self.theta, direction)
+        return value.to(self.theta.dtype), along.to(self.theta.dtype)
 
     def check_reached(self, X, y, batch_size: int | None = None) -> None:
         """Warn of trainable parameters that no output depends on.

@@ -17,6 +17,7 @@ rows, and no gradient of a single row is ever formed.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ def influence(
     random_state: np.random.Generator,
     score_held_out: bool = True,
     batch_size: int | None = None,
+    autocast: str | None = None,
     on_product: Callable[[], object] = lambda: None,
 ) -> Influence:
     """Score the rows of `train`, and of `held_out`, by their influence.
@@ -94,6 +96,8 @@ def influence(
         Whether to score the held-out rows too.
     batch_size : int or None, default=None
         Rows per forward pass; no influence on the result beyond rounding.
+    autocast : {"bfloat16", "float16"} or None, default=None
+        Precision of the pass over the rows that are scored.
     on_product : callable
         Called after every curvature product.
 
@@ -120,11 +124,10 @@ def influence(
     result = solver.solve(operator, gradients)
     directions = result.solution / len(train[0])
     views = directions.mean(1, keepdim=True) if n_groups == 1 else directions
+    scorer = partial(row_scores, net, batch_size=batch_size, autocast=autocast)
     return Influence(
-        train=row_scores(net, *train, views, batch_size),
-        held_out=_held_out_scores(
-            net, held_out, groups, directions, n_groups, batch_size
-        )
+        train=scorer(*train, views),
+        held_out=_held_out_scores(scorer, held_out, groups, directions, n_groups)
         if score_held_out
         else np.full((n_groups, len(held_out[0])), np.nan),
         solver_result=result,
@@ -219,8 +222,21 @@ def _objective_gradient(
     return total / len(X)
 
 
+def check_autocast(autocast) -> None:
+    """Raise a ValueError unless `autocast` is known."""
+    if autocast not in (None, "bfloat16", "float16"):
+        raise ValueError(
+            f"autocast must be None, 'bfloat16' or 'float16'; got {autocast!r}."
+        )
+
+
 def row_scores(
-    net: FunctionalNet, X, y, directions: Tensor, batch_size: int | None = None
+    net: FunctionalNet,
+    X,
+    y,
+    directions: Tensor,
+    batch_size: int | None = None,
+    autocast: str | None = None,
 ) -> np.ndarray:
     """Differentiate the loss of each row along directions, in one pass over the rows.
 
@@ -231,23 +247,26 @@ def row_scores(
     directions : Tensor of shape (n_parameters, n_directions)
     batch_size : int or None, default=None
         Rows at a time.
+    autocast : {"bfloat16", "float16"} or None, default=None
+        Precision in which the net runs.
 
     Returns
     -------
     ndarray of shape (n_directions, n_samples), dtype float64
     """
+    dtype = None if autocast is None else getattr(torch, autocast)
     scores = [
-        _batch_scores(net, Xb, yb, directions)
+        _batch_scores(net, Xb, yb, directions, dtype)
         for Xb, yb in net.batches(X, y, batch_size)
     ]
     return torch.cat(scores, dim=1).double().cpu().numpy()
 
 
-def _batch_scores(net: FunctionalNet, X, y, directions: Tensor) -> Tensor:
+def _batch_scores(net: FunctionalNet, X, y, directions: Tensor, autocast) -> Tensor:
     """By the chain rule, so that only outputs are differentiated along directions."""
     along = []
     for direction in directions.T:
-        outputs, derivative = net.jvp(X, direction)
+        outputs, derivative = net.jvp(X, direction, autocast)
         products = _output_gradients(net, outputs, y) * derivative
         along.append(products.reshape(len(products), -1).sum(1))
     return torch.stack(along)
@@ -260,7 +279,7 @@ def _output_gradients(net: FunctionalNet, outputs: Tensor, y) -> Tensor:
     return torch.autograd.grad(net.losses(outputs, y).sum(), outputs)[0]
 
 
-def _held_out_scores(net, held_out, groups, directions, n_groups, batch_size):
+def _held_out_scores(scorer, held_out, groups, directions, n_groups):
     """Scores of held-out rows by the groups they are not in."""
     scores = np.full((n_groups, len(groups)), np.nan)
     for g in range(directions.shape[1]):
@@ -270,7 +289,7 @@ def _held_out_scores(net, held_out, groups, directions, n_groups, batch_size):
         else:
             views = np.arange(n_groups) != g
             others = directions[:, torch.as_tensor(views)]
-        scores[np.ix_(np.arange(n_groups)[views], own)] = row_scores(
-            net, *_take(held_out, own), others, batch_size
+        scores[np.ix_(np.arange(n_groups)[views], own)] = scorer(
+            *_take(held_out, own), others
         )
     return scores

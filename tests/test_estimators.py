@@ -184,6 +184,14 @@ class TestReproducible:
         )
         np.testing.assert_array_equal(model.sample_mask_, fitted.sample_mask_)
 
+    def test_scoring_in_lower_precision(self, fitted, noisy_digits):
+        X, y, _ = noisy_digits
+        model = DataDropoutClassifier(
+            image_net(), autocast="bfloat16", random_state=0
+        ).fit(X, y)
+        assert not np.array_equal(model.influence_, fitted.influence_)
+        assert np.corrcoef(model.influence_, fitted.influence_)[0, 1] > 0.99
+
     def test_nothing_of_the_caller_is_changed(self, classifier, blobs):
         X, y = blobs
         X.setflags(write=False)

@@ -277,3 +277,23 @@ def test_every_product_is_counted(scored):
     calls = []
     result = score(*scored, solver=Lanczos(), on_product=lambda: calls.append(1))
     assert len(calls) == result.solver_result.n_iter > 0
+
+
+@pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
+def test_scores_in_lower_precision_rank_alike(scored, autocast):
+    net, train, held_out = scored
+    net.module_.float()
+    train, held_out = ((X.astype(np.float32), y) for X, y in ((train), (held_out)))
+    reference = score(net, train, held_out)
+    result = score(net, train, held_out, autocast=autocast)
+    for found, expected in [
+        (result.train, reference.train),
+        (result.held_out, reference.held_out),
+    ]:
+        assert found.dtype == np.float64
+        assert not np.array_equal(found, expected)
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
+    # Gradient and curvature keep the full precision.
+    torch.testing.assert_close(
+        result.solver_result.solution, reference.solver_result.solution, rtol=0, atol=0
+    )

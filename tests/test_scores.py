@@ -116,6 +116,14 @@ def test_batch_size_and_row_order_do_not_matter(trained, blobs):
     )
 
 
+def test_lower_precision_ranks_alike(trained, blobs):
+    rows = (*blobs, *blobs)
+    full = influence_scores(trained, *rows, random_state=0).influence
+    low = influence_scores(trained, *rows, autocast="bfloat16", random_state=0)
+    assert not np.array_equal(low.influence, full)
+    assert np.corrcoef(low.influence, full)[0, 1] > 0.999
+
+
 def test_images_and_a_plain_convolutional_module(noisy_digits):
     X, y, flipped = noisy_digits
     torch.manual_seed(0)
@@ -215,6 +223,12 @@ def test_what_could_not_be_solved_is_said():
             {"loss": nn.CrossEntropyLoss(), "checkpoints": []},
             ValueError,
             "checkpoints is empty",
+        ),
+        (
+            MLP(),
+            {"loss": nn.CrossEntropyLoss(), "autocast": "float32"},
+            ValueError,
+            "autocast must be None",
         ),
         (
             MLP(),

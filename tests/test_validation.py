@@ -79,6 +79,7 @@ def test_parameter_objects_of_the_wrong_kind(classifier, blobs, parameters, mess
     ("parameters", "message"),
     [
         ({"curvature": GaussNewton(damping=-1)}, "damping must be a positive number"),
+        ({"autocast": "half"}, "autocast must be None, 'bfloat16' or 'float16'; got"),
         ({"solver": Lanczos(max_iter=0)}, "max_iter must be a positive integer"),
         ({"views": Views(n_groups=0)}, "n_groups must be a positive integer"),
     ],

@@ -217,16 +217,18 @@ def cases(quick) -> dict[str, Callable[[], Case]]:
 # Methods: case -> scores.
 
 
-def ours(case):
+def ours(case, autocast=None):
     rows = (*case.question.train, *case.question.held_out)
-    return influence_scores(case.net, *rows, random_state=0).influence
+    return influence_scores(
+        case.net, *rows, autocast=autocast, random_state=0
+    ).influence
 
 
-def scoring_pass(case):
+def scoring_pass(case, autocast=None):
     """Each row's loss differentiated along one direction, as influence needs it."""
     net = FunctionalNet(case.net)
-    direction = torch.randn_like(net.theta)
-    return row_scores(net, *case.question.train, direction[:, None])[0]
+    direction = torch.randn_like(net.theta)[:, None]
+    return row_scores(net, *case.question.train, direction, autocast=autocast)[0]
 
 
 def forward_pass(case):
@@ -246,7 +248,7 @@ def ask(function):
     return lambda case: function(case.question)
 
 
-OURS = {"ours": ours}
+OURS = {"ours": ours, "ours, bfloat16": partial(ours, autocast="bfloat16")}
 PLAIN = {"gradients by vmap": ask(_peers.gradient_dots)}
 PEERS = {
     "kronfluence EK-FAC": ask(_peers.kronfluence_ekfac),
@@ -254,7 +256,11 @@ PEERS = {
     "captum TracInCPFast": ask(_peers.captum_tracin_fast),
     "dattri CG": ask(_peers.dattri_conjugate_gradient),
 }
-PASSES = {"scoring pass": scoring_pass, "forward pass": forward_pass}
+PASSES = {
+    "scoring pass": scoring_pass,
+    "scoring pass, bfloat16": partial(scoring_pass, autocast="bfloat16"),
+    "forward pass": forward_pass,
+}
 
 
 # Measurements.
@@ -387,8 +393,9 @@ def run_passes(arguments):
             if not all(line["note"] == "" for line in result["lines"].values()):
                 continue
             seconds = {k: line["seconds"] for k, line in result["lines"].items()}
-            ratio = seconds["scoring pass"] / seconds["forward pass"]
-            print(f"scoring pass / forward pass: {ratio:.2f}")
+            for name in ("scoring pass", "scoring pass, bfloat16"):
+                ratio = seconds[name] / seconds["forward pass"]
+                print(f"{name} / forward pass: {ratio:.2f}")
 
 
 def run_rows(arguments):
