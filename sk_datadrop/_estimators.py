@@ -5,11 +5,13 @@ split -> [train, score] per round -> drop -> retrain.
 
 import warnings
 from abc import ABC, abstractmethod
-from functools import partial
+from dataclasses import dataclass
 from numbers import Integral
+from time import perf_counter
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed, effective_n_jobs
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -18,22 +20,21 @@ from sklearn.base import (
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 from skorch import NeuralNetClassifier
+from tqdm.auto import tqdm
 
-from sk_datadrop._curvature import Curvature, GaussNewton
+from sk_datadrop._curvature import Curvature
 from sk_datadrop._drop import check_drop_fraction, keep_mask, mean_influence
-from sk_datadrop._influence import check_autocast, influence_at_checkpoints
+from sk_datadrop._influence import check_autocast
+from sk_datadrop._memory import round_key
 from sk_datadrop._objectives import check_objective
-from sk_datadrop._progress import Progress
-from sk_datadrop._rounds import train, train_round
-from sk_datadrop._solvers import Lanczos, Solver
+from sk_datadrop._round_one import NOT_IN_THE_KEY, RoundOne, Scoring, run_round_one
+from sk_datadrop._rounds import train
+from sk_datadrop._solvers import Solver
 from sk_datadrop._splits import Split, held_out_splits
-from sk_datadrop._trajectory import (
-    Trajectory,
-    TrajectoryRecorder,
-    trajectory_influences,
-)
+from sk_datadrop._trajectory import Trajectory
 from sk_datadrop._validation import (
     Targets,
     as_class_targets,
@@ -43,9 +44,11 @@ from sk_datadrop._validation import (
     encode_labels,
     match_targets,
     probe_net,
+    route_fit_params,
+    rows_of,
     validation_of_refit,
 )
-from sk_datadrop._views import Views, score_round
+from sk_datadrop._views import Views
 from sk_datadrop.metrics import r2_score
 
 
@@ -66,6 +69,8 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         curvature=None,
         solver=None,
         autocast=None,
+        memory=None,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -78,10 +83,12 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         self.curvature = curvature
         self.solver = solver
         self.autocast = autocast
+        self.memory = memory
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y, *, X_val=None, y_val=None):
+    def fit(self, X, y, *, X_val=None, y_val=None, **params):
         """Train, score, drop and retrain.
 
         Parameters
@@ -95,6 +102,11 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         X_val, y_val : array-like or None, default=None
             Rows to measure influence on, instead of `cv`: one round that trains
             on all of X. Never trained on and never dropped.
+        **params : dict
+            ``groups`` of shape (n_samples,) goes to the ``split`` of `cv`, all else to
+            the ``fit`` of the net in both rounds, arrays of n_samples rows cut as X
+            is. With metadata routing enabled, what is requested goes where it is
+            requested.
 
         Returns
         -------
@@ -109,104 +121,123 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
             If data, parameters, net and criterion do not fit together, before
             any training; or if a training loss becomes NaN or infinite.
         """
-        self._check_parameters()
-        X, targets, validation = self._check_data(X, y, X_val, y_val)
-        seed = _draw_seed(self.random_state)
-        targets, validation, refit_validation = self._check_net(
-            X, targets, validation, seed
-        )
-        splits = self._splits(X, targets, validation, seed)
-        with Progress(len(splits), self.verbose) as progress:
-            rounds = [
-                self._round(
-                    number, split, X, targets.values, validation, seed, progress
-                )
-                for number, split in enumerate(splits)
-            ]
-            self._collect_influence(rounds, splits, len(X))
-            self._drop(targets)
-            with progress.stage("round_two", "round 2: retraining on the kept rows"):
-                self.estimator_ = train(
-                    self.estimator,
-                    X[self.sample_mask_],
-                    targets.values[self.sample_mask_],
-                    validation=refit_validation,
-                    seed=seed,
-                    name="round 2",
-                    verbose=self._net_verbosity(),
-                )
-        self.timings_ = progress.seconds
+        problem = self._problem(X, y, X_val, y_val, params)
+        with self._progress_bar(problem) as bar:
+            self._find_harmful(problem, bar)
+            self._retrain(problem, bar)
         return self
 
-    def _round(self, number, split, X, y, validation, seed, progress):
-        """Train on the rows of a split and score them on those held out."""
-        name = f"round 1, split {number + 1} of {progress.n_rounds}"
-        train_rows = X[split.train], y[split.train]
-        held_out = validation or (X[split.held_out], y[split.held_out])
-        views = self._views()
-        record, scorer = self._scorer()
-        # Other initial weights in every split: their agreement is the evidence.
-        seed = _derived_seed(seed, number) if number else seed
-        with progress.stage("round_one", f"{name}: training"):
-            net, checkpoints = train_round(
-                self.estimator,
-                *train_rows,
-                held_out,
-                n_checkpoints=views.n_checkpoints,
-                seed=seed,
-                callbacks=record,
-                name=name,
-                verbose=self._net_verbosity(),
-            )
-        with progress.stage("scoring", f"{name}: scoring"):
-            scores = score_round(
-                scorer,
-                number,
-                net,
-                checkpoints,
-                train_rows,
-                held_out,
-                n_groups=views.groups(progress.n_rounds, len(held_out[0])),
-                seed=seed,
-                objective=self.objective,
-                is_likelihood=self._is_likelihood,
-                score_held_out=validation is None,
-                on_product=progress.count_product,
-            )
-        return net, scores
-
-    def _scorer(self):
-        """Callbacks that record a training, and the function that scores it."""
-        if self.engine is not None:
-            recorder = TrajectoryRecorder(self.engine.max_memory)
-            return [recorder], partial(
-                trajectory_influences,
-                recorder=recorder,
-                smoothing=self.engine.smoothing,
-            )
-        return [], partial(
-            influence_at_checkpoints,
-            curvature=GaussNewton() if self.curvature is None else self.curvature,
-            solver=Lanczos() if self.solver is None else self.solver,
-            autocast=self.autocast,
+    def _problem(self, X, y, X_val, y_val, params) -> "_Problem":
+        """Check everything, before any training."""
+        self._check_parameters()
+        fit_params, split_params = route_fit_params(self, params)
+        X, targets, validation = self._check_data(X, y, X_val, y_val)
+        seed = _draw_seed(self.random_state)
+        targets, validation, probe = self._check_net(X, targets, validation, seed)
+        return _Problem(
+            X=X,
+            targets=targets,
+            validation=validation,
+            refit_validation=validation_of_refit(probe, validation),
+            splits=self._splits(X, targets, validation, seed, split_params),
+            seed=seed,
+            fit_params=fit_params,
+            key="" if self.memory is None else self._key(probe),
         )
 
-    def _collect_influence(self, rounds, splits, n_samples):
-        self.round_one_estimators_ = [net for net, _ in rounds]
+    def _find_harmful(self, problem: "_Problem", bar) -> None:
+        """Train on parts of the rows, score them all, decide which to drop."""
+        rounds = self._round_one(problem, bar)
+        self._collect_influence(rounds, problem)
+        self._drop(problem.targets)
+
+    def _round_one(self, problem: "_Problem", bar) -> list[RoundOne]:
+        """Run all rounds, here or by workers."""
+        run = run_round_one
+        if self.memory is not None:
+            run = check_memory(self.memory).cache(run, ignore=NOT_IN_THE_KEY)
+        # A bar cannot follow what workers do.
+        watch = {"on_stage": bar.set_description, "on_product": bar.refresh}
+        if effective_n_jobs(self.n_jobs) > 1:
+            watch = {"n_threads": torch.get_num_threads()}
+        rounds = []
+        jobs = (
+            delayed(run)(**self._round_arguments(number, problem), **watch)
+            for number in range(len(problem.splits))
+        )
+        for result in Parallel(self.n_jobs, return_as="generator")(jobs):
+            rounds.append(result)
+            bar.update()
+        return rounds
+
+    def _round_arguments(self, number: int, problem: "_Problem") -> dict:
+        split, validation = problem.splits[number], problem.validation
+        held_out = validation or problem.rows(split.held_out)
+        # Other initial weights in every split: their agreement is the evidence.
+        seed = _derived_seed(problem.seed, number) if number else problem.seed
+        return {
+            "estimator": self.estimator,
+            "train": problem.rows(split.train),
+            "held_out": held_out,
+            "key": problem.key,
+            "number": number,
+            "score_held_out": validation is None,
+            "seed": seed,
+            "scoring": self._scoring(len(problem.splits), len(held_out[0])),
+            "fit_params": problem.fit_params_of(split.train),
+            "name": f"round 1, split {number + 1} of {len(problem.splits)}",
+            "verbose": self._net_verbosity(),
+        }
+
+    def _scoring(self, n_rounds: int, n_held_out: int) -> Scoring:
+        views = Views() if self.views is None else self.views
+        return Scoring(
+            objective=self.objective,
+            is_likelihood=self._is_likelihood,
+            engine=self.engine,
+            curvature=self.curvature,
+            solver=self.solver,
+            autocast=self.autocast,
+            n_checkpoints=views.n_checkpoints,
+            n_groups=views.groups(n_rounds, n_held_out),
+        )
+
+    def _key(self, probe) -> str:
+        """Of everything but the rows, the seed and the drop rule."""
+        if self.random_state is None:
+            warnings.warn(
+                "memory has no effect with random_state=None: every fit draws another "
+                "seed and trains anew. Set random_state to an integer.",
+                UserWarning,
+                stacklevel=4,
+            )
+        names = ("views", "engine", "objective", "curvature", "solver", "autocast")
+        settings = {name: getattr(self, name) for name in names}
+        return round_key(self.estimator, probe.module_.modules(), settings)
+
+    def _collect_influence(self, rounds: list[RoundOne], problem: "_Problem") -> None:
+        self.round_one_estimators_ = [r.net for r in rounds]
         per_view = []
-        for split, (_, scores) in zip(splits, rounds, strict=True):
-            influence = np.full((len(scores.views), n_samples), np.nan)
+        for split, result in zip(problem.splits, rounds, strict=True):
+            scores = result.scores
+            influence = np.full((len(scores.views), len(problem.X)), np.nan)
             influence[:, split.train] = scores.train
             if len(split.held_out):
                 influence[:, split.held_out] = scores.held_out
             per_view.append(influence)
         self.influence_per_view_ = np.concatenate(per_view)
-        self.views_ = [view for _, scores in rounds for view in scores.views]
+        self.views_ = [view for r in rounds for view in r.scores.views]
         self.influence_ = mean_influence(self.influence_per_view_)
-        self.solver_results_ = [r for _, s in rounds for r in s.solver_results]
-        for result in self.solver_results_:
-            if result.message:
-                warnings.warn(result.message, ConvergenceWarning, stacklevel=4)
+        self.solver_results_ = [s for r in rounds for s in r.scores.solver_results]
+        self.timings_ = {
+            stage: sum(r.seconds[stage] for r in rounds)
+            for stage in ("round_one", "scoring")
+        }
+        heard = [w for r in rounds for w in r.warnings]
+        heard += [(s.message, ConvergenceWarning) for s in self.solver_results_]
+        for message, category in heard:
+            if message:
+                warnings.warn(message, category, stacklevel=4)
 
     def _drop(self, targets: Targets):
         self.sample_mask_ = keep_mask(
@@ -220,7 +251,25 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         n_scored = np.sum(~np.isnan(self.influence_))
         self.drop_fraction_ = self.n_dropped_ / max(n_scored, 1)
 
-    def _splits(self, X, targets: Targets, validation, seed):
+    def _retrain(self, problem: "_Problem", bar) -> None:
+        """Round 2: from scratch, on the rows kept."""
+        bar.set_description("round 2: retraining on the kept rows")
+        start = perf_counter()
+        X, y = problem.rows(self.sample_indices_)
+        self.estimator_ = train(
+            self.estimator,
+            X,
+            y,
+            validation=problem.refit_validation,
+            seed=problem.seed,
+            fit_params=problem.fit_params_of(self.sample_indices_),
+            name="round 2",
+            verbose=self._net_verbosity(),
+        )
+        bar.update()
+        self.timings_["round_two"] = perf_counter() - start
+
+    def _splits(self, X, targets: Targets, validation, seed, split_params):
         if validation is not None:
             return [Split(np.arange(len(X)), np.arange(0))]
         y = targets.values if targets.labels is None else targets.labels
@@ -228,7 +277,12 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         # Hashed, so that the folds are independent of whatever else the user drew
         # from the same seed: rows corrupted on purpose, an outer split.
         return held_out_splits(
-            self.cv, X, y, classes=classes, random_state=_derived_seed(seed)
+            self.cv,
+            X,
+            y,
+            classes=classes,
+            random_state=_derived_seed(seed),
+            **split_params,
         )
 
     def _check_parameters(self):
@@ -299,8 +353,13 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
             )
         return X
 
-    def _views(self):
-        return Views() if self.views is None else self.views
+    def _progress_bar(self, problem: "_Problem"):
+        return tqdm(
+            total=len(problem.splits) + 1,
+            unit="round",
+            leave=False,
+            disable=not self.verbose,
+        )
 
     def _net_verbosity(self):
         return max(int(self.verbose) - 1, 0)
@@ -315,7 +374,23 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _check_net(self, X, targets, validation, seed):
-        """Match net and data; return targets, validation, that of round 2."""
+        """Match net and data; return targets, validation rows, an untrained net."""
+
+    def get_metadata_routing(self):
+        """Tell who takes which metadata in ``fit``.
+
+        Returns
+        -------
+        sklearn.utils.metadata_routing.MetadataRouter
+            `X_val` and `y_val` for itself, ``fit`` of the net, ``split`` of `cv`.
+        """
+        mapping = MethodMapping().add(caller="fit", callee="fit")
+        router = MetadataRouter(owner=self).add_self_request(self)
+        router.add(estimator=self.estimator, method_mapping=mapping)
+        if hasattr(self.cv, "split"):
+            mapping = MethodMapping().add(caller="fit", callee="split")
+            router.add(splitter=self.cv, method_mapping=mapping)
+        return router
 
     def get_support(self, indices=False):
         """Tell which rows were kept.
@@ -386,6 +461,14 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
     autocast : {"bfloat16", "float16"} or None, default=None
         Precision in which the net runs as it scores the rows, with torch.autocast:
         faster where the hardware has it. See :func:`influence_scores`.
+    memory : str, object with the joblib.Memory interface or None, default=None
+        Where to keep the rounds, trained and scored, so that a fit that differs in
+        `drop_fraction` only, or was killed, does not repeat them. Needs an integer
+        `random_state`. The key holds the rows, the parameters, the seed, the code of
+        the net as Python has loaded it and the versions of the libraries; whoever can
+        write there can execute code here.
+    n_jobs : int or None, default=None
+        Number of rounds to run at a time, by joblib. The result is the same.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
@@ -423,7 +506,8 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
     solver_results_ : list of SolverResult
         One per round and checkpoint; none with `Trajectory`.
     timings_ : dict of str to float
-        Seconds spent in "round_one", "scoring" and "round_two".
+        Seconds of work in "round_one", "scoring" and "round_two", summed over the
+        rounds; those of a round that `memory` gave back are of when it was run.
     classes_ : ndarray of shape (n_classes,)
         Labels.
     n_features_in_ : int
@@ -482,7 +566,7 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         return as_class_targets(self.estimator, labels).values
 
     def _check_net(self, X, targets, validation, seed):
-        callbacks, _ = probe_net(
+        probe, _ = probe_net(
             self.estimator,
             X,
             targets,
@@ -490,8 +574,7 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
             engine=self.engine,
             seed=seed,
         )
-        refit = validation_of_refit(self.estimator, callbacks, validation)
-        return targets, validation, refit
+        return targets, validation, probe
 
     def _drop(self, targets):
         super()._drop(targets)
@@ -593,6 +676,14 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
     autocast : {"bfloat16", "float16"} or None, default=None
         Precision in which the net runs as it scores the rows, with torch.autocast:
         faster where the hardware has it. See :func:`influence_scores`.
+    memory : str, object with the joblib.Memory interface or None, default=None
+        Where to keep the rounds, trained and scored, so that a fit that differs in
+        `drop_fraction` only, or was killed, does not repeat them. Needs an integer
+        `random_state`. The key holds the rows, the parameters, the seed, the code of
+        the net as Python has loaded it and the versions of the libraries; whoever can
+        write there can execute code here.
+    n_jobs : int or None, default=None
+        Number of rounds to run at a time, by joblib. The result is the same.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
@@ -627,7 +718,8 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
     solver_results_ : list of SolverResult
         One per round and checkpoint; none with `Trajectory`.
     timings_ : dict of str to float
-        Seconds spent in "round_one", "scoring" and "round_two".
+        Seconds of work in "round_one", "scoring" and "round_two", summed over the
+        rounds; those of a round that `memory` gave back are of when it was run.
     n_features_in_ : int
         Size of the first axis after that of the samples.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -671,7 +763,7 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         return check_real_targets(y_val, "y_val")
 
     def _check_net(self, X, targets, validation, seed):
-        callbacks, shape = probe_net(
+        probe, shape = probe_net(
             self.estimator,
             X,
             targets,
@@ -682,8 +774,7 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         self._is_single_target = targets.values.ndim == 1
         if validation is not None:
             validation = validation[0], match_targets(validation[1], shape)
-        refit = validation_of_refit(self.estimator, callbacks, validation)
-        return Targets(match_targets(targets.values, shape), None), validation, refit
+        return Targets(match_targets(targets.values, shape), None), validation, probe
 
     def predict(self, X):
         """Predict targets with the net of round 2.
@@ -740,6 +831,45 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What a fit is about, checked.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_samples, ...)
+    targets : Targets
+    validation : tuple (X, y) or None
+        Held-out rows that were given.
+    refit_validation : tuple (X, y), None or "own"
+        See `validation_of_refit`.
+    splits : list of Split
+    seed : int
+    fit_params : dict
+        For the ``fit`` of the net.
+    key : str
+        See `round_key`; empty without `memory`.
+    """
+
+    X: np.ndarray
+    targets: Targets
+    validation: tuple | None
+    refit_validation: tuple | str | None
+    splits: list[Split]
+    seed: int
+    fit_params: dict
+    key: str
+
+    def rows(self, indices) -> tuple[np.ndarray, np.ndarray]:
+        return self.X[indices], self.targets.values[indices]
+
+    def fit_params_of(self, indices) -> dict:
+        return {
+            name: rows_of(value, indices, len(self.X))
+            for name, value in self.fit_params.items()
+        }
 
 
 def _derived_seed(seed: int, *key: int) -> int:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def train_round(
     callbacks : sequence of skorch.callbacks.Callback, default=()
         Additional callbacks, such as one that records the training.
     **options
-        `name` and `verbose` of `train`.
+        `name`, `fit_params` and `verbose` of `train`.
 
     Returns
     -------
@@ -69,7 +70,18 @@ def train_round(
     return net, watcher.kept_
 
 
-def train(estimator, X, y, *, validation, seed, name, verbose=0, callbacks=()):
+def train(
+    estimator,
+    X,
+    y,
+    *,
+    validation,
+    seed,
+    name,
+    fit_params=MappingProxyType({}),
+    verbose=0,
+    callbacks=(),
+):
     """Train a clone of the net on the given rows, from scratch.
 
     Parameters
@@ -85,6 +97,8 @@ def train(estimator, X, y, *, validation, seed, name, verbose=0, callbacks=()):
         Seeds torch and numpy for the time of the training.
     name : str
         What error messages call this training.
+    fit_params : mapping, default={}
+        For the ``fit`` of the net.
     verbose : int, default=0
         Verbosity of the net.
     callbacks : sequence of skorch.callbacks.Callback, default=()
@@ -111,7 +125,7 @@ def train(estimator, X, y, *, validation, seed, name, verbose=0, callbacks=()):
             train_split=validation and predefined_split(Dataset(*validation))
         )
     with seeded(seed, net.device):
-        net.fit(X, y)
+        net.fit(X, y, **fit_params)
     if len(net.history) > guard.n_epochs_:
         # skorch takes Ctrl-C for the wish to end this training only.
         raise KeyboardInterrupt(f"{name}: interrupted")

@@ -24,7 +24,9 @@ class Split:
     held_out: np.ndarray
 
 
-def held_out_splits(cv, X, y, *, classes=None, random_state: int) -> list[Split]:
+def held_out_splits(
+    cv, X, y, *, classes=None, random_state: int, groups=None
+) -> list[Split]:
     """Split the rows as `cv` says.
 
     Parameters
@@ -41,6 +43,8 @@ def held_out_splits(cv, X, y, *, classes=None, random_state: int) -> list[Split]
         Names of the classes, for a classifier.
     random_state : int
         Shuffles int and float.
+    groups : array-like of shape (n_samples,) or None, default=None
+        For a splitter that keeps groups together.
 
     Returns
     -------
@@ -57,7 +61,7 @@ def held_out_splits(cv, X, y, *, classes=None, random_state: int) -> list[Split]
     splitter = _splitter(cv, stratified=classes is not None, random_state=random_state)
     splits = [
         Split(_indices(train, len(X)), _indices(held_out, len(X)))
-        for train, held_out in splitter.split(X, y)
+        for train, held_out in splitter.split(X, y, groups)
     ]
     if not splits:
         raise ValueError("cv gives no split; it must give at least one.")

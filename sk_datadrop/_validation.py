@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn import get_config
 from sklearn.base import clone
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
+from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.multiclass import check_classification_targets
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from skorch.utils import to_tensor
@@ -101,8 +103,8 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tup
 
     Returns
     -------
-    callbacks : list
-        The callbacks of the net, as instances.
+    net : skorch.NeuralNet
+        The untrained clone.
     outputs_shape : torch.Size
         Shape of the outputs for two rows.
 
@@ -133,7 +135,7 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tup
         else:
             y = match_targets(y, outputs.shape)
         _check_row_losses(functional, X[:2], y[:2])
-    return [callback for _, callback in net.callbacks_], outputs.shape
+    return net, outputs.shape
 
 
 def match_targets(y, outputs_shape) -> np.ndarray:
@@ -169,7 +171,7 @@ def _check_row_losses(functional: FunctionalNet, X, y) -> None:
         functional.row_losses(functional.theta, Xb, yb)
 
 
-def validation_of_refit(estimator, callbacks, validation):
+def validation_of_refit(net, validation):
     """Rows for the validation phase of round 2: given ones, the net's own, none.
 
     Round 2 trains on every kept row. Only where a callback watches a validation
@@ -180,15 +182,38 @@ def validation_of_refit(estimator, callbacks, validation):
         return validation
     watching = [
         type(callback).__name__
-        for callback in callbacks
+        for _, callback in net.callbacks_
         if isinstance(getattr(callback, "monitor", None), str)
         and not callback.monitor.startswith("train")
     ]
     if not watching:
         return None
-    if not estimator.train_split:
+    if not net.train_split:
         raise ValueError(
             f"callback {watching[0]} watches a validation quantity, but round 2 has no "
             "validation rows. Pass X_val and y_val, or give the net a train_split."
         )
     return "own"
+
+
+def route_fit_params(owner, params: dict) -> tuple[dict, dict]:
+    """Tell what goes to the ``fit`` of the net, and to the ``split`` of `cv`."""
+    if params.get("sample_weight") is not None:
+        raise ValueError(
+            "sample_weight is not supported: a skorch net has no weights of rows in "
+            "its loss, and here rows are kept or dropped. Leave it out; weights of "
+            "classes go into the criterion (criterion__weight)."
+        )
+    if get_config()["enable_metadata_routing"]:
+        routed = process_routing(owner, "fit", **params)
+        split = routed.splitter.split if hasattr(owner.cv, "split") else {}
+        return dict(routed.estimator.fit), dict(split)
+    to_split = {k: v for k, v in params.items() if k == "groups" and v is not None}
+    return {k: v for k, v in params.items() if k != "groups"}, to_split
+
+
+def rows_of(value, indices, n_samples: int):
+    """Cut an array with one entry per row as the rows are; leave all else alone."""
+    if not hasattr(value, "__len__") or isinstance(value, str | dict):
+        return value
+    return np.asarray(value)[indices] if len(value) == n_samples else value

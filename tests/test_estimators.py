@@ -295,7 +295,7 @@ class TestParameters:
     def test_verbose_shows_a_bar_and_not_the_table(self, classifier, blobs, capsys):
         DataDropoutClassifier(classifier, cv=2, verbose=1, random_state=0).fit(*blobs)
         shown = capsys.readouterr()
-        assert "curvature_products" in shown.err
+        assert "split 2 of 2: scoring" in shown.err
         assert "train_loss" not in shown.out
         DataDropoutClassifier(classifier, cv=2, verbose=2, random_state=0).fit(*blobs)
         assert "train_loss" in capsys.readouterr().out

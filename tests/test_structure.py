@@ -25,12 +25,13 @@ ORDER = [
     "_views",
     "_drop",
     "_scores",
-    "_progress",
+    "_round_one",
+    "_memory",
     "_validation",
     "_estimators",
     "__init__",
 ]
-WITHOUT_TORCH = {"metrics", "datasets", "_splits", "_drop", "_progress"}
+WITHOUT_TORCH = {"metrics", "datasets", "_splits", "_drop"}
 
 
 def part_of(path):

@@ -16,6 +16,7 @@ from sk_datadrop import (
     Lanczos,
     Views,
     _estimators,
+    _round_one,
 )
 
 
@@ -28,7 +29,7 @@ def _no_training(request, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("trained before the input was checked")
 
-    monkeypatch.setattr(_estimators, "train_round", refuse)
+    monkeypatch.setattr(_round_one, "train_round", refuse)
     monkeypatch.setattr(_estimators, "train", refuse)
 
 

@@ -1,0 +1,180 @@
+"""One round of round 1: train on some rows, score all by those held out."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+
+from sk_datadrop._curvature import Curvature, GaussNewton
+from sk_datadrop._influence import influence_at_checkpoints
+from sk_datadrop._rounds import train_round
+from sk_datadrop._solvers import Lanczos, Solver
+from sk_datadrop._trajectory import (
+    Trajectory,
+    TrajectoryRecorder,
+    trajectory_influences,
+)
+from sk_datadrop._views import RoundScores, score_round
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the rows of a round are scored: parameters of the estimators."""
+
+    objective: Any
+    is_likelihood: bool
+    engine: Trajectory | None
+    curvature: Curvature | None
+    solver: Solver | None
+    autocast: str | None
+    n_checkpoints: int
+    n_groups: int
+
+    def recorder(self) -> TrajectoryRecorder | None:
+        """Return a callback that has to see the training, if any."""
+        return (
+            None if self.engine is None else TrajectoryRecorder(self.engine.max_memory)
+        )
+
+    def scorer(self, recorder: TrajectoryRecorder | None) -> Callable:
+        """Return the function that scores a training."""
+        if self.engine is not None and recorder is not None:
+            return partial(
+                trajectory_influences,
+                recorder=recorder,
+                smoothing=self.engine.smoothing,
+            )
+        return partial(
+            influence_at_checkpoints,
+            curvature=GaussNewton() if self.curvature is None else self.curvature,
+            solver=Lanczos() if self.solver is None else self.solver,
+            autocast=self.autocast,
+        )
+
+
+@dataclass(frozen=True)
+class RoundOne:
+    """What came out of one round.
+
+    Attributes
+    ----------
+    net : skorch.NeuralNet
+        As it stands at the end of its training.
+    scores : RoundScores
+    seconds : dict of str to float
+        Spent in "round_one" (training) and "scoring".
+    warnings : list of tuple (message, category)
+        To be issued where the user sees them, whoever did the work.
+    """
+
+    net: NeuralNet
+    scores: RoundScores
+    seconds: dict[str, float]
+    warnings: list[tuple[str, type[Warning]]]
+
+
+def run_round_one(
+    estimator,
+    train: tuple[Any, Any],
+    held_out: tuple[Any, Any],
+    *,
+    key: str,
+    number: int,
+    score_held_out: bool,
+    seed: int,
+    scoring: Scoring,
+    fit_params: dict,
+    name: str,
+    verbose: int = 0,
+    n_threads: int | None = None,
+    on_stage: Callable[[str], object] = lambda description: None,
+    on_product: Callable[[], object] = lambda: None,
+) -> RoundOne:
+    """Train a clone and score the rows.
+
+    Parameters
+    ----------
+    estimator : skorch.NeuralNet
+        Cloned, never fitted.
+    train, held_out : tuple (X, y)
+    key : str
+        See `round_key`. Tells joblib one estimator and scoring from another.
+    number : int
+        Number of the round, from 0.
+    score_held_out : bool
+    seed : int
+        Of the training, and of all draws in scoring.
+    scoring : Scoring
+    fit_params : dict
+        For the net's ``fit``.
+    name : str
+        What messages call the round.
+    verbose : int, default=0
+        Verbosity of the net.
+    n_threads : int or None, default=None
+        Threads of torch, for workers to sum in the same order as their caller; None
+        leaves them alone.
+    on_stage, on_product : callable
+        Called at the start of each stage with what it is, and after every product.
+
+    Returns
+    -------
+    RoundOne
+    """
+    if n_threads is not None:
+        torch.set_num_threads(n_threads)
+    recorder = scoring.recorder()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        on_stage(f"{name}: training")
+        start = perf_counter()
+        net, checkpoints = train_round(
+            estimator,
+            *train,
+            held_out,
+            n_checkpoints=scoring.n_checkpoints,
+            seed=seed,
+            callbacks=[] if recorder is None else [recorder],
+            fit_params=fit_params,
+            name=name,
+            verbose=verbose,
+        )
+        trained = perf_counter()
+        on_stage(f"{name}: scoring")
+        scores = score_round(
+            scoring.scorer(recorder),
+            number,
+            net,
+            checkpoints,
+            train,
+            held_out,
+            n_groups=scoring.n_groups,
+            seed=seed,
+            objective=scoring.objective,
+            is_likelihood=scoring.is_likelihood,
+            score_held_out=score_held_out,
+            on_product=on_product,
+        )
+    return RoundOne(
+        net,
+        scores,
+        {"round_one": trained - start, "scoring": perf_counter() - trained},
+        [(str(w.message), w.category) for w in caught],
+    )
+
+
+NOT_IN_THE_KEY = [
+    "estimator",
+    "scoring",
+    "name",
+    "verbose",
+    "n_threads",
+    "on_stage",
+    "on_product",
+]
+"""Arguments of `run_round_one` that `key` stands for, or that change no number."""

@@ -1,0 +1,269 @@
+"""Rounds that `memory` gives back: the right ones, and no others."""
+
+import copy
+import functools
+import types
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from conftest import MLP
+from sklearn.model_selection import GridSearchCV
+from skorch import NeuralNetClassifier
+from skorch.callbacks import EpochScoring, LRScheduler
+from torch import nn
+
+from sk_datadrop import (
+    DataDropoutClassifier,
+    DataDropoutRegressor,
+    GaussNewton,
+    Lanczos,
+    Trajectory,
+    Views,
+    _round_one,
+)
+from sk_datadrop._memory import round_key
+
+SETTINGS = {"objective": "bounded", "curvature": None, "solver": None}
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Trainings of round 1, as they are made."""
+    made = []
+    original = _round_one.train_round
+
+    @functools.wraps(original)
+    def counted(*args, **kwargs):
+        made.append(kwargs["seed"])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(_round_one, "train_round", counted)
+    return made
+
+
+def same_fit(first, second):
+    np.testing.assert_array_equal(first.influence_, second.influence_)
+    np.testing.assert_array_equal(first.sample_mask_, second.sample_mask_)
+    for a, b in zip(
+        first.estimator_.module_.parameters(),
+        second.estimator_.module_.parameters(),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def test_round_one_is_run_once(classifier, blobs, tmp_path, trainings):
+    plain = DataDropoutClassifier(classifier, cv=3, random_state=0).fit(*blobs)
+    assert len(trainings) == 3
+    kept = DataDropoutClassifier(classifier, cv=3, random_state=0, memory=str(tmp_path))
+    same_fit(kept.fit(*blobs), plain)
+    assert len(trainings) == 6
+    same_fit(kept.fit(*blobs), plain)
+    kept.set_params(drop_fraction=0.2).fit(*blobs)
+    assert kept.n_dropped_ == 18
+    assert len(trainings) == 6
+    assert set(kept.timings_) == {"round_one", "scoring", "round_two"}
+
+
+def test_memory_object(classifier, blobs, tmp_path, trainings):
+    memory = joblib.Memory(tmp_path, verbose=0)
+    for _ in range(2):
+        DataDropoutClassifier(classifier, cv=2, random_state=0, memory=memory).fit(
+            *blobs
+        )
+    assert len(trainings) == 2
+    with pytest.raises(ValueError, match="'memory' should be None"):
+        DataDropoutClassifier(classifier, cv=2, random_state=0, memory=1).fit(*blobs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"estimator__lr": 0.04},
+        {"estimator__max_epochs": 4},
+        {"estimator__module__n_hidden": 6},
+        {"estimator__optimizer": torch.optim.SGD},
+        {"estimator__criterion__weight": torch.tensor([1.0, 2.0, 1.0])},
+        {"estimator__callbacks": [("rate", LRScheduler("StepLR", step_size=2))]},
+        {"random_state": 1},
+        {"objective": "loss"},
+        {"curvature": GaussNewton(damping=0.2)},
+        {"solver": Lanczos(tol=0.3)},
+        {"views": Views(n_checkpoints=2)},
+        {"engine": Trajectory()},
+        {"autocast": "bfloat16"},
+        {"cv": 3},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_the_round_runs_it_again(
+    classifier, blobs, tmp_path, trainings, change
+):
+    model = DataDropoutClassifier(
+        classifier, cv=2, random_state=0, memory=str(tmp_path)
+    )
+    model.fit(*blobs)
+    changed = copy.deepcopy(model).set_params(**change)
+    trainings.clear()
+    changed.fit(*blobs)
+    assert len(trainings) == (3 if "cv" in change else 2)
+    changed.fit(*blobs)
+    model.fit(*blobs)
+    assert len(trainings) == (3 if "cv" in change else 2)
+
+
+def test_other_rows_run_it_again(classifier, blobs, tmp_path, trainings):
+    X, y = blobs
+    model = DataDropoutClassifier(
+        classifier, cv=0.5, random_state=0, memory=str(tmp_path)
+    )
+    model.fit(X, y)
+    X[0, 0] += 1e-3
+    model.fit(X, y)
+    assert len(trainings) == 2
+
+
+def test_grid_search_trains_round_one_once_per_fold(
+    classifier, blobs, tmp_path, trainings
+):
+    grid = {"drop_fraction": [0.0, 0.05, 0.1, 0.2]}
+    model = DataDropoutClassifier(classifier, cv=2, random_state=0)
+    without = GridSearchCV(model, grid, cv=3).fit(*blobs)
+    assert len(trainings) == 2 * (3 * 4 + 1)
+    trainings.clear()
+    model.set_params(memory=str(tmp_path))
+    search = GridSearchCV(model, grid, cv=3).fit(*blobs)
+    assert len(trainings) == 2 * (3 + 1)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], without.cv_results_["mean_test_score"]
+    )
+    same_fit(search.best_estimator_, without.best_estimator_)
+
+
+@pytest.mark.filterwarnings("ignore:A worker stopped while")
+def test_workers_share_it_and_change_nothing(regressor, plane, tmp_path):
+    alone = DataDropoutRegressor(regressor, cv=3, random_state=0).fit(*plane)
+    model = DataDropoutRegressor(
+        regressor, cv=3, random_state=0, n_jobs=2, memory=str(tmp_path)
+    )
+    same_fit(model.fit(*plane), alone)
+    search = GridSearchCV(
+        model.set_params(n_jobs=None), {"drop_fraction": [0.0, 0.1]}, cv=2, n_jobs=2
+    )
+    plain = GridSearchCV(
+        DataDropoutRegressor(regressor, cv=3, random_state=0), search.param_grid, cv=2
+    )
+    np.testing.assert_array_equal(
+        search.fit(*plane).cv_results_["mean_test_score"],
+        plain.fit(*plane).cv_results_["mean_test_score"],
+    )
+
+
+def test_warnings_come_back_with_the_round(classifier, blobs, tmp_path):
+    net = classifier.set_params(module=WarningMLP)
+    model = DataDropoutClassifier(net, cv=2, random_state=0, memory=str(tmp_path))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="careful with this net"):
+            model.fit(*blobs)
+
+
+class WarningMLP(MLP):
+    def forward(self, X):
+        if self.training:
+            warnings.warn("careful with this net", UserWarning, stacklevel=2)
+        return super().forward(X)
+
+
+class TestRefused:
+    def test_module_instance(self, blobs, tmp_path):
+        net = NeuralNetClassifier(MLP(), criterion=nn.CrossEntropyLoss)
+        model = DataDropoutClassifier(net, random_state=0, memory=str(tmp_path))
+        with (
+            pytest.warns(UserWarning, match="holds an instance"),
+            pytest.raises(ValueError, match="memory= needs a module class"),
+        ):
+            model.fit(*blobs)
+
+    def test_lambda(self, classifier, blobs, tmp_path):
+        model = DataDropoutClassifier(
+            classifier,
+            objective=lambda outputs, y: outputs[:, 0],
+            random_state=0,
+            memory=str(tmp_path),
+        )
+        with pytest.raises(ValueError, match="memory= cannot tell objective=<function"):
+            model.fit(*blobs)
+
+    def test_local_class(self, classifier, blobs, tmp_path):
+        class Local(MLP):
+            pass
+
+        model = DataDropoutClassifier(
+            classifier.set_params(module=Local), random_state=0, memory=str(tmp_path)
+        )
+        with pytest.raises(ValueError, match="memory= cannot tell module="):
+            model.fit(*blobs)
+
+    def test_random_state_none_is_no_use(self, classifier, blobs, tmp_path):
+        model = DataDropoutClassifier(classifier, cv=2, memory=str(tmp_path))
+        with pytest.warns(UserWarning, match="memory has no effect with random_state"):
+            model.fit(*blobs)
+
+
+SCALE = 2.0
+
+
+def scaled(X):
+    return SCALE * X
+
+
+class UserNet(MLP):
+    factor = 3
+
+    def forward(self, X):
+        return super().forward(scaled(X)) * self.factor
+
+
+class TestKey:
+    def key(self, **parameters):
+        net = NeuralNetClassifier(UserNet, criterion=nn.CrossEntropyLoss, **parameters)
+        return round_key(net, [UserNet()], SETTINGS)
+
+    def test_is_the_same_for_the_same(self):
+        weight = torch.tensor([1.0, 2.0, 3.0])
+        assert self.key() == self.key()
+        assert self.key(criterion__weight=weight) == self.key(
+            criterion__weight=weight.clone()
+        )
+        assert self.key(callbacks=[EpochScoring("accuracy")]) == self.key(
+            callbacks=[EpochScoring("accuracy")]
+        )
+
+    def test_sees_code_that_was_changed(self, monkeypatch):
+        before = self.key()
+        with monkeypatch.context() as context:
+            context.setattr(UserNet, "forward", lambda self, X: scaled(X)[:, :3])
+            assert self.key() != before
+        with monkeypatch.context() as context:
+            context.setattr(UserNet, "factor", 4)
+            assert self.key() != before
+        with monkeypatch.context() as context:
+            other = types.FunctionType((lambda X: X - SCALE).__code__, globals())
+            other.__module__, other.__qualname__ = __name__, "scaled"
+            context.setitem(globals(), "scaled", other)
+            assert self.key() != before
+        with monkeypatch.context() as context:
+            context.setitem(globals(), "SCALE", 2.5)
+            assert self.key() != before
+        with monkeypatch.context() as context:
+            context.setattr(MLP, "forward", lambda self, X: self.second(X))
+            assert self.key() != before
+        assert self.key() == before
+
+    def test_sees_versions(self, monkeypatch):
+        before = self.key()
+        monkeypatch.setattr(torch, "__version__", "0.0")
+        assert self.key() != before
