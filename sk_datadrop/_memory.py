@@ -48,9 +48,9 @@ def round_key(estimator, modules, settings: dict) -> str:
     if isinstance(estimator.module, torch.nn.Module):
         raise ValueError(
             "memory= needs a module class, and the net holds an instance of "
-            f"{type(estimator.module).__name__}, whose weights change with every training. "
-            "Pass the class, and its arguments as module__name=value, or leave memory "
-            "out."
+            f"{type(estimator.module).__name__}, whose weights change with every "
+            "training. Pass the class, and its arguments as module__name=value, or "
+            "leave memory out."
         )
     parameters = clone(estimator).get_params(deep=False) | settings
     key = {name: _as_key(name, value) for name, value in parameters.items()}
