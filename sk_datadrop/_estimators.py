@@ -351,7 +351,8 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
                 f"X has rows of shape {X.shape[1:]}, but {type(self).__name__} was "
                 f"fitted on rows of shape {self.input_shape_}."
             )
-        return X
+        # torch warns of arrays that it could write to and must not.
+        return X if X.flags.writeable else X.copy()
 
     def _progress_bar(self, problem: "_Problem"):
         return tqdm(

@@ -114,7 +114,7 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tup
         If the net fails on the rows, its outputs match neither classes nor
         targets, or the criterion has no per-row losses.
     """
-    y = targets.values
+    y, few = targets.values, X[:2].copy()
     with seeded(seed, estimator.device), torch.no_grad():
         net = clone(estimator).set_params(verbose=0).initialize()
         if engine is not None:
@@ -122,19 +122,19 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tup
         net.notify("on_train_begin", X=X, y=y)
         net.module_.eval()
         try:
-            outputs = net.infer(to_tensor(X[:2], device=net.device))
+            outputs = net.infer(to_tensor(few, device=net.device))
         except RuntimeError as error:
             raise ValueError(
                 f"the net failed on rows of shape {X.shape[1:]}: {error}. Check the "
                 "arguments of the module (module__...) against the shape of X."
             ) from error
         functional = FunctionalNet(net)
-        functional.raw_outputs(functional.theta, to_tensor(X[:2], device=net.device))
+        functional.raw_outputs(functional.theta, to_tensor(few, device=net.device))
         if n_classes is not None:
             _check_class_outputs(outputs.shape, n_classes, estimator)
         else:
             y = match_targets(y, outputs.shape)
-        _check_row_losses(functional, X[:2], y[:2])
+        _check_row_losses(functional, few, y[:2])
     return net, outputs.shape
 
 

@@ -5,7 +5,7 @@ measured on one group of the rows it held out.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import NamedTuple
 
@@ -114,5 +114,10 @@ def score_round(scorer: Scorer, number: int, *args, **options) -> RoundScores:
             for epoch, i in zip(epochs, influences, strict=True)
             for group in range(len(i.train))
         ],
-        solver_results=[i.solver_result for i in influences if i.solver_result],
+        # Without the solutions: vectors as long as the net, that nobody reads.
+        solver_results=[
+            replace(i.solver_result, solution=None)
+            for i in influences
+            if i.solver_result
+        ],
     )

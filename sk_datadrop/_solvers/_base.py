@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from math import isnan
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ class SolverResult:
 
     Attributes
     ----------
-    solution : Tensor of shape (n_parameters, n_rhs)
-        One column per right-hand side.
+    solution : Tensor of shape (n_parameters, n_rhs) or None
+        One column per right-hand side. None in the reports of a fitted estimator.
     residual : float
         Largest ``|(A + shift D) x - b| / |b|`` over the right-hand sides b, in the
         norm ``|D^(-1/2) b|``. Lanczos and CG carry it along instead of spending a
@@ -46,7 +47,7 @@ class SolverResult:
         from `Lanczos`, in that of the random start from `Arnoldi`, else none.
     """
 
-    solution: Tensor
+    solution: Any
     residual: float
     n_iter: int
     converged: bool
