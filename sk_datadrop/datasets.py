@@ -96,8 +96,8 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
     >>> from sk_datadrop.datasets import corrupt_targets
     >>> images = np.full((4, 1, 8, 8), 0.25)
     >>> y, touched = corrupt_targets(images, 0.5, kind="invert", random_state=0)
-    >>> y[touched].max(), int(touched.sum())
-    (np.float64(0.75), 2)
+    >>> float(y[touched].max()), int(touched.sum())
+    (0.75, 2)
     """
     y = np.array(y)
     if y.ndim < 3:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.optimize import isotonic_regression
+from sklearn.isotonic import isotonic_regression
 
 from sk_datadrop._drop import (
     check_drop_fraction,
@@ -64,7 +64,9 @@ def by_hand(views):
     two_sided = stats.ttest_1samp(views, 0).pvalue
     null_share = min(1, (np.sum(two_sided > 0.3) + 1) / (0.7 * m))
     widths = np.diff(np.r_[0, np.sort(p)])
-    density = isotonic_regression(1 / (m * widths), weights=widths, increasing=False).x
+    density = isotonic_regression(
+        1 / (m * widths), sample_weight=widths, increasing=False
+    )
     dense = density > 2 * null_share
     cut = np.sort(p)[dense].max() if dense.any() else -1
     return p <= cut, null_share * m * cut / max(np.sum(p <= cut), 1)

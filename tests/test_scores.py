@@ -154,7 +154,11 @@ def line(n_rows=40):
     return module, X, wrong, X, y + (torch.arange(n_rows) % 3 - 1)[:, None]
 
 
-@pytest.mark.parametrize("loss", [nn.MSELoss(), lambda out, y: (out - y).square()])
+# In torch 2.6 MSELoss has no gradient for integer targets. With so large a beta
+# SmoothL1Loss is the same but for a factor.
+@pytest.mark.parametrize(
+    "loss", [nn.SmoothL1Loss(beta=1000), lambda out, y: (out - y).square()]
+)
 def test_integer_targets_of_a_regression_are_not_classes(loss):
     module, *rows = line()
     rows[1] = rows[1] + 5
