@@ -114,28 +114,42 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tup
         If the net fails on the rows, its outputs match neither classes nor
         targets, or the criterion has no per-row losses.
     """
-    y, few = targets.values, X[:2].copy()
     with seeded(seed, estimator.device), torch.no_grad():
         net = clone(estimator).set_params(verbose=0).initialize()
         if engine is not None:
             engine.check_net(net)
-        net.notify("on_train_begin", X=X, y=y)
-        net.module_.eval()
         try:
-            outputs = net.infer(to_tensor(few, device=net.device))
-        except RuntimeError as error:
-            raise ValueError(
-                f"the net failed on rows of shape {X.shape[1:]}: {error}. Check the "
-                "arguments of the module (module__...) against the shape of X."
-            ) from error
-        functional = FunctionalNet(net)
-        functional.raw_outputs(functional.theta, to_tensor(few, device=net.device))
-        if n_classes is not None:
-            _check_class_outputs(outputs.shape, n_classes, estimator)
-        else:
-            y = match_targets(y, outputs.shape)
-        _check_row_losses(functional, few, y[:2])
-    return net, outputs.shape
+            return net, _check_outputs(net, X, targets.values, n_classes)
+        except ValueError as error:
+            refusal = error
+        # Some callbacks give the module its shape at the start of the training.
+        before = repr(net.module_)
+        net.notify("on_train_begin", X=X, y=targets.values)
+        net.notify("on_train_end", X=X, y=targets.values)
+        if repr(net.module_) == before:
+            raise refusal
+        return net, _check_outputs(net, X, targets.values, n_classes)
+
+
+def _check_outputs(net, X, y, n_classes) -> torch.Size:
+    """Run two rows, check what comes out, and return its shape."""
+    few = X[:2].copy()
+    net.module_.eval()
+    try:
+        outputs = net.infer(to_tensor(few, device=net.device))
+    except RuntimeError as error:
+        raise ValueError(
+            f"the net failed on rows of shape {X.shape[1:]}: {error}. Check the "
+            "arguments of the module (module__...) against the shape of X."
+        ) from error
+    functional = FunctionalNet(net)
+    functional.raw_outputs(functional.theta, to_tensor(few, device=net.device))
+    if n_classes is not None:
+        _check_class_outputs(outputs.shape, n_classes, net)
+    else:
+        y = match_targets(y, outputs.shape)
+    _check_row_losses(functional, few, y[:2])
+    return outputs.shape
 
 
 def match_targets(y, outputs_shape) -> np.ndarray:

@@ -6,7 +6,6 @@ measured on one group of the rows it held out.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn.base import BaseEstimator
 
 from sk_datadrop._influence import Influence
 from sk_datadrop._solvers import SolverResult
+from sk_datadrop._solvers._base import check_count
 
 Scorer = Callable[..., list[tuple[int, Influence]]]
 """(net, checkpoints, train, held_out, ...) -> epoch and influences of each view."""
@@ -57,12 +57,9 @@ class Views(BaseEstimator):
 
     def check_parameters(self) -> None:
         """Raise a ValueError if a parameter is out of range."""
-        for name in ("n_checkpoints", "n_groups"):
-            value = getattr(self, name)
-            if name == "n_groups" and value is None:
-                continue
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be a positive integer; got {value!r}.")
+        check_count("n_checkpoints", self.n_checkpoints)
+        if self.n_groups is not None:
+            check_count("n_groups", self.n_groups)
 
     def groups(self, n_rounds: int, n_held_out: int) -> int:
         """Return the number of groups for a round that holds out that many rows."""

@@ -16,8 +16,13 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetRegressor
-from skorch.callbacks import EarlyStopping
+from skorch import (
+    NeuralNet,
+    NeuralNetBinaryClassifier,
+    NeuralNetClassifier,
+    NeuralNetRegressor,
+)
+from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 
 from sk_datadrop import (
@@ -305,6 +310,31 @@ class TestParameters:
         shown = capsys.readouterr()
         assert not shown.out
         assert not shown.err
+
+
+class SetShapes(Callback):
+    """Gives the module its shape, and counts how often a training begins."""
+
+    begun = 0
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        type(self).begun += 1
+        net.set_params(module__n_inputs=X.shape[1], module__n_outputs=y.max() + 1)
+
+
+def test_callback_that_shapes_the_module(blobs):
+    net = NeuralNetClassifier(
+        MLP, module__n_inputs=2, criterion=nn.CrossEntropyLoss, callbacks=[SetShapes]
+    )
+    model = DataDropoutClassifier(net, cv=2, random_state=0).fit(*blobs)
+    assert model.estimator_.module_.first.in_features == 4
+
+
+def test_callbacks_see_trainings_only(classifier, blobs, monkeypatch):
+    monkeypatch.setattr(SetShapes, "begun", 0)
+    net = classifier.set_params(callbacks=[SetShapes])
+    DataDropoutClassifier(net, cv=2, random_state=0).fit(*blobs)
+    assert SetShapes.begun == 3
 
 
 class TestHeldOutRowsGiven:

@@ -75,3 +75,20 @@ def test_denoising(monkeypatch, tmp_path, capsys):
     module.main()
     assert "data dropout" in capsys.readouterr().out
     assert figure.stat().st_size > 10_000
+
+
+def test_grid_search(monkeypatch, tmp_path, capsys):
+    module = load("plot_grid_search")
+    monkeypatch.setattr(module, "FRACTIONS", [0.0, 0.2])
+    figure = tmp_path / "figure.png"
+    arguments = ["--rows", "300", "--epochs", "2", "--output", str(figure)]
+    monkeypatch.setattr(sys, "argv", ["plot_grid_search", *arguments])
+    # The counting callback is pickled into the cache by the name of its module.
+    monkeypatch.setitem(sys.modules, "plot_grid_search", module)
+    module.main()
+    shown = capsys.readouterr().out
+    n_without, n_with = 3 * (3 * 2 + 1), 3 * (3 + 1)
+    assert f"without memory {n_without:4d} trainings of round 1,   7" in shown
+    assert f"with memory    {n_with:4d} trainings of round 1,   7" in shown
+    assert "the scores are the same" in shown
+    assert figure.stat().st_size > 10_000
