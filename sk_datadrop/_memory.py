@@ -2,8 +2,9 @@
 
 A stored round may be given back only if training it again would lead to the same
 numbers. joblib knows the rows; this adds the net: its parameters, the code of every
-class and function that it is made of as Python has loaded it, and the versions of the
-libraries they come from.
+class and function that it is made of as Python has loaded it, the plain data that these
+name, and the versions of the libraries they come from. Not seen is the state of other
+objects that they name.
 """
 
 import copy
@@ -11,11 +12,12 @@ import platform
 import sys
 import sysconfig
 from collections.abc import Iterator
-from inspect import getmro
+from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
 import joblib
+import numpy as np
 import torch
 from sklearn.base import clone
 
@@ -63,7 +65,7 @@ def round_key(estimator, modules, settings: dict) -> str:
 def _as_key(name: str, value):
     """Return the value as something whose hash tells it from others."""
     if isinstance(value, torch.Tensor):
-        return ("tensor", value.detach().cpu().numpy())
+        return ("tensor", _plain(value))
     try:
         hashes = {joblib.hash(value), joblib.hash(copy.deepcopy(value))}
     except Exception as error:
@@ -88,49 +90,81 @@ def _definitions(values) -> Iterator:
     for value in values:
         if isinstance(value, list | tuple):
             yield from _definitions(value)
+        elif isinstance(value, partial):
+            yield from _definitions([value.func, *value.args, *value.keywords.values()])
         elif isinstance(value, type | FunctionType):
             yield value
         elif value is not None:
             yield type(value)
 
 
-def _add_code(thing, seen: dict) -> None:
-    """Note the code of a class or function, and of what it calls by name."""
-    if thing in seen:
+def _add_code(definition, seen: dict) -> None:
+    """Note the code of a class or function, and of what it names."""
+    if definition in seen:
         return
-    if _is_installed(thing):
-        seen[thing] = _name(thing)
+    seen[definition] = _name(definition)
+    if _is_installed(definition):
         return
-    seen[thing] = None
-    if isinstance(thing, FunctionType):
-        names: set[str] = set()
-        seen[thing] = (_name(thing), _code(thing.__code__, names), thing.__defaults__)
-        for name in sorted(names):
-            _add_global(thing.__globals__.get(name), name, seen)
-        return
-    for base in getmro(thing)[1:]:
+    if isinstance(definition, FunctionType):
+        _add_function(definition, seen)
+    else:
+        _add_class(definition, seen)
+
+
+def _add_function(function: FunctionType, seen: dict) -> None:
+    names: set[str] = set()
+    code = _code(function.__code__, names)
+    defaults = (function.__defaults__, function.__kwdefaults__)
+    seen[function] = (_name(function), code, _data_key(defaults))
+    for name in sorted(names & set(function.__globals__)):
+        value = function.__globals__[name]
+        if isinstance(value, ModuleType) and not _is_installed(value):
+            for attribute in sorted(names & set(vars(value))):
+                _add_value(vars(value)[attribute], attribute, seen)
+        _add_value(value, name, seen)
+    for number, cell in enumerate(function.__closure__ or ()):
+        _add_value(cell.cell_contents, f"{_name(function)}[{number}]", seen)
+
+
+def _add_class(definition: type, seen: dict) -> None:
+    for base in definition.__mro__[1:]:
         _add_code(base, seen)
-    constants = []
-    for name, value in sorted(vars(thing).items()):
-        function = getattr(value, "__func__", getattr(value, "fget", value))
-        if isinstance(function, FunctionType):
-            _add_code(function, seen)
-        elif _is_constant(value) and not name.startswith("__"):
-            constants.append((name, value))
-    seen[thing] = (_name(thing), constants)
+    for name, value in sorted(vars(definition).items()):
+        value = getattr(value, "__func__", getattr(value, "fget", value))
+        if isinstance(value, FunctionType) or not name.startswith("__"):
+            _add_value(value, f"{_name(definition)}.{name}", seen)
 
 
-def _add_global(value, name: str, seen: dict) -> None:
+def _add_value(value, name: str, seen: dict) -> None:
     if isinstance(value, type | FunctionType):
         _add_code(value, seen)
-    elif _is_constant(value):
-        seen[name, repr(value)] = (name, value)
+    elif (key := _data_key(value)) is not None:
+        seen[name, key] = (name, key)
 
 
-def _is_constant(value) -> bool:
-    return isinstance(value, int | float | complex | str | bytes) or (
-        isinstance(value, tuple | frozenset) and all(map(_is_constant, value))
+def _data_key(value) -> str | None:
+    """Hash of plain data; None for other objects, whose class has to do."""
+    return joblib.hash(_plain(value)) if _is_plain(value) else None
+
+
+def _is_plain(value) -> bool:
+    if type(value) in (list, tuple, set, frozenset):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, [*value, *value.values()]))
+    return value is None or isinstance(
+        value, bool | int | float | complex | str | bytes | np.ndarray | torch.Tensor
     )
+
+
+def _plain(value):
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy()
+    if type(value) is dict:
+        return [(_plain(k), _plain(v)) for k, v in value.items()]
+    if type(value) in (set, frozenset):
+        return sorted(map(repr, value))
+    return [_plain(v) for v in value] if type(value) in (list, tuple) else value
 
 
 def _code(code: CodeType, names: set[str]) -> tuple:
@@ -142,19 +176,18 @@ def _code(code: CodeType, names: set[str]) -> tuple:
     return (code.co_code.hex(), code.co_names, code.co_varnames, constants)
 
 
-def _name(thing) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
-
-
-def _module(thing) -> ModuleType | None:
-    return sys.modules.get(thing.__module__)
+def _name(definition) -> str:
+    return f"{definition.__module__}.{definition.__qualname__}"
 
 
 def _is_installed(thing) -> bool:
     """Whether code comes with a version: of Python, or of an installed library."""
-    if thing.__module__ == "__main__":
+    module = (
+        thing if isinstance(thing, ModuleType) else sys.modules.get(thing.__module__)
+    )
+    if module is None or module.__name__ == "__main__":
         return False
-    file = getattr(_module(thing), "__file__", None)
+    file = getattr(module, "__file__", None)
     return file is None or any(
         Path(file).resolve().is_relative_to(place) for place in _INSTALLED
     )

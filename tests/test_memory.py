@@ -214,8 +214,18 @@ class TestRefused:
 
 
 SCALE = 2.0
+OPTIONS = {"shift": [0.0]}
 
 
+def decorated(function):
+    @functools.wraps(function)
+    def wrapper(X):
+        return function(X) + OPTIONS["shift"][0]
+
+    return wrapper
+
+
+@decorated
 def scaled(X):
     return SCALE * X
 
@@ -257,6 +267,9 @@ class TestKey:
             assert self.key() != before
         with monkeypatch.context() as context:
             context.setitem(globals(), "SCALE", 2.5)
+            assert self.key() != before
+        with monkeypatch.context() as context:
+            context.setitem(OPTIONS, "shift", [1.0])
             assert self.key() != before
         with monkeypatch.context() as context:
             context.setattr(MLP, "forward", lambda self, X: self.second(X))
