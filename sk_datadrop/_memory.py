@@ -12,7 +12,7 @@ import platform
 import sys
 import sysconfig
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
@@ -204,6 +204,12 @@ def _versions(definitions) -> list[tuple[str, str]]:
         (name, str(getattr(sys.modules.get(name), "__version__", "")))
         for name in packages
     }
-    own = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
-    versions |= {("python", platform.python_version()), ("own", joblib.hash(own))}
+    versions |= {("python", platform.python_version()), ("sk_datadrop", _own_code())}
     return sorted(versions)
+
+
+@cache
+def _own_code() -> str:
+    """Digest of this package: its version does not tell one commit from the next."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return joblib.hash([path.read_bytes() for path in files])
