@@ -51,6 +51,9 @@ from sk_datadrop._validation import (
 from sk_datadrop._views import Views
 from sk_datadrop.metrics import r2_score
 
+# torch warns of arrays that are read-only, as those of a DataFrame or a memmap are.
+_ROWS = {"dtype": np.float32, "allow_nd": True, "force_writeable": True}
+
 
 class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
     """What classifier and regressor share: all but the targets."""
@@ -326,9 +329,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
                 f"{type(self).__name__} requires y to be passed, but the target y is "
                 "None."
             )
-        X = validate_data(
-            self, X, dtype=np.float32, allow_nd=True, ensure_min_samples=2
-        )
+        X = validate_data(self, X, ensure_min_samples=2, **_ROWS)
         self.input_shape_ = X.shape[1:]
         targets = self._fit_targets(y)
         check_consistent_length(X, targets.values)
@@ -345,7 +346,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         return X, targets, (X_val, y_val)
 
     def _check_X(self, X):
-        X = validate_data(self, X, dtype=np.float32, allow_nd=True, reset=False)
+        X = validate_data(self, X, reset=False, **_ROWS)
         if X.shape[1:] != self.input_shape_:
             raise ValueError(
                 f"X has rows of shape {X.shape[1:]}, but {type(self).__name__} was "

@@ -77,7 +77,12 @@ def encode_labels(y, classes, name="y") -> np.ndarray:
 def check_real_targets(y, name="y") -> np.ndarray:
     """Return regression targets of any shape as float32."""
     return check_array(
-        y, dtype=np.float32, ensure_2d=False, allow_nd=True, input_name=name
+        y,
+        dtype=np.float32,
+        force_writeable=True,
+        ensure_2d=False,
+        allow_nd=True,
+        input_name=name,
     )
 
 
