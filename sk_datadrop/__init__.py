@@ -4,6 +4,7 @@ from sk_datadrop import datasets, metrics, nets
 from sk_datadrop._curvature import GaussNewton, Hessian
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._scores import InfluenceResult, influence_scores
+from sk_datadrop._selectors import DataDropoutSampler, DataDropoutTransformer
 from sk_datadrop._solvers import CG, Arnoldi, Dense, Lanczos, LiSSA
 from sk_datadrop._trajectory import Trajectory
 from sk_datadrop._views import Views
@@ -13,6 +14,8 @@ __all__ = [
     "Arnoldi",
     "DataDropoutClassifier",
     "DataDropoutRegressor",
+    "DataDropoutSampler",
+    "DataDropoutTransformer",
     "Dense",
     "GaussNewton",
     "Hessian",

@@ -47,15 +47,17 @@ from sk_datadrop._validation import (
     route_fit_params,
     rows_of,
     validation_of_refit,
+    warn_of_module_instance,
 )
 from sk_datadrop._views import Views
 from sk_datadrop.metrics import r2_score
 
+# torch warns of arrays that are read-only, as those of a DataFrame or a memmap are.
+_ROWS = {"dtype": np.float32, "allow_nd": True, "force_writeable": True}
 
-class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
-    """What classifier and regressor share: all but the targets."""
 
-    _is_likelihood: bool
+class _BaseRowSelection(MetaEstimatorMixin, BaseEstimator):
+    """What all that keep some rows share: parameters, routing, the rows kept."""
 
     def __init__(
         self,
@@ -87,6 +89,60 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
+
+    def get_metadata_routing(self):
+        """Tell who takes which metadata in ``fit``.
+
+        Returns
+        -------
+        sklearn.utils.metadata_routing.MetadataRouter
+            `X_val` and `y_val` for itself, ``fit`` of the net, ``split`` of `cv`.
+        """
+        router = MetadataRouter(owner=self).add_self_request(self)
+        router.add(estimator=self.estimator, method_mapping=self._routes_to("fit"))
+        if hasattr(self.cv, "split"):
+            router.add(splitter=self.cv, method_mapping=self._routes_to("split"))
+        return router
+
+    def _routes_to(self, callee: str) -> MethodMapping:
+        return MethodMapping().add(caller="fit", callee=callee)
+
+    def get_support(self, indices=False):
+        """Tell which rows were kept.
+
+        Parameters
+        ----------
+        indices : bool, default=False
+            Whether to return their positions instead of a mask.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), dtype bool, or (n_kept,), dtype int
+            In the order of the rows given to ``fit``.
+        """
+        check_is_fitted(self, "sample_mask_")
+        return self.sample_indices_ if indices else self.sample_mask_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.non_deterministic = self.random_state is None
+        return tags
+
+    def _check_X(self, X):
+        X = validate_data(self, X, reset=False, **_ROWS)
+        if X.shape[1:] != self.input_shape_:
+            raise ValueError(
+                f"X has rows of shape {X.shape[1:]}, but {type(self).__name__} was "
+                f"fitted on rows of shape {self.input_shape_}."
+            )
+        return X
+
+
+class _BaseDataDropout(_BaseRowSelection, ABC):
+    """What classifier and regressor share: all but the targets."""
+
+    _is_likelihood: bool
 
     def fit(self, X, y, *, X_val=None, y_val=None, **params):
         """Train, score, drop and retrain.
@@ -122,7 +178,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
             any training; or if a training loss becomes NaN or infinite.
         """
         problem = self._problem(X, y, X_val, y_val, params)
-        with self._progress_bar(problem) as bar:
+        with self._progress_bar(len(problem.splits) + 1) as bar:
             self._find_harmful(problem, bar)
             self._retrain(problem, bar)
         return self
@@ -287,6 +343,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
 
     def _check_parameters(self):
         check_is_net(self.estimator, wrapper=type(self).__name__)
+        warn_of_module_instance(self.estimator)
         check_drop_fraction(self.drop_fraction)
         check_objective(self.objective)
         check_autocast(self.autocast)
@@ -326,9 +383,7 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
                 f"{type(self).__name__} requires y to be passed, but the target y is "
                 "None."
             )
-        X = validate_data(
-            self, X, dtype=np.float32, allow_nd=True, ensure_min_samples=2
-        )
+        X = validate_data(self, X, ensure_min_samples=2, **_ROWS)
         self.input_shape_ = X.shape[1:]
         targets = self._fit_targets(y)
         check_consistent_length(X, targets.values)
@@ -344,23 +399,8 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
             )
         return X, targets, (X_val, y_val)
 
-    def _check_X(self, X):
-        X = validate_data(self, X, dtype=np.float32, allow_nd=True, reset=False)
-        if X.shape[1:] != self.input_shape_:
-            raise ValueError(
-                f"X has rows of shape {X.shape[1:]}, but {type(self).__name__} was "
-                f"fitted on rows of shape {self.input_shape_}."
-            )
-        # torch warns of arrays that it could write to and must not.
-        return X if X.flags.writeable else X.copy()
-
-    def _progress_bar(self, problem: "_Problem"):
-        return tqdm(
-            total=len(problem.splits) + 1,
-            unit="round",
-            leave=False,
-            disable=not self.verbose,
-        )
+    def _progress_bar(self, n_rounds: int):
+        return tqdm(total=n_rounds, unit="round", leave=False, disable=not self.verbose)
 
     def _net_verbosity(self):
         return max(int(self.verbose) - 1, 0)
@@ -376,44 +416,6 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
     @abstractmethod
     def _check_net(self, X, targets, validation, seed):
         """Match net and data; return targets, validation rows, an untrained net."""
-
-    def get_metadata_routing(self):
-        """Tell who takes which metadata in ``fit``.
-
-        Returns
-        -------
-        sklearn.utils.metadata_routing.MetadataRouter
-            `X_val` and `y_val` for itself, ``fit`` of the net, ``split`` of `cv`.
-        """
-        mapping = MethodMapping().add(caller="fit", callee="fit")
-        router = MetadataRouter(owner=self).add_self_request(self)
-        router.add(estimator=self.estimator, method_mapping=mapping)
-        if hasattr(self.cv, "split"):
-            mapping = MethodMapping().add(caller="fit", callee="split")
-            router.add(splitter=self.cv, method_mapping=mapping)
-        return router
-
-    def get_support(self, indices=False):
-        """Tell which rows were kept.
-
-        Parameters
-        ----------
-        indices : bool, default=False
-            Whether to return their positions instead of a mask.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), dtype bool, or (n_kept,), dtype int
-            In the order of the rows given to ``fit``.
-        """
-        check_is_fitted(self, "estimator_")
-        return self.sample_indices_ if indices else self.sample_mask_
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.non_deterministic = self.random_state is None
-        return tags
 
 
 class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):

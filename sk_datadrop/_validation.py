@@ -37,7 +37,7 @@ class Targets:
 
 
 def check_is_net(estimator, *, wrapper: str) -> None:
-    """Raise unless `estimator` is a skorch net; warn of a module instance."""
+    """Raise unless `estimator` is a skorch net."""
     if not isinstance(estimator, NeuralNet):
         got = estimator.__name__ if isinstance(estimator, type) else type(estimator)
         raise TypeError(
@@ -45,13 +45,17 @@ def check_is_net(estimator, *, wrapper: str) -> None:
             "module: skorch.NeuralNetClassifier(MyModule, "
             "criterion=torch.nn.CrossEntropyLoss), or skorch.NeuralNetRegressor."
         )
+
+
+def warn_of_module_instance(estimator) -> None:
+    """Warn if the net holds a module whose weights every training goes on with."""
     if isinstance(estimator.module, torch.nn.Module):
         warnings.warn(
             f"the net holds an instance of {type(estimator.module).__name__}: every "
             "round goes on training the weights it has now, instead of starting from "
             "scratch. Pass the class, and its arguments as module__name=value.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -77,7 +81,12 @@ def encode_labels(y, classes, name="y") -> np.ndarray:
 def check_real_targets(y, name="y") -> np.ndarray:
     """Return regression targets of any shape as float32."""
     return check_array(
-        y, dtype=np.float32, ensure_2d=False, allow_nd=True, input_name=name
+        y,
+        dtype=np.float32,
+        force_writeable=True,
+        ensure_2d=False,
+        allow_nd=True,
+        input_name=name,
     )
 
 

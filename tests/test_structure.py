@@ -29,6 +29,7 @@ ORDER = [
     "_memory",
     "_validation",
     "_estimators",
+    "_selectors",
     "__init__",
 ]
 WITHOUT_TORCH = {"metrics", "datasets", "_splits", "_drop"}
