@@ -2,6 +2,8 @@
 
 from sk_datadrop import datasets, metrics, nets
 from sk_datadrop._curvature import GaussNewton, Hessian
+from sk_datadrop._curves import DropCurve, drop_curve
+from sk_datadrop._displays import DropCurveDisplay
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._scores import InfluenceResult, influence_scores
 from sk_datadrop._selectors import DataDropoutSampler, DataDropoutTransformer
@@ -17,6 +19,8 @@ __all__ = [
     "DataDropoutSampler",
     "DataDropoutTransformer",
     "Dense",
+    "DropCurve",
+    "DropCurveDisplay",
     "GaussNewton",
     "Hessian",
     "InfluenceResult",
@@ -25,6 +29,7 @@ __all__ = [
     "Trajectory",
     "Views",
     "datasets",
+    "drop_curve",
     "influence_scores",
     "metrics",
     "nets",

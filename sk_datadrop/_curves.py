@@ -1,0 +1,225 @@
+"""Did dropping help? The same net, retrained after data dropout, at random, on all."""
+
+import copy
+from dataclasses import dataclass, replace
+
+import numpy as np
+from joblib import Parallel, delayed
+from scipy import stats
+from sklearn.base import clone, is_classifier
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import check_cv
+from sklearn.utils import _safe_indexing, check_random_state, indexable
+
+from sk_datadrop._drop import check_drop_fraction, keep_mask
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class DropCurve:
+    """What :func:`drop_curve` measured.
+
+    One column per fraction, one row per repetition and outer split: the two share
+    their rows, their seed and the number of rows dropped, so they are compared in
+    pairs.
+
+    Attributes
+    ----------
+    fractions : list of float or "negative"
+        As asked for.
+    dropout : ndarray of shape (n_runs, n_fractions), dtype float64
+        Scores after data dropout.
+    random : ndarray of shape (n_runs, n_fractions), dtype float64
+        Scores after a random drop of as many rows, of each class for a classifier.
+    none : ndarray of shape (n_runs,), dtype float64
+        Scores after training on all rows.
+    n_dropped : ndarray of shape (n_runs, n_fractions), dtype int64
+        Rows dropped.
+    n_train, n_test : ndarray of shape (n_runs,), dtype int64
+        Rows trained and scored on.
+    """
+
+    fractions: list
+    dropout: np.ndarray
+    random: np.ndarray
+    none: np.ndarray
+    n_dropped: np.ndarray
+    n_train: np.ndarray
+    n_test: np.ndarray
+
+    def gain(self, over="none") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean paired difference of data dropout to another arm, and its interval.
+
+        Parameters
+        ----------
+        over : {"none", "random"}, default="none"
+
+        Returns
+        -------
+        mean, low, high : ndarray of shape (n_fractions,), dtype float64
+            The 95 % interval of Student's t over the runs, corrected for runs that
+            share training rows [1]_; NaN for a single run.
+
+        Raises
+        ------
+        ValueError
+            If `over` is something else.
+
+        References
+        ----------
+        .. [1] Nadeau, Bengio (2003). Inference for the generalization error.
+           doi:10.1023/A:1024068626366
+        """
+        if over not in ("none", "random"):
+            raise ValueError(f"over must be 'none' or 'random'; got {over!r}.")
+        other = self.none[:, None] if over == "none" else self.random
+        return _interval(self.dropout - other, np.mean(self.n_test / self.n_train))
+
+
+def _interval(values, overlap: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over the rows, and its interval by the corrected resampled t-test."""
+    n_runs, mean = len(values), values.mean(axis=0)
+    if n_runs < 2:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    error = values.std(axis=0, ddof=1) * np.sqrt(1 / n_runs + overlap)
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, n_runs - 1) * error
+    return mean, mean - reach, mean + reach
+
+
+def drop_curve(
+    estimator,
+    X,
+    y,
+    *,
+    fractions=(0.05, 0.1, 0.2, 0.3, 0.4),
+    n_repeats=3,
+    cv=3,
+    scoring=None,
+    random_state=None,
+    n_jobs=None,
+) -> DropCurve:
+    """Measure whether dropping helps, beside a random drop and none.
+
+    In each run the rows of one outer split are held out from everything. On the rest
+    round 1 is run once, and for every fraction two nets are retrained with another
+    seed: one without the rows of lowest influence, one without as many rows at
+    random, of the same classes. One more is trained on all rows. All are scored on
+    the rows of the outer split, which neither scored nor chose anything. A run costs
+    the trainings of round 1 and ``2 * n_fractions + 1``.
+
+    Parameters
+    ----------
+    estimator : DataDropoutClassifier or DataDropoutRegressor
+        Not fitted; its `drop_fraction` plays no part.
+    X, y : array-like of shape (n_samples, ...)
+        Rows. Where their targets are wrong, those scored on are too: this lowers all
+        scores alike, and makes differences smaller.
+    fractions : sequence of float or "negative", default=(0.05, 0.1, 0.2, 0.3, 0.4)
+        What to set `drop_fraction` to.
+    n_repeats : int, default=3
+        How often to go through the outer splits, with fresh seeds.
+    cv : int, cross-validation generator or iterable, default=3
+        Outer splits.
+    scoring : str, callable or None, default=None
+        As in scikit-learn; None takes the score of the estimator.
+    random_state : int, RandomState instance or None, default=None
+        Seeds everything.
+    n_jobs : int or None, default=None
+        Runs at a time, by joblib.
+
+    Returns
+    -------
+    DropCurve
+
+    Raises
+    ------
+    ValueError
+        If a fraction or the number of repetitions is out of range.
+
+    See Also
+    --------
+    DropCurveDisplay : Draws it.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skorch import NeuralNetRegressor
+    >>> from sk_datadrop import DataDropoutRegressor, drop_curve
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(120, 3))
+    >>> y = X @ [1.0, 2.0, 3.0]
+    >>> y[:12] += 30
+    >>> net = NeuralNetRegressor(
+    ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+    ...     lr=0.1, max_epochs=20,
+    ... )
+    >>> curve = drop_curve(
+    ...     DataDropoutRegressor(net, cv=2), X, y, fractions=[0.1], n_repeats=1,
+    ...     scoring="neg_median_absolute_error", random_state=0,
+    ... )
+    >>> curve.dropout.shape
+    (3, 1)
+    """
+    for fraction in fractions:
+        check_drop_fraction(fraction)
+    if n_repeats < 1 or not len(fractions):
+        raise ValueError(
+            "n_repeats must be at least 1 and fractions must not be empty; got "
+            f"{n_repeats} and {fractions!r}."
+        )
+    X, y = indexable(X, y)
+    rng = check_random_state(random_state)
+    scorer = check_scoring(estimator, scoring)
+    splits = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y))
+    jobs = [
+        delayed(_run)(estimator, X, y, train, test, fractions, scorer, seed)
+        for train, test in splits * n_repeats
+        for seed in [int(rng.randint(2**31 - 1))]
+    ]
+    runs = Parallel(n_jobs)(jobs)
+    return DropCurve(list(fractions), *map(np.array, zip(*runs, strict=True)))
+
+
+def _run(estimator, X, y, train, test, fractions, scorer, seed) -> tuple:
+    """One run: a row of each array of `DropCurve`."""
+    model = clone(estimator).set_params(random_state=seed)
+    rows = _safe_indexing(X, train), _safe_indexing(y, train)
+    test_rows = _safe_indexing(X, test), _safe_indexing(y, test)
+    rng = np.random.default_rng(seed)
+    problem = model._problem(*rows, None, None, {})
+    with model._progress_bar(len(problem.splits) + 2 * len(fractions) + 1) as bar:
+        model._find_harmful(problem, bar)
+        # Not the initial weights that round 1 had: its luck is not that of round 2.
+        fresh = replace(problem, seed=int(rng.integers(2**31)))
+
+        def score(kept) -> float:
+            fitted = copy.copy(model)
+            fitted.sample_mask_, fitted.sample_indices_ = kept, np.flatnonzero(kept)
+            fitted._retrain(fresh, bar)
+            return float(scorer(fitted, *test_rows))
+
+        labels = problem.targets.labels
+        rounds = np.array([view.round for view in model.views_])
+        none = score(np.ones(len(train), dtype=bool))
+        masks = [
+            keep_mask(model.influence_per_view_, rounds, fraction, labels)
+            for fraction in fractions
+        ]
+        dropout = [none if mask.all() else score(mask) for mask in masks]
+        random = [
+            none if mask.all() else score(_shuffled(mask, labels, rng))
+            for mask in masks
+        ]
+    n_dropped = [np.sum(~mask) for mask in masks]
+    return dropout, random, none, n_dropped, len(train), len(test)
+
+
+def _shuffled(mask, labels, rng) -> np.ndarray:
+    """As many rows dropped as in `mask`, of each class, but at random."""
+    labels = np.zeros(len(mask), dtype=int) if labels is None else labels
+    shuffled = np.empty_like(mask)
+    for label in np.unique(labels):
+        of_class = labels == label
+        shuffled[of_class] = rng.permutation(mask[of_class])
+    return shuffled
