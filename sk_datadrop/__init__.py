@@ -3,8 +3,9 @@
 from sk_datadrop import datasets, metrics, nets
 from sk_datadrop._curvature import GaussNewton, Hessian
 from sk_datadrop._curves import DropCurve, drop_curve
-from sk_datadrop._displays import DropCurveDisplay
+from sk_datadrop._displays import DropCurveDisplay, InfluenceDisplay
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
+from sk_datadrop._report import influence_report
 from sk_datadrop._scores import InfluenceResult, influence_scores
 from sk_datadrop._selectors import DataDropoutSampler, DataDropoutTransformer
 from sk_datadrop._solvers import CG, Arnoldi, Dense, Lanczos, LiSSA
@@ -23,6 +24,7 @@ __all__ = [
     "DropCurveDisplay",
     "GaussNewton",
     "Hessian",
+    "InfluenceDisplay",
     "InfluenceResult",
     "Lanczos",
     "LiSSA",
@@ -30,6 +32,7 @@ __all__ = [
     "Views",
     "datasets",
     "drop_curve",
+    "influence_report",
     "influence_scores",
     "metrics",
     "nets",

@@ -31,6 +31,7 @@ ORDER = [
     "_estimators",
     "_selectors",
     "_curves",
+    "_report",
     "_displays",
     "__init__",
 ]

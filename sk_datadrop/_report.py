@@ -1,0 +1,78 @@
+"""Row by row: what was found about it."""
+
+import numpy as np
+from sklearn.utils import check_consistent_length
+from sklearn.utils.validation import check_is_fitted
+
+from sk_datadrop._drop import mean_influence
+
+
+def influence_report(estimator, X, y) -> np.ndarray:
+    """Tell for every row what was given, predicted, scored and decided.
+
+    Parameters
+    ----------
+    estimator : DataDropoutClassifier, DataDropoutRegressor, DataDropoutTransformer \
+            or DataDropoutSampler
+        Fitted.
+    X, y : array-like of shape (n_samples, ...)
+        The rows it was fitted on, in the same order.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), structured
+        ``row``: position; ``target`` and ``prediction``: given and by the net of round
+        2, only where y is 1-D and, for the latter, the estimator predicts;
+        ``influence``: mean over the views; ``z``: that mean over its standard error,
+        the views taken for independent (NaN with fewer than two); ``n_views``: that
+        scored the row; ``kept``. ``pandas.DataFrame(report)`` makes a table of it.
+
+    Raises
+    ------
+    ValueError
+        If the rows are not as many as those of ``fit``.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skorch import NeuralNetRegressor
+    >>> from sk_datadrop import DataDropoutRegressor, influence_report
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(200, 3))
+    >>> y = X @ [1.0, 2.0, 3.0]
+    >>> y[:20] += 30
+    >>> net = NeuralNetRegressor(
+    ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+    ...     lr=0.1, max_epochs=30,
+    ... )
+    >>> model = DataDropoutRegressor(net, random_state=0).fit(X, y)
+    >>> report = np.sort(influence_report(model, X, y), order="influence")
+    >>> bool((report["row"][:20] < 20).all()), int(report["kept"][:20].sum())
+    (True, 0)
+    """
+    check_is_fitted(estimator, "influence_per_view_")
+    check_consistent_length(X, y, estimator.sample_mask_)
+    views = estimator.influence_per_view_
+    columns = {"row": np.arange(len(estimator.sample_mask_))}
+    if np.ndim(y) == 1:
+        columns["target"] = np.asarray(y)
+        if hasattr(estimator, "predict"):
+            columns["prediction"] = estimator.predict(X)
+    columns["influence"] = mean_influence(views)
+    columns["z"] = _z(views)
+    columns["n_views"] = np.sum(~np.isnan(views), axis=0)
+    columns["kept"] = estimator.sample_mask_
+    dtype = [(name, values.dtype) for name, values in columns.items()]
+    report = np.empty(len(columns["row"]), dtype=dtype)
+    for name, values in columns.items():
+        report[name] = values
+    return report
+
+
+def _z(views: np.ndarray) -> np.ndarray:
+    mean = mean_influence(views)
+    count = np.sum(~np.isnan(views), axis=0)
+    variance = np.nansum((views - mean) ** 2, axis=0) / np.maximum(count - 1, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = mean / np.sqrt(variance / count)
+    return np.where(count >= 2, z, np.nan)
