@@ -130,6 +130,8 @@ class _BaseDataDropout(MetaEstimatorMixin, BaseEstimator, ABC):
             If data, parameters, net and criterion do not fit together, before
             any training; or if a training loss becomes NaN or infinite.
         """
+        # If this fit fails, the net of another must not go with its classes.
+        self.__dict__.pop("estimator_", None)
         problem = self._problem(X, y, X_val, y_val, params)
         with self._progress_bar(problem) as bar:
             self._find_harmful(problem, bar)
