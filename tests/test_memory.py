@@ -134,7 +134,8 @@ def test_classifier_is_no_regressor(plane, tmp_path):
     """A binary net on labels of 0 and 1 can be either, with another objective."""
     X, y = plane[0], (plane[1] > 0).astype(np.float32)
     net = NeuralNetBinaryClassifier(MLP, module__n_outputs=1, max_epochs=2)
-    options = {"cv": 2, "random_state": 0}
+    rows = np.arange(80)
+    options = {"cv": [(rows[::2], rows[1::2])], "random_state": 0}
     DataDropoutClassifier(net, memory=str(tmp_path), **options).fit(X, y)
     plain = DataDropoutRegressor(net, **options).fit(X, y)
     kept = DataDropoutRegressor(net, memory=str(tmp_path), **options).fit(X, y)
