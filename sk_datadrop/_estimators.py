@@ -3,15 +3,18 @@
 split -> [train, score] per round -> drop -> retrain.
 """
 
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from time import perf_counter
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
+from joblib.parallel import get_active_backend
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -28,9 +31,15 @@ from tqdm.auto import tqdm
 from sk_datadrop._curvature import Curvature
 from sk_datadrop._drop import check_drop_fraction, keep_mask, mean_influence
 from sk_datadrop._influence import check_autocast
-from sk_datadrop._memory import round_key
+from sk_datadrop._memory import lend_to_main, round_key
 from sk_datadrop._objectives import check_objective
-from sk_datadrop._round_one import NOT_IN_THE_KEY, RoundOne, Scoring, run_round_one
+from sk_datadrop._round_one import (
+    NOT_IN_THE_KEY,
+    RoundOne,
+    Scoring,
+    run_in_worker,
+    run_round_one,
+)
 from sk_datadrop._rounds import train
 from sk_datadrop._solvers import Solver
 from sk_datadrop._splits import Split, held_out_splits
@@ -177,6 +186,8 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             If data, parameters, net and criterion do not fit together, before
             any training; or if a training loss becomes NaN or infinite.
         """
+        # If this fit fails, the net of another must not go with its classes.
+        self.__dict__.pop("estimator_", None)
         problem = self._problem(X, y, X_val, y_val, params)
         with self._progress_bar(len(problem.splits) + 1) as bar:
             self._find_harmful(problem, bar)
@@ -190,15 +201,16 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         X, targets, validation = self._check_data(X, y, X_val, y_val)
         seed = _draw_seed(self.random_state)
         targets, validation, probe = self._check_net(X, targets, validation, seed)
+        splits = self._splits(X, targets, validation, seed, split_params)
         return _Problem(
             X=X,
             targets=targets,
             validation=validation,
             refit_validation=validation_of_refit(probe, validation),
-            splits=self._splits(X, targets, validation, seed, split_params),
+            splits=splits,
             seed=seed,
             fit_params=fit_params,
-            key="" if self.memory is None else self._key(probe),
+            key="" if self.memory is None else self._key(probe, len(splits)),
         )
 
     def _find_harmful(self, problem: "_Problem", bar) -> None:
@@ -212,16 +224,20 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         run = run_round_one
         if self.memory is not None:
             run = check_memory(self.memory).cache(run, ignore=NOT_IN_THE_KEY)
-        # A bar cannot follow what workers do.
-        watch = {"on_stage": bar.set_description, "on_product": bar.refresh}
-        if effective_n_jobs(self.n_jobs) > 1:
-            watch = {"n_threads": torch.get_num_threads()}
+            lend_to_main(self.estimator)
+        n_jobs = _n_processes(self.n_jobs)
+        if n_jobs > 1:
+            # A bar cannot follow what workers do.
+            run = partial(run_in_worker, run, torch.get_num_threads())
+            watch = {}
+        else:
+            watch = {"on_stage": bar.set_description, "on_product": bar.refresh}
         rounds = []
         jobs = (
             delayed(run)(**self._round_arguments(number, problem), **watch)
             for number in range(len(problem.splits))
         )
-        for result in Parallel(self.n_jobs, return_as="generator")(jobs):
+        for result in Parallel(n_jobs, return_as="generator")(jobs):
             rounds.append(result)
             bar.update()
         return rounds
@@ -258,7 +274,7 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             n_groups=views.groups(n_rounds, n_held_out),
         )
 
-    def _key(self, probe) -> str:
+    def _key(self, probe, n_rounds: int) -> str:
         """Of everything but the rows, the seed and the drop rule."""
         if self.random_state is None:
             warnings.warn(
@@ -267,9 +283,9 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
                 UserWarning,
                 stacklevel=4,
             )
-        names = ("views", "engine", "objective", "curvature", "solver", "autocast")
-        settings = {name: getattr(self, name) for name in names}
-        return round_key(self.estimator, probe.module_.modules(), settings)
+        # How many rows are held out, joblib knows.
+        scoring = self._scoring(n_rounds, n_held_out=sys.maxsize)
+        return round_key(self.estimator, probe.module_.modules(), vars(scoring))
 
     def _collect_influence(self, rounds: list[RoundOne], problem: "_Problem") -> None:
         self.round_one_estimators_ = [r.net for r in rounds]
@@ -471,7 +487,8 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         the net as Python has loaded it and the versions of the libraries; whoever can
         write there can execute code here.
     n_jobs : int or None, default=None
-        Number of rounds to run at a time, by joblib. The result is the same.
+        Number of rounds to run at a time, each in a process of joblib's; under its
+        backend of threads, one after the other. The result is the same.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
@@ -686,7 +703,8 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         the net as Python has loaded it and the versions of the libraries; whoever can
         write there can execute code here.
     n_jobs : int or None, default=None
-        Number of rounds to run at a time, by joblib. The result is the same.
+        Number of rounds to run at a time, each in a process of joblib's; under its
+        backend of threads, one after the other. The result is the same.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
@@ -873,6 +891,13 @@ class _Problem:
             name: rows_of(value, indices, len(self.X))
             for name, value in self.fit_params.items()
         }
+
+
+def _n_processes(n_jobs) -> int:
+    """Workers to use; threads, which would share torch's generator, are none."""
+    backend, _ = get_active_backend()
+    shares_memory = getattr(backend, "supports_sharedmem", False)
+    return 1 if shares_memory else effective_n_jobs(n_jobs)
 
 
 def _derived_seed(seed: int, *key: int) -> int:

@@ -63,6 +63,7 @@ class FunctionalNet:
         if state_dict is not None:
             module.load_state_dict(state_dict)
         _tame_embeddings(module)
+        _tame_norms(module)
         self._module = module.eval()
         self._reduction, criterion = _per_row(net.criterion_)
         self._plain_criterion = _plain(criterion)
@@ -392,6 +393,23 @@ def _tame_embeddings(module: torch.nn.Module) -> None:
             rows = torch.arange(len(layer.weight), device=layer.weight.device)
             torch.embedding_renorm_(layer.weight, rows, layer.max_norm, layer.norm_type)
             layer.max_norm = None
+
+
+def _tame_norms(module) -> None:
+    """Run batch norm in full precision under autocast, as it does other norms.
+
+    In a lower one torch gives the derivative another dtype than the value, and the
+    next layer refuses.
+    """
+    for part in module.modules():
+        if isinstance(part, torch.nn.modules.batchnorm._NormBase):
+            part.register_forward_pre_hook(_in_full_precision)
+
+
+def _in_full_precision(_, args):
+    X, *others = args
+    is_low = torch.is_autocast_enabled(X.device.type) and X.dtype.itemsize < 4
+    return (X.float() if is_low else X, *others)
 
 
 def _places(module: torch.nn.Module, trainable: dict[str, Tensor]) -> dict[str, str]:

@@ -255,10 +255,13 @@ def row_scores(
     ndarray of shape (n_directions, n_samples), dtype float64
     """
     dtype = None if autocast is None else getattr(torch, autocast)
-    scores = [
-        _batch_scores(net, Xb, yb, directions, dtype)
-        for Xb, yb in net.batches(X, y, batch_size)
-    ]
+    scores = []
+    for Xb, yb in net.batches(X, y, batch_size):
+        along = _batch_scores(net, Xb, yb, directions, dtype)
+        if dtype is not None and not along.isfinite().all():
+            # float16 ends at 65,504. NaN would say that a row was not scored.
+            along = _batch_scores(net, Xb, yb, directions, None)
+        scores.append(along)
     return torch.cat(scores, dim=1).double().cpu().numpy()
 
 

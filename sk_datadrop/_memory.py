@@ -3,28 +3,34 @@
 A stored round may be given back only if training it again would lead to the same
 numbers. joblib knows the rows; this adds the net: its parameters, the code of every
 class and function that it is made of as Python has loaded it, the plain data that these
-name, and the versions of the libraries they come from. Not seen is the state of other
-objects that they name.
+name, what the net holds before its training, and the versions of the libraries. Not
+seen is the state of other objects that the code names, and uses in training only.
 """
 
 import copy
+import dis
 import platform
 import sys
 import sysconfig
-from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import is_dataclass
 from functools import cache, partial
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 
 import joblib
 import numpy as np
 import torch
+from joblib.hashing import NumpyHasher
 from sklearn.base import clone
 
 _INSTALLED = tuple(
     Path(sysconfig.get_path(name)).resolve()
     for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
+
+_SITES = {"site-packages", "dist-packages"}
+"""Also those of a Python or a user that a virtual environment can see."""
 
 
 def round_key(estimator, modules, settings: dict) -> str:
@@ -34,7 +40,7 @@ def round_key(estimator, modules, settings: dict) -> str:
     ----------
     estimator : skorch.NeuralNet
     modules : iterable of torch.nn.Module
-        What the module of the net is made of, once initialized.
+        What the module of the net is made of, once initialized from a seed.
     settings : dict
         What else the result depends on.
 
@@ -54,27 +60,89 @@ def round_key(estimator, modules, settings: dict) -> str:
             "training. Pass the class, and its arguments as module__name=value, or "
             "leave memory out."
         )
+    modules = list(modules)
     parameters = clone(estimator).get_params(deep=False) | settings
-    key = {name: _as_key(name, value) for name, value in parameters.items()}
-    seen: dict[object, object] = {}
-    for definition in _definitions([*key.values(), estimator, *modules]):
-        _add_code(definition, seen)
-    return joblib.hash([key, sorted(map(repr, seen.values())), _versions(seen)])
+    key, definitions = {}, [type(estimator), *map(type, modules)]
+    for name, value in parameters.items():
+        key[name], parts = _as_key(name, value)
+        definitions += parts
+    seen = _reached(definitions)
+    untrained = [_data_of(module) for module in modules]
+    return joblib.hash(
+        [key, untrained, sorted(map(repr, seen.values())), _versions(seen)]
+    )
 
 
-def _as_key(name: str, value):
-    """Return the value as something whose hash tells it from others."""
+def lend_to_main(estimator) -> None:
+    """Put what a script or notebook defines where pickle looks for it.
+
+    Workers know it by value, but skorch and joblib write and read it by name.
+    """
+    main = sys.modules["__main__"]
+    definitions = [type(estimator)]
+    for value in clone(estimator).get_params(deep=False).values():
+        hasher = _Hasher()
+        # What pickle cannot write is not looked for.
+        with suppress(Exception):
+            hasher.hash(value)
+        definitions += hasher.definitions
+    for definition in _reached(definitions):
+        if not isinstance(definition, type | FunctionType) or not _is_main(definition):
+            continue
+        name = definition.__qualname__
+        if name in _LENT or not hasattr(main, name):
+            _LENT.add(name)
+            setattr(main, name, definition)
+
+
+_LENT: set[str] = set()
+
+
+class _Hasher(NumpyHasher):
+    """joblib's, and notes the classes and functions that a value is made of.
+
+    Those of a script go by their name, as pickle does not find them in workers.
+    """
+
+    dispatch = NumpyHasher.dispatch.copy()
+
+    def __init__(self):
+        super().__init__("md5")
+        self.definitions: list = []
+
+    def save_global(self, obj, name=None):
+        if isinstance(obj, type | FunctionType):
+            self.definitions.append(obj)
+            if _is_main(obj):
+                self.save(_name(obj))
+                return
+        super().save_global(obj, name)
+
+    dispatch[FunctionType] = save_global
+    dispatch[type] = save_global
+
+
+def _is_main(definition) -> bool:
+    return (
+        definition.__module__ == "__main__" and definition.__qualname__.isidentifier()
+    )
+
+
+def _as_key(name: str, value) -> tuple[str, list]:
+    """Return a hash that tells the value from others, and what it is made of."""
     if isinstance(value, torch.Tensor):
-        return ("tensor", _plain(value))
+        return joblib.hash(_plain(value)), []
+    hasher = _Hasher()
     try:
-        hashes = {joblib.hash(value), joblib.hash(copy.deepcopy(value))}
+        digest = hasher.hash(value)
+        other = _Hasher().hash(copy.deepcopy(value))
     except Exception as error:
         raise ValueError(_unhashable(name, value, str(error))) from error
-    if len(hashes) > 1:
+    if digest != other:
         raise ValueError(
             _unhashable(name, value, "two copies of it have different hashes")
         )
-    return value
+    return digest, hasher.definitions
 
 
 def _unhashable(name, value, reason: str) -> str:
@@ -85,17 +153,12 @@ def _unhashable(name, value, reason: str) -> str:
     )
 
 
-def _definitions(values) -> Iterator:
-    """Classes and functions among values, and the classes of objects."""
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from _definitions(value)
-        elif isinstance(value, partial):
-            yield from _definitions([value.func, *value.args, *value.keywords.values()])
-        elif isinstance(value, type | FunctionType):
-            yield value
-        elif value is not None:
-            yield type(value)
+def _reached(definitions) -> dict:
+    """Classes and functions, and what their code names, by what tells them apart."""
+    seen: dict[object, object] = {}
+    for definition in definitions:
+        _add_code(definition, seen)
+    return seen
 
 
 def _add_code(definition, seen: dict) -> None:
@@ -113,17 +176,25 @@ def _add_code(definition, seen: dict) -> None:
 
 def _add_function(function: FunctionType, seen: dict) -> None:
     names: set[str] = set()
-    code = _code(function.__code__, names)
+    looked_up: set[str] = set()
+    code = _code(function.__code__, names, looked_up)
     defaults = (function.__defaults__, function.__kwdefaults__)
-    seen[function] = (_name(function), code, _data_key(defaults))
-    for name in sorted(names & set(function.__globals__)):
-        value = function.__globals__[name]
-        if isinstance(value, ModuleType) and not _is_installed(value):
-            for attribute in sorted(names & set(vars(value))):
-                _add_value(vars(value)[attribute], attribute, seen)
-        _add_value(value, name, seen)
+    seen[function] = (_name(function), code)
+    _add_value(defaults, f"{_name(function)} defaults", seen)
+    for name in sorted(looked_up & set(function.__globals__)):
+        _add_named(function.__globals__[name], name, names, seen)
     for number, cell in enumerate(function.__closure__ or ()):
-        _add_value(cell.cell_contents, f"{_name(function)}[{number}]", seen)
+        if cell != CellType():
+            _add_value(cell.cell_contents, f"{_name(function)}[{number}]", seen)
+
+
+def _add_named(value, name: str, names: set[str], seen: dict) -> None:
+    """Add a value; of a module of the user what may be looked up in it."""
+    if not isinstance(value, ModuleType):
+        _add_value(value, name, seen)
+    elif not _is_installed(value):
+        for attribute in sorted(names & set(vars(value))):
+            _add_named(vars(value)[attribute], attribute, names - {attribute}, seen)
 
 
 def _add_class(definition: type, seen: dict) -> None:
@@ -140,6 +211,16 @@ def _add_value(value, name: str, seen: dict) -> None:
         _add_code(value, seen)
     elif (key := _data_key(value)) is not None:
         seen[name, key] = (name, key)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _add_value(part, name, seen)
+    elif isinstance(value, dict):
+        for entry, part in value.items():
+            _add_value(part, f"{name}[{entry!r}]", seen)
+    elif isinstance(value, partial):
+        _add_value((value.func, value.args, value.keywords), name, seen)
+    elif isinstance(wrapped := getattr(value, "__wrapped__", None), FunctionType):
+        _add_code(wrapped, seen)
 
 
 def _data_key(value) -> str | None:
@@ -147,33 +228,62 @@ def _data_key(value) -> str | None:
     return joblib.hash(_plain(value)) if _is_plain(value) else None
 
 
+def _data_of(thing) -> str | None:
+    """Hash of those attributes that are plain data."""
+    return _data_key({k: v for k, v in vars(thing).items() if _is_plain(v)})
+
+
 def _is_plain(value) -> bool:
     if type(value) in (list, tuple, set, frozenset):
         return all(map(_is_plain, value))
     if type(value) is dict:
         return all(map(_is_plain, [*value, *value.values()]))
+    if _is_record(value):
+        return _is_plain(vars(value))
     return value is None or isinstance(
         value, bool | int | float | complex | str | bytes | np.ndarray | torch.Tensor
     )
 
 
+def _is_record(value) -> bool:
+    is_record = is_dataclass(value) or isinstance(value, SimpleNamespace)
+    return is_record and not isinstance(value, type) and hasattr(value, "__dict__")
+
+
 def _plain(value):
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy()
+        # By bytes, as numpy lacks some dtypes.
+        flat = value.detach().cpu().to_dense().resolve_conj().resolve_neg().flatten()
+        data = flat.contiguous().view(torch.uint8).numpy()
+        return (str(value.dtype), tuple(value.shape), data)
     if type(value) is dict:
         return [(_plain(k), _plain(v)) for k, v in value.items()]
     if type(value) in (set, frozenset):
         return sorted(map(repr, value))
+    if _is_record(value):
+        return (type(value).__qualname__, _plain(vars(value)))
     return [_plain(v) for v in value] if type(value) in (list, tuple) else value
 
 
-def _code(code: CodeType, names: set[str]) -> tuple:
-    """Code without line numbers; adds the global names that it may look up."""
+def _code(code: CodeType, names: set[str], looked_up: set[str]) -> tuple:
+    """Code without line numbers; adds its names, and which of them are global."""
     names.update(code.co_names)
+    # Others are attributes, that happen to be called as some global is.
+    looked_up.update(
+        i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"
+    )
     constants = [
-        _code(c, names) if isinstance(c, CodeType) else repr(c) for c in code.co_consts
+        _code(c, names, looked_up) if isinstance(c, CodeType) else _constant(c)
+        for c in code.co_consts
     ]
     return (code.co_code.hex(), code.co_names, code.co_varnames, constants)
+
+
+def _constant(value) -> str:
+    # Python orders sets anew in every process.
+    return (
+        str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+    )
 
 
 def _name(definition) -> str:
@@ -188,9 +298,9 @@ def _is_installed(thing) -> bool:
     if module is None or module.__name__ == "__main__":
         return False
     file = getattr(module, "__file__", None)
-    return file is None or any(
-        Path(file).resolve().is_relative_to(place) for place in _INSTALLED
-    )
+    if file is None or not _SITES.isdisjoint(Path(file).parts):
+        return True
+    return any(Path(file).resolve().is_relative_to(place) for place in _INSTALLED)
 
 
 def _versions(definitions) -> list[tuple[str, str]]:

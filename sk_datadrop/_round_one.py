@@ -12,6 +12,7 @@ from skorch import NeuralNet
 
 from sk_datadrop._curvature import Curvature, GaussNewton
 from sk_datadrop._influence import influence_at_checkpoints
+from sk_datadrop._memory import lend_to_main
 from sk_datadrop._rounds import train_round
 from sk_datadrop._solvers import Lanczos, Solver
 from sk_datadrop._trajectory import (
@@ -91,7 +92,6 @@ def run_round_one(
     fit_params: dict,
     name: str,
     verbose: int = 0,
-    n_threads: int | None = None,
     on_stage: Callable[[str], object] = lambda description: None,
     on_product: Callable[[], object] = lambda: None,
 ) -> RoundOne:
@@ -116,9 +116,6 @@ def run_round_one(
         What messages call the round.
     verbose : int, default=0
         Verbosity of the net.
-    n_threads : int or None, default=None
-        Threads of torch, for workers to sum in the same order as their caller; None
-        leaves them alone.
     on_stage, on_product : callable
         Called at the start of each stage with what it is, and after every product.
 
@@ -126,8 +123,6 @@ def run_round_one(
     -------
     RoundOne
     """
-    if n_threads is not None:
-        torch.set_num_threads(n_threads)
     recorder = scoring.recorder()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -168,12 +163,32 @@ def run_round_one(
     )
 
 
+def run_in_worker(run: Callable[..., RoundOne], n_threads: int, **arguments):
+    """Run a round in another process, as its caller would.
+
+    Parameters
+    ----------
+    run : callable
+        `run_round_one`, or its like with a memory.
+    n_threads : int
+        Threads of torch of the caller, to sum in the same order.
+    **arguments
+        For `run`.
+
+    Returns
+    -------
+    RoundOne
+    """
+    torch.set_num_threads(n_threads)
+    lend_to_main(arguments["estimator"])
+    return run(**arguments)
+
+
 NOT_IN_THE_KEY = [
     "estimator",
     "scoring",
     "name",
     "verbose",
-    "n_threads",
     "on_stage",
     "on_product",
 ]

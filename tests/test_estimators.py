@@ -518,3 +518,12 @@ class TestEcosystem:
         X, _, _ = noisy_digits
         for twin in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
             np.testing.assert_array_equal(twin.predict(X), fitted.predict(X))
+
+
+def test_failed_fit_leaves_no_net_of_another(classifier, blobs):
+    X, y = blobs
+    model = DataDropoutClassifier(classifier, cv=2, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="trained for no epoch"):
+        model.fit(X, 2 - y, epochs=0)
+    with pytest.raises(NotFittedError):
+        model.predict(X)

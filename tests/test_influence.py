@@ -297,3 +297,31 @@ def test_scores_in_lower_precision_rank_alike(scored, autocast):
     torch.testing.assert_close(
         result.solver_result.solution, reference.solver_result.solution, rtol=0, atol=0
     )
+
+
+def test_rows_beyond_float16_are_scored_in_full_precision():
+    torch.manual_seed(0)
+    net = NeuralNetClassifier(MLP, criterion=nn.CrossEntropyLoss).initialize()
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 4)).astype(np.float32), rng.integers(3, size=20)
+    X[3] *= 1e6
+    rows = (X, y), (X[4:], y[4:])
+    result = score(net, *rows, autocast="float16")
+    np.testing.assert_allclose(result.train, score(net, *rows).train, rtol=1e-5)
+
+
+def test_lower_precision_with_batch_norm():
+    torch.manual_seed(0)
+    layers = (
+        *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3)),
+        *(nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3)),
+    )
+    net = NeuralNetClassifier(
+        nn.Sequential(*layers), criterion=nn.CrossEntropyLoss
+    ).initialize()
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 1, 8, 8)).astype(np.float32)
+    rows = (X[:12], rng.integers(3, size=12)), (X[12:], rng.integers(3, size=8))
+    reference, result = (score(net, *rows, autocast=a) for a in (None, "bfloat16"))
+    assert not np.array_equal(result.train, reference.train)
+    assert np.corrcoef(result.train.ravel(), reference.train.ravel())[0, 1] > 0.999

@@ -2,6 +2,9 @@
 
 import copy
 import functools
+import os
+import subprocess
+import sys
 import types
 import warnings
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 from conftest import MLP
 from sklearn.model_selection import GridSearchCV
-from skorch import NeuralNetClassifier
+from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.callbacks import EpochScoring, LRScheduler
 from torch import nn
 
@@ -24,6 +27,7 @@ from sk_datadrop import (
     Views,
     _round_one,
 )
+from sk_datadrop._estimators import _n_processes
 from sk_datadrop._memory import round_key
 
 SETTINGS = {"objective": "bounded", "curvature": None, "solver": None}
@@ -115,6 +119,87 @@ def test_what_changes_the_round_runs_it_again(
     assert len(trainings) == (3 if "cv" in change else 2)
 
 
+def test_number_of_rounds_sets_the_number_of_groups(classifier, blobs, tmp_path):
+    """The first of three rounds is not a round alone, on the same rows."""
+    rows = np.arange(90)
+    folds = [(rows[rows % 3 != k], rows[rows % 3 == k]) for k in range(3)]
+    model = DataDropoutClassifier(
+        classifier, cv=folds[:1], random_state=0, memory=str(tmp_path)
+    )
+    assert model.fit(*blobs).influence_per_view_.shape == (8, 90)
+    assert model.set_params(cv=folds).fit(*blobs).influence_per_view_.shape == (3, 90)
+
+
+def test_classifier_is_no_regressor(plane, tmp_path):
+    """A binary net on labels of 0 and 1 can be either, with another objective."""
+    X, y = plane[0], (plane[1] > 0).astype(np.float32)
+    net = NeuralNetBinaryClassifier(MLP, module__n_outputs=1, max_epochs=2)
+    rows = np.arange(80)
+    options = {"cv": [(rows[::2], rows[1::2])], "random_state": 0}
+    DataDropoutClassifier(net, memory=str(tmp_path), **options).fit(X, y)
+    plain = DataDropoutRegressor(net, **options).fit(X, y)
+    kept = DataDropoutRegressor(net, memory=str(tmp_path), **options).fit(X, y)
+    same_fit(kept, plain)
+
+
+SCRIPT = """
+import sys
+import numpy as np, torch
+from sklearn.model_selection import GridSearchCV
+from skorch import NeuralNetClassifier
+from skorch.callbacks import EpochScoring
+from sk_datadrop import DataDropoutClassifier, _estimators
+
+class Block(torch.nn.Linear):
+    pass
+
+BLOCKS = {"plain": Block}
+width = 7
+
+class Net(torch.nn.Module):
+    def __init__(self, width=5):
+        super().__init__()
+        self.width = width if "plain" in {"plain", "residual", "gated"} else 0
+        self.layers = BLOCKS["plain"](4, 2)
+
+    def forward(self, X):
+        return self.layers(X)
+
+def share(net, X, y):
+    return float(np.mean(net.predict(X) == y))
+
+X = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+y = (X[:, 0] > 0).astype(int)
+net = NeuralNetClassifier(
+    Net, criterion=torch.nn.CrossEntropyLoss, max_epochs=2,
+    callbacks=[("share", EpochScoring(share, name="share"))],
+)
+model = DataDropoutClassifier(net, cv=2, random_state=0, memory=sys.argv[1])
+if sys.argv[2] == "search":
+    GridSearchCV(
+        model, {"drop_fraction": [0.0, 0.1]}, cv=2, n_jobs=2, error_score="raise"
+    ).fit(X, y)
+else:
+    model.set_params(n_jobs=int(sys.argv[2])).fit(X, y)
+"""
+
+
+@pytest.mark.parametrize("second", ["1", "2", "search"])
+def test_nets_of_a_script(tmp_path, second):
+    """Another process, and workers, find the rounds of a net of a script."""
+    script, cache = tmp_path / "script.py", tmp_path / "cache"
+    script.write_text(SCRIPT)
+    here = os.environ | {"PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore"}
+    for seed, how in (("1", "1"), ("2", second), ("3", second)):
+        subprocess.run(
+            [sys.executable, script, cache, how],
+            check=True,
+            env=here | {"PYTHONHASHSEED": seed},
+        )
+    # Two folds of two rounds and the refit.
+    assert len(list(cache.rglob("output.pkl"))) == (6 if second == "search" else 2)
+
+
 def test_other_rows_run_it_again(classifier, blobs, tmp_path, trainings):
     X, y = blobs
     model = DataDropoutClassifier(
@@ -160,6 +245,15 @@ def test_workers_share_it_and_change_nothing(regressor, plane, tmp_path):
         search.fit(*plane).cv_results_["mean_test_score"],
         plain.fit(*plane).cv_results_["mean_test_score"],
     )
+
+
+def test_threads_do_not_share_the_generator(regressor, plane):
+    """joblib gives threads to workers of a search; torch's generator is global."""
+    plain = DataDropoutRegressor(regressor, cv=3, random_state=0).fit(*plane)
+    model = DataDropoutRegressor(regressor, cv=3, random_state=0, n_jobs=2)
+    with joblib.parallel_config(backend="threading"):
+        assert _n_processes(2) == 1
+        same_fit(model.fit(*plane), plain)
 
 
 def test_warnings_come_back_with_the_round(classifier, blobs, tmp_path):
@@ -225,9 +319,17 @@ def decorated(function):
     return wrapper
 
 
+CONFIG = types.SimpleNamespace(offset=0.0)
+TABLE = {"shift": functools.partial(torch.add, other=0)}
+
+
 @decorated
 def scaled(X):
-    return SCALE * X
+    return SCALE * TABLE["shift"](X) + CONFIG.offset
+
+
+def accuracy(net, X, y):
+    return 0.0
 
 
 class UserNet(MLP):
@@ -239,8 +341,10 @@ class UserNet(MLP):
 
 class TestKey:
     def key(self, **parameters):
+        torch.manual_seed(0)
+        module = UserNet()
         net = NeuralNetClassifier(UserNet, criterion=nn.CrossEntropyLoss, **parameters)
-        return round_key(net, [UserNet()], SETTINGS)
+        return round_key(net, module.modules(), SETTINGS)
 
     def test_is_the_same_for_the_same(self):
         weight = torch.tensor([1.0, 2.0, 3.0])
@@ -274,7 +378,37 @@ class TestKey:
         with monkeypatch.context() as context:
             context.setattr(MLP, "forward", lambda self, X: self.second(X))
             assert self.key() != before
+        with monkeypatch.context() as context:
+            context.setitem(TABLE, "shift", functools.partial(torch.add, other=1))
+            assert self.key() != before
+        with monkeypatch.context() as context:
+            context.setattr(CONFIG, "offset", 1.0)
+            assert self.key() != before
         assert self.key() == before
+
+    def test_sees_code_of_callbacks(self, monkeypatch):
+        def key():
+            return self.key(callbacks=[EpochScoring(accuracy)])
+
+        before = key()
+        monkeypatch.setattr(accuracy, "__code__", (lambda net, X, y: 1.0).__code__)
+        assert key() != before
+
+    def test_sees_what_the_net_starts_from(self):
+        """Whatever it comes from: here the global generator."""
+        net = NeuralNetClassifier(UserNet, criterion=nn.CrossEntropyLoss)
+        torch.manual_seed(0)
+        first, second = UserNet(), UserNet()
+        other = round_key(net, second.modules(), SETTINGS)
+        assert round_key(net, first.modules(), SETTINGS) != other
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.bool, torch.complex64])
+    def test_tensors_of_any_dtype(self, dtype):
+        one, two = (torch.tensor(v).to(dtype) for v in ([1.0, 0.0], [0.0, 1.0]))
+        assert self.key(criterion__weight=one) != self.key(criterion__weight=two)
+        assert self.key(criterion__weight=one) == self.key(
+            criterion__weight=one.clone()
+        )
 
     def test_sees_versions(self, monkeypatch):
         before = self.key()
