@@ -79,16 +79,31 @@ def test_denoising(monkeypatch, tmp_path, capsys):
 
 def test_grid_search(monkeypatch, tmp_path, capsys):
     module = load("plot_grid_search")
-    monkeypatch.setattr(module, "FRACTIONS", [0.0, 0.2])
+    for name, value in [("FRACTIONS", [0.0, 0.2]), ("N_FOLDS", 2), ("N_ROUNDS", 2)]:
+        monkeypatch.setattr(module, name, value)
     figure = tmp_path / "figure.png"
     arguments = ["--rows", "300", "--epochs", "2", "--output", str(figure)]
     monkeypatch.setattr(sys, "argv", ["plot_grid_search", *arguments])
-    # The counting callback is pickled into the cache by the name of its module.
+    # The callback is pickled into the cache by the name of its module.
     monkeypatch.setitem(sys.modules, "plot_grid_search", module)
     module.main()
     shown = capsys.readouterr().out
-    n_without, n_with = 3 * (3 * 2 + 1), 3 * (3 + 1)
-    assert f"without memory {n_without:4d} trainings of round 1,   7" in shown
-    assert f"with memory    {n_with:4d} trainings of round 1,   7" in shown
+    assert "without memory   10 trainings of round 1,   5 of round 2" in shown
+    assert "with memory       6 trainings of round 1,   5 of round 2" in shown
     assert "the scores are the same" in shown
+    assert figure.stat().st_size > 10_000
+
+
+def test_drop_curve(monkeypatch, tmp_path, capsys):
+    module = load("plot_drop_curve")
+    monkeypatch.setattr(module, "FRACTIONS", ["negative", 0.2])
+    figure = tmp_path / "figure.png"
+    arguments = ["--rows", "200", "--epochs", "2", "--repeats", "2"]
+    monkeypatch.setattr(
+        sys, "argv", ["plot_drop_curve", *arguments, "--output", str(figure)]
+    )
+    module.main()
+    shown = capsys.readouterr().out
+    assert "accuracy without dropout" in shown
+    assert shown.count("[") == 4
     assert figure.stat().st_size > 10_000
