@@ -111,9 +111,8 @@ def influence_scores(
         scores depend on it by rounding only.
     autocast : {"bfloat16", "float16"} or None, default=None
         Precision in which the net runs as it scores the rows, with torch.autocast;
-        gradient and curvature of the objective keep the full one. About half the
-        time and memory where the hardware has it; the rank correlation with full
-        precision was .9994 and more.
+        gradient and curvature of the objective keep the full one. Faster where the
+        hardware has it; the rank correlation with full precision was .9994 and more.
     random_state : int, RandomState instance or None, default=None
         Draws the groups and the rows of the curvature.
 

@@ -249,7 +249,7 @@ class DataDropoutSampler(_BaseSelector):
     ``torch.nn.CrossEntropyLoss`` or ``torch.nn.NLLLoss``, and a regressor otherwise.
 
     With metadata routing enabled, `X_val` and `y_val` are requested unless
-    ``set_fit_request`` says otherwise.
+    ``set_fit_request`` says otherwise (before scikit-learn 1.8 it has to ask for them).
 
     Parameters
     ----------

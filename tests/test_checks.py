@@ -39,6 +39,16 @@ class LazyMLP(nn.Module):
         return self.second(torch.tanh(self.first(torch.asinh(X.double()))))
 
 
+class MeanSquares(nn.MSELoss):
+    """Takes targets in single precision beside outputs in double.
+
+    torch 2.6 does so forwards, but not backwards.
+    """
+
+    def forward(self, outputs, y):
+        return super().forward(outputs, y.to(outputs.dtype))
+
+
 class SizeByTargets(Callback):
     """Gives the net an output for each class, or for each target."""
 
@@ -69,7 +79,7 @@ def absolute_error(outputs, y):
 
 
 CLASSIFIER = lazy(NeuralNetClassifier, criterion=nn.CrossEntropyLoss)
-REGRESSOR = lazy(NeuralNetRegressor)
+REGRESSOR = lazy(NeuralNetRegressor, criterion=MeanSquares)
 # One group of held-out rows is quicker than the eight that views=None takes.
 QUICK = {"cv": 2, "views": Views(n_groups=1), "random_state": 0}
 DEFAULTS = {

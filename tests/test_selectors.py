@@ -8,8 +8,10 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import torch
 from conftest import MLP
+from packaging.version import parse as parse_version
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -384,6 +386,10 @@ class TestSampler:
         with pytest.raises(TypeError, match="should be transformers and implement"):
             pipeline.fit(*blobs)
 
+    @pytest.mark.skipif(
+        parse_version(sklearn.__version__) < parse_version("1.8"),
+        reason="older scikit-learn reads no requests for methods it does not know",
+    )
     def test_it_needs_no_imbalanced_learn(self):
         code = (
             "import sys; sys.modules['imblearn'] = None\n"
@@ -440,6 +446,10 @@ class TestPipelineOfImbalancedLearn:
         # Two rounds in each of two outer folds, whatever the share.
         assert len(trainings) == 4
 
+    @pytest.mark.skipif(
+        parse_version(sklearn.__version__) < parse_version("1.8"),
+        reason="older scikit-learn reads no requests for methods it does not know",
+    )
     def test_held_out_rows_by_routing(self, classifier, blobs):
         from imblearn.pipeline import make_pipeline
 
