@@ -177,11 +177,15 @@ class Curvature(BaseEstimator, ABC):
         n = self.n_samples
         if n is not None and (not isinstance(n, Integral) or n < 1):
             raise ValueError(f"n_samples must be a positive integer; got {n!r}.")
-        if not isinstance(self.max_memory, Real) or not self.max_memory > 0:
-            raise ValueError(
-                f"max_memory must be a positive number of bytes; got "
-                f"{self.max_memory!r}."
-            )
+        check_max_memory(self.max_memory)
+
+
+def check_max_memory(value: float) -> None:
+    """Raise a ValueError unless `value` is a positive number."""
+    if not isinstance(value, Real) or not value > 0:
+        raise ValueError(
+            f"max_memory must be a positive number of bytes; got {value!r}."
+        )
 
 
 def _tensor_scale(net: FunctionalNet, product) -> Tensor:

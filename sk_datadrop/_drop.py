@@ -44,6 +44,25 @@ def mean_influence(views: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.nansum(views, axis=0) / np.maximum(count, 1), np.nan)
 
 
+def standard_error(views: np.ndarray) -> np.ndarray:
+    """Estimate how far `mean_influence` may be off, taking views for independent.
+
+    Parameters
+    ----------
+    views : ndarray of shape (n_views, n_samples)
+        Influence per view, NaN where a view did not score the row.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        NaN for rows that fewer than two views scored.
+    """
+    count = np.sum(~np.isnan(views), axis=0)
+    deviations = np.nansum((views - mean_influence(views)) ** 2, axis=0)
+    error = np.sqrt(deviations / np.maximum(count - 1, 1) / np.maximum(count, 1))
+    return np.where(count >= 2, error, np.nan)
+
+
 def keep_mask(views, rounds, drop_fraction, labels=None) -> np.ndarray:
     """Decide which rows stay.
 
@@ -154,13 +173,11 @@ def _largest_p_to_drop(p) -> float:
 def _p_values(views, mean) -> np.ndarray:
     """P-value of "the influence is not negative"; NaN with fewer than two views."""
     count = np.sum(~np.isnan(views), axis=0)
-    testable = count >= 2
-    deviations = np.nansum((views - mean) ** 2, axis=0)
-    error = np.sqrt(deviations / np.maximum(count - 1, 1) / np.maximum(count, 1))
+    error = standard_error(views)
     with np.errstate(divide="ignore", invalid="ignore"):
         # Views that agree to the last bit: zero is no effect, all else is certain.
         t = np.where((mean == 0) & (error == 0), 0.0, mean / error)
-    return np.where(testable, stats.t.cdf(t, np.maximum(count - 1, 1)), np.nan)
+    return stats.t.cdf(t, np.maximum(count - 1, 1))
 
 
 def _null_share(p) -> float:

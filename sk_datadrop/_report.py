@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from sk_datadrop._drop import mean_influence
+from sk_datadrop._drop import mean_influence, standard_error
 
 
 def influence_report(estimator, X, y) -> np.ndarray:
@@ -59,7 +59,8 @@ def influence_report(estimator, X, y) -> np.ndarray:
         if hasattr(estimator, "predict"):
             columns["prediction"] = estimator.predict(X)
     columns["influence"] = mean_influence(views)
-    columns["z"] = _z(views)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns["z"] = columns["influence"] / standard_error(views)
     columns["n_views"] = np.sum(~np.isnan(views), axis=0)
     columns["kept"] = estimator.sample_mask_
     dtype = [(name, values.dtype) for name, values in columns.items()]
@@ -67,12 +68,3 @@ def influence_report(estimator, X, y) -> np.ndarray:
     for name, values in columns.items():
         report[name] = values
     return report
-
-
-def _z(views: np.ndarray) -> np.ndarray:
-    mean = mean_influence(views)
-    count = np.sum(~np.isnan(views), axis=0)
-    variance = np.nansum((views - mean) ** 2, axis=0) / np.maximum(count - 1, 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = mean / np.sqrt(variance / count)
-    return np.where(count >= 2, z, np.nan)

@@ -28,6 +28,7 @@ from skorch.utils import to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sk_datadrop._curvature import check_max_memory
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import Influence, objective_gradients, split_groups
 from sk_datadrop._optimizers import (
@@ -94,11 +95,7 @@ class Trajectory(BaseEstimator):
             raise ValueError(
                 f"smoothing must be a number from 0; got {self.smoothing!r}."
             )
-        if not isinstance(self.max_memory, Real) or not self.max_memory > 0:
-            raise ValueError(
-                f"max_memory must be a positive number of bytes; got "
-                f"{self.max_memory!r}."
-            )
+        check_max_memory(self.max_memory)
 
     def check_net(self, net) -> None:
         """Raise a ValueError if the training of an initialized net cannot be replayed.

@@ -1,5 +1,7 @@
 """Small nets and data sets the tests share."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from sklearn.datasets import load_digits
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
+from sk_datadrop import _round_one
 from sk_datadrop.datasets import flip_labels
 
 
@@ -72,6 +75,21 @@ def plane():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(80, 4))
     return X.astype(np.float32), (X @ [1.0, -2.0, 0.5, 0.0]).astype(np.float32)
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Seeds of the trainings of round 1, as they are made."""
+    made = []
+    original = _round_one.train_round
+
+    @functools.wraps(original)
+    def counted(*args, **kwargs):
+        made.append(kwargs["seed"])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(_round_one, "train_round", counted)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from sk_datadrop import (
     DataDropoutRegressor,
     DropCurve,
     DropCurveDisplay,
-    _round_one,
     drop_curve,
 )
 from sk_datadrop._curves import _interval, _shuffled
@@ -66,18 +65,10 @@ def test_dropping_what_is_spoiled_helps_and_a_random_drop_does_not(
         assert mean[1] > low[1] > 0
 
 
-def test_round_one_is_run_once_per_run(model, spoiled_plane, monkeypatch):
-    numbers = []
-    original = _round_one.train_round
-
-    def counted(*args, **kwargs):
-        numbers.append(kwargs["seed"])
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(_round_one, "train_round", counted)
+def test_round_one_is_run_once_per_run(model, spoiled_plane, trainings):
     curve_of(model, spoiled_plane, fractions=[0.1, 0.2, 0.3], n_repeats=1)
-    assert len(numbers) == 2 * 2
-    assert len(set(numbers)) == 4  # a seed of its own for every run and round
+    assert len(trainings) == 2 * 2
+    assert len(set(trainings)) == 4  # a seed of its own for every run and round
 
 
 def test_scored_rows_are_never_trained_on(model, spoiled_plane):

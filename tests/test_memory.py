@@ -25,27 +25,11 @@ from sk_datadrop import (
     Lanczos,
     Trajectory,
     Views,
-    _round_one,
 )
 from sk_datadrop._estimators import _n_processes
 from sk_datadrop._memory import round_key
 
 SETTINGS = {"objective": "bounded", "curvature": None, "solver": None}
-
-
-@pytest.fixture
-def trainings(monkeypatch):
-    """Trainings of round 1, as they are made."""
-    made = []
-    original = _round_one.train_round
-
-    @functools.wraps(original)
-    def counted(*args, **kwargs):
-        made.append(kwargs["seed"])
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(_round_one, "train_round", counted)
-    return made
 
 
 def same_fit(first, second):

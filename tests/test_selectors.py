@@ -29,7 +29,6 @@ from sk_datadrop import (
     DataDropoutSampler,
     DataDropoutTransformer,
     GaussNewton,
-    _round_one,
 )
 from sk_datadrop.metrics import neg_mean_squared_error_scorer
 from sk_datadrop.nets import DnCNN
@@ -60,20 +59,6 @@ def images():
     rng = np.random.default_rng(0)
     clean = np.repeat(rng.random((40, 1, 3, 3)), 2, 2).repeat(2, 3)
     return clean + 0.1 * rng.standard_normal(clean.shape), clean
-
-
-@pytest.fixture
-def trainings(monkeypatch):
-    """Trainings of round 1, as they are made."""
-    made = []
-    original = _round_one.train_round
-
-    def counted(*args, **kwargs):
-        made.append(kwargs["seed"])
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(_round_one, "train_round", counted)
-    return made
 
 
 def same(first, second):
