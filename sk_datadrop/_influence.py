@@ -26,7 +26,12 @@ from torch import Tensor
 
 from sk_datadrop._curvature import Curvature
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._objectives import resolve_objective
+from sk_datadrop._objectives import (
+    RowObjective,
+    largest_change,
+    row_losses,
+    row_objective,
+)
 from sk_datadrop._solvers import Solver, SolverResult
 
 
@@ -40,7 +45,8 @@ class Influence:
         Influence of the rows the net was trained on.
     held_out : ndarray of shape (n_groups, n_held_out), dtype float64
         Influence of the held-out rows, were they trained on: each measured on
-        groups it is not in, NaN where no such group is left.
+        groups it is not in, NaN where no such group is left, or the first order goes
+        beyond what the objective can change by.
     solver_result : SolverResult or None
         None where nothing was solved.
     derivative : str or None
@@ -125,11 +131,16 @@ def influence(
     directions = result.solution / len(train[0])
     views = directions.mean(1, keepdim=True) if n_groups == 1 else directions
     scorer = partial(row_scores, net, batch_size=batch_size, autocast=autocast)
+    if score_held_out:
+        of_held_out = _held_out_scores(scorer, held_out, groups, directions, n_groups)
+        # What no row can do: the net has never seen these, and their gradients may be
+        # far too large for a first order.
+        of_held_out[np.abs(of_held_out) > largest_change(objective)] = np.nan
+    else:
+        of_held_out = np.full((n_groups, len(held_out[0])), np.nan)
     return Influence(
         train=scorer(*train, views),
-        held_out=_held_out_scores(scorer, held_out, groups, directions, n_groups)
-        if score_held_out
-        else np.full((n_groups, len(held_out[0])), np.nan),
+        held_out=of_held_out,
         solver_result=result,
         derivative=net.derivative,
     )
@@ -185,13 +196,10 @@ def objective_gradients(
     batch_size,
 ) -> Tensor:
     """Gradients of the held-out objective of each group, (n_parameters, n_groups)."""
-    reference = None if is_likelihood else _losses(net, *held_out, batch_size)
-    measure = resolve_objective(objective, reference)
-    losses = net.losses_from_raw if objective == "loss" else net.likelihoods_from_raw
+    reference = None if is_likelihood else row_losses(net, *held_out, batch_size)
+    values = row_objective(net, objective, reference)
     gradients = [
-        _objective_gradient(
-            net, *_take(held_out, groups == g), losses, measure, batch_size
-        )
+        _objective_gradient(net, *_take(held_out, groups == g), values, batch_size)
         for g in range(groups.max() + 1)
     ]
     return torch.stack(gradients, dim=1)
@@ -202,23 +210,15 @@ def _take(rows: tuple[Any, Any], selected) -> tuple[Any, Any]:
     return X[selected], y[selected]
 
 
-def _losses(net: FunctionalNet, X, y, batch_size) -> Tensor:
-    with torch.no_grad():
-        batches = net.batches(X, y, batch_size)
-        return torch.cat([net.row_losses(net.theta, Xb, yb) for Xb, yb in batches])
-
-
 @torch.enable_grad()
 def _objective_gradient(
-    net: FunctionalNet, X, y, losses, measure, batch_size
+    net: FunctionalNet, X, y, values: RowObjective, batch_size
 ) -> Tensor:
     """Gradient of the mean objective of the rows, shape (n_parameters,)."""
     total = torch.zeros_like(net.theta)
     for Xb, yb in net.batches(X, y, batch_size):
         theta = net.theta.clone().requires_grad_()
-        raw = net.raw_outputs(theta, Xb)
-        values = measure(losses(raw, yb), raw, yb)
-        total += torch.autograd.grad(values.sum(), theta)[0]
+        total += torch.autograd.grad(values(theta, Xb, yb).sum(), theta)[0]
     return total / len(X)
 
 

@@ -5,12 +5,19 @@ its mean and turn the scores upside down. The default squashes it into [0, 1).
 """
 
 from collections.abc import Callable
+from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sk_datadrop._functional import FunctionalNet
+
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(losses, outputs, y) of a batch of rows -> one value per row."""
+
+RowObjective = Callable[[Tensor, Any, Any], Tensor]
+"""(theta, X, y) of a batch of rows -> one value per row."""
 
 
 def resolve_objective(objective, reference_losses: Tensor | None) -> Objective:
@@ -49,6 +56,50 @@ def resolve_objective(objective, reference_losses: Tensor | None) -> Objective:
         scale = _bounded_scale(reference_losses)
         return lambda losses, outputs, y: 1 - torch.exp(-losses / scale)
     return lambda losses, outputs, y: _checked(objective(outputs, y), len(losses))
+
+
+def largest_change(objective) -> float:
+    """Return how far leaving a row out can at most change the mean objective."""
+    return 1.0 if objective == "bounded" else inf
+
+
+def row_objective(net: FunctionalNet, objective, reference_losses) -> RowObjective:
+    """Return the held-out objective as a function of the parameters.
+
+    Parameters
+    ----------
+    net : FunctionalNet
+    objective : {"bounded", "loss"} or callable
+    reference_losses : Tensor of shape (n_samples,) or None
+        See `resolve_objective`.
+
+    Returns
+    -------
+    callable
+        ``f(theta, X, y) -> Tensor of shape (n_rows,)``.
+    """
+    measure = resolve_objective(objective, reference_losses)
+    losses = net.losses_from_raw if objective == "loss" else net.likelihoods_from_raw
+
+    def values(theta: Tensor, X, y) -> Tensor:
+        raw = net.raw_outputs(theta, X)
+        return measure(losses(raw, y), raw, y)
+
+    return values
+
+
+@torch.no_grad()
+def row_losses(net: FunctionalNet, X, y, batch_size: int | None = None) -> Tensor:
+    """Training losses of the rows, the `reference_losses` of a net."""
+    batches = net.batches(X, y, batch_size)
+    return torch.cat([net.row_losses(net.theta, Xb, yb) for Xb, yb in batches])
+
+
+@torch.no_grad()
+def mean_objective(net: FunctionalNet, X, y, values: RowObjective) -> float:
+    """Mean of the objective over the rows."""
+    batches = net.batches(X, y)
+    return float(torch.cat([values(net.theta, Xb, yb) for Xb, yb in batches]).mean())
 
 
 def check_objective(objective) -> None:

@@ -31,6 +31,7 @@ from torch.utils.data import Dataset
 from sk_datadrop._curvature import check_max_memory
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import Influence, objective_gradients, split_groups
+from sk_datadrop._objectives import largest_change
 from sk_datadrop._optimizers import (
     OPTIMIZERS,
     DifferentiableOptimizer,
@@ -336,9 +337,7 @@ def trajectory_influences(
         thetas={n_steps: n.theta for n_steps, n in nets.items()},
         on_step=on_product,
     )
-    # A bounded objective lies between 0 and 1, and no row changes it by more.
-    largest = 1.0 if objective == "bounded" else np.inf
-    if not np.abs(scores).max() <= largest:
+    if not np.abs(scores).max() <= largest_change(objective):
         warnings.warn(
             f"the derivatives through the training grew to {np.abs(scores).max():.2g} "
             "and this round is not scored: a small change of a row's weight would "

@@ -11,7 +11,7 @@ from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 from torch.nn import functional as F
 
-from sk_datadrop import Dense, GaussNewton, Lanczos
+from sk_datadrop import DataDropoutRegressor, Dense, GaussNewton, Lanczos
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import influence
 
@@ -325,3 +325,24 @@ def test_lower_precision_with_batch_norm():
     reference, result = (score(net, *rows, autocast=a) for a in (None, "bfloat16"))
     assert not np.array_equal(result.train, reference.train)
     assert np.corrcoef(result.train.ravel(), reference.train.ravel())[0, 1] > 0.999
+
+
+def test_what_no_row_can_do_to_a_bounded_objective_is_not_believed():
+    """An exactly fitted plane, and one gross outlier in the round that held it out."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3))
+    y = X @ [1.0, 2.0, 3.0]
+    outlier = rng.permutation(200)[0]
+    y[outlier] += 30
+    net = NeuralNetRegressor(
+        nn.Linear,
+        module__in_features=3,
+        module__out_features=1,
+        lr=0.1,
+        max_epochs=30,
+        batch_size=20,
+        verbose=0,
+    )
+    model = DataDropoutRegressor(net, random_state=0).fit(X, y)
+    assert np.isnan(model.influence_per_view_[:, outlier]).sum() == 1
+    np.testing.assert_array_equal(np.flatnonzero(~model.sample_mask_), [outlier])
