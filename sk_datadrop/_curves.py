@@ -11,7 +11,7 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 
-from sk_datadrop._drop import check_drop_fraction, keep_mask
+from sk_datadrop._drop import check_drop_fraction, paired_standard_error
 
 CONFIDENCE = 0.95
 
@@ -26,7 +26,7 @@ class DropCurve:
 
     Attributes
     ----------
-    fractions : list of float or "negative"
+    fractions : list of float, "negative" or "auto"
         As asked for.
     dropout : ndarray of shape (n_runs, n_fractions), dtype float64
         Scores after data dropout.
@@ -82,8 +82,8 @@ def _interval(values, overlap: float) -> tuple[np.ndarray, np.ndarray, np.ndarra
     n_runs, mean = len(values), values.mean(axis=0)
     if n_runs < 2:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    error = values.std(axis=0, ddof=1) * np.sqrt(1 / n_runs + overlap)
-    reach = stats.t.ppf((1 + CONFIDENCE) / 2, n_runs - 1) * error
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, n_runs - 1)
+    reach = quantile * paired_standard_error(values, overlap)
     return mean, mean - reach, mean + reach
 
 
@@ -106,7 +106,7 @@ def drop_curve(
     seed: one without the rows of lowest influence, one without as many rows at
     random, of the same classes. One more is trained on all rows. All are scored on
     the rows of the outer split, which neither scored nor chose anything. A run costs
-    the trainings of round 1 and ``2 * n_fractions + 1``.
+    the trainings of round 1 and ``2 * n_fractions + 1``, and those of "auto".
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def drop_curve(
     X, y : array-like of shape (n_samples, ...)
         Rows. Where their targets are wrong, those scored on are too: this lowers all
         scores alike, and makes differences smaller.
-    fractions : sequence of float or "negative", default=(0.05, 0.1, 0.2, 0.3, 0.4)
+    fractions : sequence of float, "negative" or "auto", default=(0.05, 0.1, ...)
         What to set `drop_fraction` to.
     n_repeats : int, default=3
         How often to go through the outer splits, with fresh seeds.
@@ -183,15 +183,24 @@ def drop_curve(
 
 def _run(estimator, X, y, train, test, fractions, scorer, seed) -> tuple:
     """One run: a row of each array of `DropCurve`."""
-    model = clone(estimator).set_params(random_state=seed)
+    # "auto" asks more of the rounds, which is checked before any training.
+    rule = "auto" if "auto" in fractions else 0
+    model = clone(estimator).set_params(random_state=seed, drop_fraction=rule)
     rows = _safe_indexing(X, train), _safe_indexing(y, train)
     test_rows = _safe_indexing(X, test), _safe_indexing(y, test)
     rng = np.random.default_rng(seed)
     problem = model._problem(*rows, None, None, {})
     with model._progress_bar(len(problem.splits) + 2 * len(fractions) + 1) as bar:
-        model._find_harmful(problem, bar)
+        rounds = model._round_one(problem, bar)
+        model._collect_influence(rounds, problem)
         # Not the initial weights that round 1 had: its luck is not that of round 2.
         fresh = replace(problem, seed=int(rng.integers(2**31)))
+
+        def kept_by(fraction) -> np.ndarray:
+            decided = copy.copy(model)
+            decided.drop_fraction = fraction
+            decided._decide(rounds, problem, bar)
+            return decided.sample_mask_
 
         def score(kept) -> float:
             fitted = copy.copy(model)
@@ -200,12 +209,8 @@ def _run(estimator, X, y, train, test, fractions, scorer, seed) -> tuple:
             return float(scorer(fitted, *test_rows))
 
         labels = problem.targets.labels
-        rounds = np.array([view.round for view in model.views_])
         none = score(np.ones(len(train), dtype=bool))
-        masks = [
-            keep_mask(model.influence_per_view_, rounds, fraction, labels)
-            for fraction in fractions
-        ]
+        masks = list(map(kept_by, fractions))
         dropout = [none if mask.all() else score(mask) for mask in masks]
         random = [
             none if mask.all() else score(_shuffled(mask, labels, rng))

@@ -19,11 +19,12 @@ LOCAL_FALSE_DISCOVERY_RATE = 0.5
 
 
 def check_drop_fraction(drop_fraction) -> None:
-    """Raise a ValueError unless `drop_fraction` is "negative" or in [0, 1)."""
+    """Raise a ValueError unless `drop_fraction` is a known rule or in [0, 1)."""
     is_number = isinstance(drop_fraction, Real) and not isinstance(drop_fraction, bool)
-    if not (is_number and 0 <= drop_fraction < 1) and drop_fraction != "negative":
+    is_rule = isinstance(drop_fraction, str) and drop_fraction in ("negative", "auto")
+    if not is_rule and not (is_number and 0 <= drop_fraction < 1):
         raise ValueError(
-            "drop_fraction must be 'negative' or a number in [0, 1); got "
+            "drop_fraction must be 'negative', 'auto' or a number in [0, 1); got "
             f"{drop_fraction!r}."
         )
 
@@ -95,6 +96,80 @@ def keep_mask(views, rounds, drop_fraction, labels=None) -> np.ndarray:
     keep = np.ones(len(influence), dtype=bool)
     keep[order[:n_drop]] = False
     return keep
+
+
+def fractions_to_try(views, rounds, labels=None) -> np.ndarray:
+    """Shares that "auto" compares, by increasing size.
+
+    Parameters
+    ----------
+    views, rounds, labels
+        As in `keep_mask`.
+
+    Returns
+    -------
+    ndarray of shape (n_fractions,), dtype float64
+        Nothing, what "negative" drops, and all rows of negative mean influence;
+        those of equal size once.
+    """
+    influence = mean_influence(views)
+    droppable = ~np.isnan(influence) & ~_most_helpful_of_each_class(influence, labels)
+    n_dropped = [
+        0,
+        np.sum(significantly_negative(views, rounds) & droppable),
+        np.sum((influence < 0) & droppable),
+    ]
+    return np.unique(n_dropped) / max(np.sum(~np.isnan(influence)), 1)
+
+
+def one_standard_error(objectives, overlap: float) -> int:
+    """Tell how few rows may be dropped without being measurably worse than the best.
+
+    Parameters
+    ----------
+    objectives : ndarray of shape (n_rounds, n_fractions), dtype float64
+        Held-out objective, lower is better, by increasing share.
+    overlap : float
+        Held-out rows per training row of a round, for `paired_standard_error`.
+
+    Returns
+    -------
+    int
+        The first column whose mean paired difference to the lowest one is at most
+        one standard error.
+
+    References
+    ----------
+    Breiman, Friedman, Olshen, Stone (1984). Classification and regression trees,
+    section 3.4.3. doi:10.1201/9781315139470
+    """
+    best = int(np.argmin(objectives.mean(axis=0)))
+    excess = objectives - objectives[:, [best]]
+    good = excess.mean(axis=0) <= paired_standard_error(excess, overlap)
+    return int(np.argmax(good))
+
+
+def paired_standard_error(differences, overlap: float) -> np.ndarray:
+    """Estimate how far a mean over runs may be off that share training rows.
+
+    Parameters
+    ----------
+    differences : ndarray of shape (n_runs, ...), dtype float64
+        At least two runs.
+    overlap : float
+        Test rows per training row, by which the variance of the mean is larger than
+        that of independent runs.
+
+    Returns
+    -------
+    ndarray of shape (...), dtype float64
+
+    References
+    ----------
+    Nadeau, Bengio (2003). Inference for the generalization error.
+    doi:10.1023/A:1024068626366
+    """
+    return differences.std(axis=0, ddof=1) * np.sqrt(1 / len(differences) + overlap)
 
 
 def significantly_negative(views, rounds) -> np.ndarray:

@@ -29,7 +29,13 @@ from skorch import NeuralNetClassifier
 from tqdm.auto import tqdm
 
 from sk_datadrop._curvature import Curvature
-from sk_datadrop._drop import check_drop_fraction, keep_mask, mean_influence
+from sk_datadrop._drop import (
+    check_drop_fraction,
+    fractions_to_try,
+    keep_mask,
+    mean_influence,
+    one_standard_error,
+)
 from sk_datadrop._influence import check_autocast
 from sk_datadrop._memory import lend_to_main, round_key
 from sk_datadrop._objectives import check_objective
@@ -44,6 +50,14 @@ from sk_datadrop._rounds import train
 from sk_datadrop._solvers import Solver
 from sk_datadrop._splits import Split, held_out_splits
 from sk_datadrop._trajectory import Trajectory
+from sk_datadrop._trials import (
+    NOT_IN_THE_KEY_OF_A_TRIAL,
+    check_trial_splits,
+    held_out_objective,
+    kept_in_trial,
+    reference_of,
+    run_trial,
+)
 from sk_datadrop._validation import (
     Targets,
     as_class_targets,
@@ -186,8 +200,9 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             If data, parameters, net and criterion do not fit together, before
             any training; or if a training loss becomes NaN or infinite.
         """
-        # If this fit fails, the net of another must not go with its classes.
-        self.__dict__.pop("estimator_", None)
+        # Of another fit: its net must not go with these classes, should this one fail.
+        for name in ("estimator_", "cv_results_"):
+            self.__dict__.pop(name, None)
         problem = self._problem(X, y, X_val, y_val, params)
         with self._progress_bar(len(problem.splits) + 1) as bar:
             self._find_harmful(problem, bar)
@@ -202,6 +217,8 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         seed = _draw_seed(self.random_state)
         targets, validation, probe = self._check_net(X, targets, validation, seed)
         splits = self._splits(X, targets, validation, seed, split_params)
+        if self.drop_fraction == "auto":
+            check_trial_splits(splits)
         return _Problem(
             X=X,
             targets=targets,
@@ -217,30 +234,91 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         """Train on parts of the rows, score them all, decide which to drop."""
         rounds = self._round_one(problem, bar)
         self._collect_influence(rounds, problem)
-        self._drop(problem.targets)
+        self._decide(rounds, problem, bar)
 
     def _round_one(self, problem: "_Problem", bar) -> list[RoundOne]:
-        """Run all rounds, here or by workers."""
-        run = run_round_one
+        """Train on parts of the rows, and score them all."""
+        numbers = range(len(problem.splits))
+        arguments = (self._round_arguments(number, problem) for number in numbers)
+        watch = {"on_stage": bar.set_description, "on_product": bar.refresh}
+        return self._run_all(run_round_one, NOT_IN_THE_KEY, arguments, bar, **watch)
+
+    def _decide(self, rounds: list[RoundOne], problem: "_Problem", bar) -> None:
+        """Set which rows are kept."""
+        fraction = self.drop_fraction
+        if fraction == "auto":
+            fraction = self._choose_fraction(rounds, problem, bar)
+        self._drop(fraction, problem.targets)
+
+    def _choose_fraction(self, rounds, problem: "_Problem", bar) -> float:
+        """Train again without some rows, and compare on those that had no say."""
+        fractions = fractions_to_try(
+            self.influence_per_view_, self._round_of_views(), problem.targets.labels
+        )
+        bar.total += len(rounds) * (len(fractions) - 1)
+        bar.set_description("trials without the most harmful rows")
+        shared = [
+            self._shared_by_trials(number, result.net, problem)
+            for number, result in enumerate(rounds)
+        ]
+        arguments = (
+            of_round | self._rows_of_trial(number, fraction, problem)
+            for number, of_round in enumerate(shared)
+            for fraction in fractions[1:]
+        )
+        trials = self._run_all(run_trial, NOT_IN_THE_KEY_OF_A_TRIAL, arguments, bar)
+        objectives = np.empty((len(rounds), len(fractions)))
+        objectives[:, 0] = [
+            held_out_objective(r.net, s["held_out"], s["reference"], s["scoring"])
+            for r, s in zip(rounds, shared, strict=True)
+        ]
+        measured = np.array([trial.objective for trial in trials])
+        objectives[:, 1:] = measured.reshape(len(rounds), -1)
+        self.cv_results_ = {"drop_fraction": fractions, "objective": objectives}
+        self.timings_["trials"] = sum(t.seconds for t in trials)
+        overlap = sum(len(s.held_out) / len(s.train) for s in problem.splits)
+        return float(fractions[one_standard_error(objectives, overlap / len(rounds))])
+
+    def _shared_by_trials(self, number: int, net, problem: "_Problem") -> dict:
+        of_round = self._round_arguments(number, problem)
+        names = ("estimator", "held_out", "key", "seed", "scoring", "verbose")
+        reference = reference_of(net, of_round["held_out"], of_round["scoring"])
+        return {name: of_round[name] for name in names} | {"reference": reference}
+
+    def _rows_of_trial(self, number: int, fraction, problem: "_Problem") -> dict:
+        kept = kept_in_trial(
+            number,
+            problem.splits[number],
+            self.influence_per_view_,
+            self._round_of_views(),
+            fraction,
+            problem.targets.labels,
+        )
+        return {
+            "rows": problem.rows(kept),
+            "fit_params": problem.fit_params_of(kept),
+            "name": f"round 1, split {number + 1}, without {fraction:.1%} of the rows",
+        }
+
+    def _round_of_views(self) -> np.ndarray:
+        return np.array([view.round for view in self.views_])
+
+    def _run_all(self, run, not_in_the_key, arguments, bar, **watch) -> list:
+        """Call `run` with each of the arguments, here or by workers."""
         if self.memory is not None:
-            run = check_memory(self.memory).cache(run, ignore=NOT_IN_THE_KEY)
+            run = check_memory(self.memory).cache(run, ignore=not_in_the_key)
             lend_to_main(self.estimator)
         n_jobs = _n_processes(self.n_jobs)
         if n_jobs > 1:
             # A bar cannot follow what workers do.
             run = partial(run_in_worker, run, torch.get_num_threads())
             watch = {}
-        else:
-            watch = {"on_stage": bar.set_description, "on_product": bar.refresh}
-        rounds = []
-        jobs = (
-            delayed(run)(**self._round_arguments(number, problem), **watch)
-            for number in range(len(problem.splits))
-        )
+        results = []
+        jobs = (delayed(run)(**of_job, **watch) for of_job in arguments)
         for result in Parallel(n_jobs, return_as="generator")(jobs):
-            rounds.append(result)
+            results.append(result)
             bar.update()
-        return rounds
+        return results
 
     def _round_arguments(self, number: int, problem: "_Problem") -> dict:
         split, validation = problem.splits[number], problem.validation
@@ -311,11 +389,11 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             if message:
                 warnings.warn(message, category, stacklevel=4)
 
-    def _drop(self, targets: Targets):
+    def _drop(self, drop_fraction, targets: Targets) -> None:
         self.sample_mask_ = keep_mask(
             self.influence_per_view_,
-            np.array([view.round for view in self.views_]),
-            self.drop_fraction,
+            self._round_of_views(),
+            drop_fraction,
             targets.labels,
         )
         self.sample_indices_ = np.flatnonzero(self.sample_mask_)
@@ -451,12 +529,17 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         round 1 the held-out rows take the place of its ``train_split``; round 2
         trains on every kept row (only if a callback watches a validation
         quantity and no `X_val` is given, ``train_split`` withholds rows).
-    drop_fraction : "negative" or float in [0, 1), default="negative"
+    drop_fraction : "negative", "auto" or float in [0, 1), default="negative"
         - "negative": drop the rows that are more likely harmful than not,
           given how far the views agree. Where they agree this comes close to
           the sign rule of the paper; on clean data it drops next to nothing.
         - float: drop this share of the scored rows, lowest influence first; 0
           drops nothing.
+        - "auto": choose between nothing, as many as "negative" and all of negative
+          mean influence. The rounds are trained again without these rows, at most
+          two trainings more per round, and compared on the rows they hold out, whose
+          own influences have no say; of all that are within a standard error of the
+          best, the one that drops least. Needs folds: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled stratified folds, one round each;
         - float in (0, 1): one round that holds out this share; cheaper, and
@@ -525,9 +608,13 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         Share of each class that was dropped.
     solver_results_ : list of SolverResult
         One per round and checkpoint; none with `Trajectory`.
+    cv_results_ : dict of str to ndarray
+        With "auto" only: "drop_fraction" of shape (n_fractions,), and "objective" of
+        shape (n_rounds, n_fractions) on the rows held out, lower being better.
     timings_ : dict of str to float
-        Seconds of work in "round_one", "scoring" and "round_two", summed over the
-        rounds; those of a round that `memory` gave back are of when it was run.
+        Seconds of work in "round_one", "scoring", "trials" ("auto" only) and
+        "round_two", summed over the rounds; those of a round that `memory` gave back
+        are of when it was run.
     classes_ : ndarray of shape (n_classes,)
         Labels.
     n_features_in_ : int
@@ -596,8 +683,8 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         )
         return targets, validation, probe
 
-    def _drop(self, targets):
-        super()._drop(targets)
+    def _drop(self, drop_fraction, targets) -> None:
+        super()._drop(drop_fraction, targets)
         counts = np.bincount(targets.labels)
         dropped = np.bincount(
             targets.labels[~self.sample_mask_], minlength=len(self.classes_)
@@ -668,11 +755,16 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         of its ``train_split``; round 2 trains on every kept row (only if a
         callback watches a validation quantity and no `X_val` is given,
         ``train_split`` withholds rows).
-    drop_fraction : "negative" or float in [0, 1), default="negative"
+    drop_fraction : "negative", "auto" or float in [0, 1), default="negative"
         - "negative": drop the rows that are more likely harmful than not,
           given how far the views agree;
         - float: drop this share of the scored rows, lowest influence first; 0
           drops nothing.
+        - "auto": choose between nothing, as many as "negative" and all of negative
+          mean influence. The rounds are trained again without these rows, at most
+          two trainings more per round, and compared on the rows they hold out, whose
+          own influences have no say; of all that are within a standard error of the
+          best, the one that drops least. Needs folds: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled folds, one round each;
         - float in (0, 1): one round that holds out this share; cheaper, and
@@ -738,9 +830,13 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         Share of the scored rows that was dropped.
     solver_results_ : list of SolverResult
         One per round and checkpoint; none with `Trajectory`.
+    cv_results_ : dict of str to ndarray
+        With "auto" only: "drop_fraction" of shape (n_fractions,), and "objective" of
+        shape (n_rounds, n_fractions) on the rows held out, lower being better.
     timings_ : dict of str to float
-        Seconds of work in "round_one", "scoring" and "round_two", summed over the
-        rounds; those of a round that `memory` gave back are of when it was run.
+        Seconds of work in "round_one", "scoring", "trials" ("auto" only) and
+        "round_two", summed over the rounds; those of a round that `memory` gave back
+        are of when it was run.
     n_features_in_ : int
         Size of the first axis after that of the samples.
     feature_names_in_ : ndarray of shape (n_features_in_,)

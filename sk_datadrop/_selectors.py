@@ -124,8 +124,9 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
     estimator : skorch.NeuralNet
         Net with a module *class*, cloned and never fitted itself. This and all
         parameters below as in :class:`DataDropoutClassifier`.
-    drop_fraction : "negative" or float in [0, 1), default="negative"
-        Which rows to drop: those likely harmful, or this share.
+    drop_fraction : "negative", "auto" or float in [0, 1), default="negative"
+        Which rows to drop: those likely harmful, as many as retraining the rounds
+        recommends, or this share.
     cv : int, float, cross-validation generator or iterable, default=5
         Which rows each round holds out.
     objective : {"bounded", "loss"} or callable, default="bounded"
@@ -171,8 +172,10 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         Share of each class to drop; for a classifier only.
     solver_results_ : list of SolverResult
         One per round and checkpoint; none with `Trajectory`.
+    cv_results_ : dict of str to ndarray
+        What "auto" compared; with "auto" only.
     timings_ : dict of str to float
-        Seconds of work in "round_one" and "scoring".
+        Seconds of work in "round_one", "scoring" and "trials" ("auto" only).
     classes_ : ndarray of shape (n_classes,)
         Labels; for a classifier only.
     n_features_in_ : int
@@ -256,8 +259,9 @@ class DataDropoutSampler(_BaseSelector):
     estimator : skorch.NeuralNet
         Net with a module *class*, cloned and never fitted itself. This and all
         parameters below as in :class:`DataDropoutClassifier`.
-    drop_fraction : "negative" or float in [0, 1), default="negative"
-        Which rows to drop: those likely harmful, or this share.
+    drop_fraction : "negative", "auto" or float in [0, 1), default="negative"
+        Which rows to drop: those likely harmful, as many as retraining the rounds
+        recommends, or this share.
     cv : int, float, cross-validation generator or iterable, default=5
         Which rows each round holds out.
     objective : {"bounded", "loss"} or callable, default="bounded"
@@ -303,8 +307,10 @@ class DataDropoutSampler(_BaseSelector):
         Share of each class that was dropped; for a classifier only.
     solver_results_ : list of SolverResult
         One per round and checkpoint; none with `Trajectory`.
+    cv_results_ : dict of str to ndarray
+        What "auto" compared; with "auto" only.
     timings_ : dict of str to float
-        Seconds of work in "round_one" and "scoring".
+        Seconds of work in "round_one", "scoring" and "trials" ("auto" only).
     classes_ : ndarray of shape (n_classes,)
         Labels; for a classifier only.
     n_features_in_ : int

@@ -7,9 +7,13 @@ from sklearn.isotonic import isotonic_regression
 
 from sk_datadrop._drop import (
     check_drop_fraction,
+    fractions_to_try,
     keep_mask,
     mean_influence,
+    one_standard_error,
+    paired_standard_error,
     significantly_negative,
+    standard_error,
 )
 
 ROUNDS = np.arange(5)
@@ -23,6 +27,14 @@ def make_views(effects, noise, n_views=5, seed=0):
 def test_mean_ignores_views_that_did_not_score():
     views = np.array([[1.0, np.nan, np.nan], [3.0, 5.0, np.nan]])
     np.testing.assert_array_equal(mean_influence(views), [2.0, 5.0, np.nan])
+
+
+def test_standard_error_is_that_of_scipy():
+    views = np.random.default_rng(0).normal(size=(5, 20))
+    views[0, 0] = views[1:, 1] = np.nan
+    expected = stats.sem(views, axis=0)
+    expected[0] = stats.sem(views[1:, 0])
+    np.testing.assert_allclose(standard_error(views), expected)
 
 
 def test_rounds_that_agree_give_the_sign_rule():
@@ -153,9 +165,61 @@ def test_an_unscored_row_serves_its_class():
     )
 
 
+class TestAuto:
+    """What "auto" compares, and how it chooses."""
+
+    def test_nothing_the_significant_and_all_below_zero(self):
+        effects = np.r_[np.full(20, -3.0), np.zeros(70), np.full(10, 3.0)]
+        views = make_views(effects, 0.5)
+        views[:, 99] = np.nan
+        n_significant = np.sum(significantly_negative(views, ROUNDS))
+        n_negative = np.sum(views.mean(0) < 0)
+        assert 0 < n_significant < n_negative
+        np.testing.assert_allclose(
+            fractions_to_try(views, ROUNDS),
+            np.array([0, n_significant, n_negative]) / 99,
+        )
+
+    def test_equal_shares_are_tried_once(self):
+        views = make_views(np.r_[np.full(20, -3.0), np.full(80, 3.0)], 0.01)
+        np.testing.assert_allclose(fractions_to_try(views, ROUNDS), [0, 0.2])
+        np.testing.assert_array_equal(fractions_to_try(np.ones((5, 9)), ROUNDS), [0])
+
+    def test_a_protected_row_is_not_counted(self):
+        views = make_views(np.full(10, -1.0), 0.01)
+        labels = np.repeat([0, 1], 5)
+        np.testing.assert_allclose(fractions_to_try(views, ROUNDS, labels), [0, 0.8])
+
+    @pytest.mark.parametrize(
+        ("mean_excess", "chosen"), [(0.1, 1), (0.3, 2), (1.0, 2)], ids=str
+    )
+    def test_the_smallest_share_within_one_standard_error(self, mean_excess, chosen):
+        """Of three rounds, with an error of .2 / sqrt(3) * sqrt(1 + 3 / 2)."""
+        deviations = np.array([-0.2, 0.0, 0.2])
+        best = np.array([1.0, 2.0, 3.0])
+        objectives = np.column_stack(
+            [best + 5, best + mean_excess + deviations, best, best + 0.01]
+        )
+        assert one_standard_error(objectives, overlap=0.5) == chosen
+
+    def test_a_tie_drops_nothing(self):
+        assert one_standard_error(np.ones((5, 3)), overlap=0.25) == 0
+
+    def test_more_is_no_better_than_the_best(self):
+        rng = np.random.default_rng(0)
+        objectives = np.array([1.0, 0.5, 0.8]) + 0.001 * rng.normal(size=(5, 3))
+        assert one_standard_error(objectives, overlap=0.25) == 1
+
+    def test_error_of_independent_runs_is_that_of_scipy(self):
+        values = np.random.default_rng(0).normal(size=(7, 2))
+        np.testing.assert_allclose(
+            paired_standard_error(values, overlap=0), stats.sem(values)
+        )
+
+
 @pytest.mark.parametrize("drop_fraction", [-0.1, 1, 1.5, "positive", None, True, "0.1"])
 def test_drop_fraction_out_of_range(drop_fraction):
     with pytest.raises(
-        ValueError, match="drop_fraction must be 'negative' or a number"
+        ValueError, match="drop_fraction must be 'negative', 'auto' or a"
     ):
         check_drop_fraction(drop_fraction)

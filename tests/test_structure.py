@@ -27,6 +27,7 @@ ORDER = [
     "_scores",
     "_memory",
     "_round_one",
+    "_trials",
     "_validation",
     "_estimators",
     "_selectors",

@@ -1,0 +1,172 @@
+"""Is dropping worth it? The rounds of round 1, trained again without some rows.
+
+What `drop_fraction="auto"` decides by. The rows that a round held out compare its net
+with one trained again, from the same initial weights, without some of the rows. They
+have no say in which rows go: the views measured on them are left out.
+"""
+
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from sk_datadrop._drop import keep_mask
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._objectives import mean_objective, row_losses, row_objective
+from sk_datadrop._round_one import Scoring
+from sk_datadrop._rounds import train
+from sk_datadrop._splits import Split
+
+
+class Trial(NamedTuple):
+    """What came out of a training without some rows.
+
+    `objective` is the mean over the rows held out, `seconds` that of the work.
+    """
+
+    objective: float
+    seconds: float
+
+
+def check_trial_splits(splits: list[Split]) -> None:
+    """Raise a ValueError unless every round holds out rows of its own.
+
+    Parameters
+    ----------
+    splits : list of Split
+    """
+    held_out = np.concatenate([split.held_out for split in splits])
+    if len(splits) < 2 or len(np.unique(held_out)) < len(held_out):
+        raise ValueError(
+            "drop_fraction='auto' compares on rows that had no say, and for this needs "
+            "at least two rounds that hold out different rows; got "
+            f"{len(splits)} round(s) that hold out {len(np.unique(held_out))} rows in "
+            f"{len(held_out)} places. Use cv=5 or another number of folds, and neither "
+            "X_val nor random splits."
+        )
+
+
+def kept_in_trial(
+    number: int, split: Split, views, rounds, fraction: float, labels
+) -> np.ndarray:
+    """Rows that a round is trained on again.
+
+    Parameters
+    ----------
+    number : int
+        Of the round.
+    split : Split
+        Of the round.
+    views : ndarray of shape (n_views, n_samples)
+    rounds : ndarray of shape (n_views,), dtype int
+    fraction : float in [0, 1)
+        Share of its training rows to leave out.
+    labels : ndarray of shape (n_samples,) or None
+
+    Returns
+    -------
+    ndarray of shape (n_kept,), dtype int
+    """
+    others = rounds != number
+    of_train = views[others][:, split.train]
+    labels = None if labels is None else labels[split.train]
+    return split.train[keep_mask(of_train, rounds[others], fraction, labels)]
+
+
+def reference_of(net, held_out: tuple[Any, Any], scoring: Scoring) -> np.ndarray | None:
+    """Losses that set the scale of the objective, by the net of round 1.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+    held_out : tuple (X, y)
+    scoring : Scoring
+
+    Returns
+    -------
+    ndarray of shape (n_held_out,) or None
+    """
+    if scoring.is_likelihood:
+        return None
+    return row_losses(FunctionalNet(net), *held_out).cpu().numpy()
+
+
+def held_out_objective(
+    net, held_out: tuple[Any, Any], reference, scoring: Scoring
+) -> float:
+    """Mean objective of a trained net.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+    held_out : tuple (X, y)
+    reference : ndarray of shape (n_held_out,) or None
+        See `reference_of`.
+    scoring : Scoring
+
+    Returns
+    -------
+    float
+    """
+    functional = FunctionalNet(net)
+    losses = None if reference is None else torch.as_tensor(reference)
+    values = row_objective(functional, scoring.objective, losses)
+    return mean_objective(functional, *held_out, values)
+
+
+def run_trial(
+    estimator,
+    rows: tuple[Any, Any],
+    held_out: tuple[Any, Any],
+    *,
+    key: str,
+    reference,
+    seed: int,
+    scoring: Scoring,
+    fit_params: dict,
+    name: str,
+    verbose: int = 0,
+) -> Trial:
+    """Train a clone and measure it on the rows held out.
+
+    Parameters
+    ----------
+    estimator : skorch.NeuralNet
+        Cloned, never fitted.
+    rows, held_out : tuple (X, y)
+        Held-out rows serve the callbacks of the net, as they do in round 1.
+    key : str
+        See `round_key`. Tells joblib one estimator and objective from another.
+    reference : ndarray of shape (n_held_out,) or None
+        See `reference_of`.
+    seed : int
+        That of the round.
+    scoring : Scoring
+    fit_params : dict
+        For the net's ``fit``.
+    name : str
+        What messages call the training.
+    verbose : int, default=0
+        Verbosity of the net.
+
+    Returns
+    -------
+    Trial
+    """
+    start = perf_counter()
+    net = train(
+        estimator,
+        *rows,
+        validation=held_out,
+        seed=seed,
+        fit_params=fit_params,
+        name=name,
+        verbose=verbose,
+    )
+    objective = held_out_objective(net, held_out, reference, scoring)
+    return Trial(objective, perf_counter() - start)
+
+
+NOT_IN_THE_KEY_OF_A_TRIAL = ["estimator", "scoring", "name", "verbose"]
+"""Arguments of `run_trial` that `key` stands for, or that change no number."""

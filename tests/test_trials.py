@@ -1,0 +1,261 @@
+"""Trials: what "auto" compares, and that nothing compared had a say."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, ShuffleSplit
+from skorch.dataset import Dataset
+from skorch.helper import predefined_split
+
+from sk_datadrop import (
+    DataDropoutClassifier,
+    DataDropoutRegressor,
+    DataDropoutTransformer,
+    _trials,
+    drop_curve,
+)
+from sk_datadrop._round_one import Scoring
+from sk_datadrop._splits import Split
+from sk_datadrop._trials import (
+    check_trial_splits,
+    held_out_objective,
+    kept_in_trial,
+    reference_of,
+    run_trial,
+)
+
+ROUNDS = np.repeat([0, 1, 2], 2)
+SPLIT = Split(np.arange(20, 60), np.arange(20))
+
+
+@pytest.fixture
+def views():
+    return np.random.default_rng(0).normal(size=(6, 60))
+
+
+@pytest.fixture
+def retrained(monkeypatch):
+    """Names of the trials, as they are trained."""
+    names = []
+    original = _trials.train
+
+    @functools.wraps(original)
+    def counted(*args, **kwargs):
+        names.append(kwargs["name"])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(_trials, "train", counted)
+    return names
+
+
+def scoring_of(is_likelihood, objective="bounded"):
+    return Scoring(objective, is_likelihood, None, None, None, None, 1, 1)
+
+
+@pytest.fixture
+def spoiled_blobs(blobs):
+    """The blobs, every sixth of them under a wrong label, and which."""
+    X, y = blobs
+    spoiled = np.arange(90) % 6 == 0
+    return X, np.where(spoiled, (y + 1) % 3, y), spoiled
+
+
+class TestRows:
+    def test_the_lowest_of_the_rows_trained_on_are_left_out(self, views):
+        kept = kept_in_trial(0, SPLIT, views, ROUNDS, 0.25, None)
+        mean = views[2:, 20:].mean(0)
+        np.testing.assert_array_equal(kept, 20 + np.sort(np.argsort(mean)[10:]))
+
+    def test_views_on_the_rows_compared_have_no_say(self, views):
+        kept = kept_in_trial(0, SPLIT, views, ROUNDS, 0.25, None)
+        views[:2] *= -1
+        np.testing.assert_array_equal(
+            kept, kept_in_trial(0, SPLIT, views, ROUNDS, 0.25, None)
+        )
+        views[2] *= -1
+        assert not np.array_equal(
+            kept, kept_in_trial(0, SPLIT, views, ROUNDS, 0.25, None)
+        )
+
+    def test_no_class_is_emptied(self, views):
+        labels = np.repeat([0, 1], [55, 5])
+        views[:, 55:] -= 100
+        kept = kept_in_trial(0, SPLIT, views, ROUNDS, 0.5, labels)
+        assert np.sum(labels[kept] == 1) == 1
+
+    @pytest.mark.parametrize(
+        "held_out", [[[0, 1]], [[0, 1], [1, 2]]], ids=["one round", "overlap"]
+    )
+    def test_rounds_must_hold_out_rows_of_their_own(self, held_out):
+        splits = [Split(np.arange(3, 9), np.array(rows)) for rows in held_out]
+        with pytest.raises(ValueError, match="at least two rounds that hold out diff"):
+            check_trial_splits(splits)
+
+
+class TestOneTrial:
+    def test_of_a_classifier(self, classifier, blobs):
+        """Against the net one would train oneself."""
+        X, y = blobs
+        rows, held_out = (X[:60], y[:60]), (X[60:], y[60:])
+        trial = run_trial(
+            classifier,
+            rows,
+            held_out,
+            key="",
+            reference=None,
+            seed=3,
+            scoring=scoring_of(is_likelihood=True),
+            fit_params={},
+            name="trial",
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            plain = (
+                clone(classifier)
+                .set_params(train_split=predefined_split(Dataset(*held_out)))
+                .fit(*rows)
+            )
+        probabilities = plain.predict_proba(X[60:])[np.arange(30), y[60:]]
+        assert trial.objective == pytest.approx(1 - probabilities.mean(), abs=1e-6)
+        assert trial.seconds > 0
+
+    def test_a_regressor_is_measured_on_the_scale_of_round_one(self, regressor, plane):
+        X, y = plane[0], plane[1][:, None]
+        first, second = (clone(regressor).fit(X, shift * y) for shift in (1, 2))
+        losses = [np.square(net.predict(X) - y)[:, 0] for net in (first, second)]
+        scoring = scoring_of(is_likelihood=False)
+        reference = reference_of(first, (X, y), scoring)
+        np.testing.assert_allclose(reference, losses[0], rtol=1e-4)
+        scale = 2 * np.sort(losses[0])[39]  # torch's median is the lower of two
+        for net, loss in zip((first, second), losses, strict=True):
+            assert held_out_objective(net, (X, y), reference, scoring) == pytest.approx(
+                np.mean(1 - np.exp(-loss / scale)), rel=1e-4
+            )
+
+    def test_a_classifier_needs_no_scale(self, classifier, blobs):
+        net = classifier.fit(*blobs)
+        assert reference_of(net, blobs, scoring_of(is_likelihood=True)) is None
+
+
+class TestAuto:
+    def test_drops_wrong_labels(self, classifier, spoiled_blobs, retrained):
+        X, y, spoiled = spoiled_blobs
+        model = DataDropoutClassifier(
+            classifier, drop_fraction="auto", cv=3, random_state=0
+        ).fit(X, y)
+        assert spoiled[~model.sample_mask_].mean() > 0.8
+        assert model.n_dropped_ >= 10
+        fractions = model.cv_results_["drop_fraction"]
+        objectives = model.cv_results_["objective"]
+        assert fractions[0] == 0
+        assert model.drop_fraction_ in fractions
+        assert objectives.shape == (3, len(fractions))
+        assert len(retrained) == 3 * (len(fractions) - 1)
+        assert set(model.timings_) == {"round_one", "scoring", "trials", "round_two"}
+
+    def test_nothing_dropped_is_round_one(self, classifier, spoiled_blobs):
+        X, y, _ = spoiled_blobs
+        rows = np.arange(90)
+        folds = [(rows[rows % 2 != k], rows[rows % 2 == k]) for k in range(2)]
+        model = DataDropoutClassifier(
+            classifier, drop_fraction="auto", cv=folds, random_state=0
+        ).fit(X, y)
+        for k, net in enumerate(model.round_one_estimators_):
+            held_out = folds[k][1]
+            probabilities = net.predict_proba(X[held_out])[np.arange(45), y[held_out]]
+            assert model.cv_results_["objective"][k, 0] == pytest.approx(
+                1 - probabilities.mean(), abs=1e-6
+            )
+
+    def test_leaves_clean_rows_alone(self, classifier, blobs):
+        model = DataDropoutClassifier(
+            classifier.set_params(max_epochs=20),
+            drop_fraction="auto",
+            cv=5,
+            random_state=0,
+        ).fit(*blobs)
+        assert model.cv_results_["drop_fraction"][-1] > 0
+        assert model.n_dropped_ == 0
+
+    def test_workers_and_memory_change_nothing(
+        self, regressor, plane, tmp_path, retrained
+    ):
+        X, y = plane[0], np.where(np.arange(80) % 8 == 0, 20, plane[1])
+        options = {"drop_fraction": "auto", "cv": 2, "random_state": 0}
+        alone = DataDropoutRegressor(regressor, **options).fit(X, y)
+        n_trials = len(retrained)
+        together = DataDropoutRegressor(regressor, n_jobs=2, **options).fit(X, y)
+        kept = DataDropoutRegressor(regressor, memory=str(tmp_path), **options)
+        kept.fit(X, y)
+        assert len(retrained) == 2 * n_trials > 0
+        again = clone(kept).fit(X, y)
+        assert len(retrained) == 2 * n_trials
+        for other in (together, kept, again):
+            np.testing.assert_array_equal(
+                alone.cv_results_["objective"], other.cv_results_["objective"]
+            )
+            np.testing.assert_array_equal(alone.sample_mask_, other.sample_mask_)
+
+    def test_another_rule_leaves_no_trials_behind(self, classifier, blobs):
+        model = DataDropoutClassifier(
+            classifier, drop_fraction="auto", cv=2, random_state=0
+        ).fit(*blobs)
+        assert hasattr(model, "cv_results_")
+        model.set_params(drop_fraction=0).fit(*blobs)
+        assert not hasattr(model, "cv_results_")
+
+    @pytest.mark.parametrize(
+        "cv", [0.2, ShuffleSplit(3, test_size=0.5, random_state=0)]
+    )
+    def test_refuses_rounds_without_rows_of_their_own(
+        self, classifier, blobs, cv, trainings
+    ):
+        model = DataDropoutClassifier(classifier, drop_fraction="auto", cv=cv)
+        with pytest.raises(ValueError, match="compares on rows that had no say"):
+            model.fit(*blobs)
+        assert not trainings
+
+    def test_refuses_validation_rows(self, classifier, blobs):
+        X, y = blobs
+        model = DataDropoutClassifier(classifier, drop_fraction="auto")
+        with pytest.raises(ValueError, match="neither X_val nor random splits"):
+            model.fit(X[:60], y[:60], X_val=X[60:], y_val=y[60:])
+
+    def test_selectors_and_searches_know_it(self, classifier, spoiled_blobs):
+        X, y, _ = spoiled_blobs
+        model = DataDropoutClassifier(
+            classifier, drop_fraction="auto", cv=3, random_state=0
+        )
+        selector = DataDropoutTransformer(**model.get_params(deep=False)).fit(X, y)
+        np.testing.assert_array_equal(
+            selector.sample_mask_, clone(model).fit(X, y).sample_mask_
+        )
+        search = GridSearchCV(
+            model, {"drop_fraction": [0, "auto"]}, cv=2, error_score="raise"
+        ).fit(X, y)
+        assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+    def test_drop_curve_of_it(self, classifier, spoiled_blobs):
+        X, y, _ = spoiled_blobs
+        curve = drop_curve(
+            DataDropoutClassifier(classifier, cv=3),
+            X,
+            y,
+            fractions=["auto", "negative", 0.1],
+            n_repeats=1,
+            cv=2,
+            random_state=0,
+        )
+        assert curve.dropout.shape == (2, 3)
+        seeds = curve.n_dropped[:, 2]
+        np.testing.assert_array_equal(seeds, [4, 4])  # a tenth of 45
+
+    def test_drop_curve_checks_the_rounds_first(self, classifier, blobs, trainings):
+        with pytest.raises(ValueError, match="compares on rows that had no say"):
+            drop_curve(
+                DataDropoutClassifier(classifier, cv=0.2), *blobs, fractions=["auto"]
+            )
+        assert not trainings
