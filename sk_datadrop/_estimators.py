@@ -547,10 +547,10 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         - splitter, or iterable of (train, held-out) index arrays.
     objective : {"bounded", "loss"} or callable, default="bounded"
         What the held-out rows measure. "bounded" is one minus the probability
-        of the true class, which wrong labels among the held-out rows cannot
-        dominate; "loss" is the training loss, as in the paper; a callable gets
-        (outputs, y) as tensors and returns a tensor of shape (n_rows,), lower
-        being better.
+        of the true class, averaged over the classes, which neither wrong labels
+        among the held-out rows nor frequent classes can dominate; "loss" is the
+        training loss, as in the paper; a callable gets (outputs, y) as tensors and
+        returns a tensor of shape (n_rows,), lower being better.
     views : Views or None, default=None
         Which checkpoints and held-out groups of a round are scored.
     engine : Trajectory or None, default=None

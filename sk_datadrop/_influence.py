@@ -28,9 +28,11 @@ from sk_datadrop._curvature import Curvature
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._objectives import (
     RowObjective,
+    class_codes,
     largest_change,
     row_losses,
     row_objective,
+    row_weights,
 )
 from sk_datadrop._solvers import Solver, SolverResult
 
@@ -115,7 +117,8 @@ def influence(
     # Two halves at least where held-out rows are scored, so that they are scored by
     # others: a row's own gradient would always call it helpful.
     n_parts = max(n_groups, 2) if score_held_out else n_groups
-    groups = split_groups(len(held_out[0]), n_parts, random_state)
+    codes = class_codes(held_out[1], is_likelihood=is_likelihood)
+    groups = split_groups(codes, n_parts, random_state)
     gradients = objective_gradients(
         net,
         held_out,
@@ -181,9 +184,27 @@ def influence_at_checkpoints(
     ]
 
 
-def split_groups(n_rows: int, n_groups: int, random_state) -> np.ndarray:
-    """Give every row a group number at random, groups of equal size, (n_rows,)."""
-    return random_state.permutation(n_rows) % n_groups
+def split_groups(codes, n_groups: int, random_state) -> np.ndarray:
+    """Give every row a group number at random.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,), dtype int
+        See `class_codes`.
+    n_groups : int
+    random_state : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype int64
+        Of groups of equal size, with the same share of each class: a row of a rare
+        class needs others of its class in the groups that score it.
+    """
+    order = random_state.permutation(len(codes))
+    order = order[np.argsort(codes[order], kind="stable")]
+    groups = np.empty(len(codes), dtype=np.int64)
+    groups[order] = np.arange(len(codes)) % n_groups
+    return groups
 
 
 def objective_gradients(
@@ -198,8 +219,12 @@ def objective_gradients(
     """Gradients of the held-out objective of each group, (n_parameters, n_groups)."""
     reference = None if is_likelihood else row_losses(net, *held_out, batch_size)
     values = row_objective(net, objective, reference)
+    codes = class_codes(held_out[1], is_likelihood=is_likelihood)
+    weights = row_weights(objective, codes)
     gradients = [
-        _objective_gradient(net, *_take(held_out, groups == g), values, batch_size)
+        _objective_gradient(
+            net, *_take(held_out, groups == g), values, weights[groups == g], batch_size
+        )
         for g in range(groups.max() + 1)
     ]
     return torch.stack(gradients, dim=1)
@@ -212,14 +237,19 @@ def _take(rows: tuple[Any, Any], selected) -> tuple[Any, Any]:
 
 @torch.enable_grad()
 def _objective_gradient(
-    net: FunctionalNet, X, y, values: RowObjective, batch_size
+    net: FunctionalNet, X, y, values: RowObjective, weights, batch_size
 ) -> Tensor:
-    """Gradient of the mean objective of the rows, shape (n_parameters,)."""
+    """Gradient of the weighted mean objective of the rows, shape (n_parameters,)."""
     total = torch.zeros_like(net.theta)
+    shares = torch.as_tensor(weights / weights.sum()).to(total)
+    n_done = 0
     for Xb, yb in net.batches(X, y, batch_size):
         theta = net.theta.clone().requires_grad_()
-        total += torch.autograd.grad(values(theta, Xb, yb).sum(), theta)[0]
-    return total / len(X)
+        of_rows = values(theta, Xb, yb)
+        mean = of_rows @ shares[n_done:][: len(of_rows)].to(of_rows)
+        total += torch.autograd.grad(mean, theta)[0]
+        n_done += len(of_rows)
+    return total
 
 
 def check_autocast(autocast) -> None:

@@ -1,13 +1,15 @@
 """What the rows held out measure: one number per row, lower is better.
 
 The training loss is unbounded: a few held-out rows with wrong targets dominate
-its mean and turn the scores upside down. The default squashes it into [0, 1).
+its mean and turn the scores upside down. The default squashes it into [0, 1), and lets
+every class weigh the same, or it would take the rows of a rare class for outliers.
 """
 
 from collections.abc import Callable
 from math import inf
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +32,7 @@ def resolve_objective(objective, reference_losses: Tensor | None) -> Objective:
           scale 1 it is one minus the probability of the true class, the mean
           absolute error loss, robust to label noise [1]_. With the mean
           squared error and twice its median as scale it is Welsch's loss [2]_.
+          See `row_weights` for its mean.
         - "loss": the training loss itself, as the Data Dropout paper has it.
         - callable: ``objective(outputs, y)`` with the module's outputs and the
           targets of a batch, returning a tensor of shape (n_rows,), lower being
@@ -95,11 +98,57 @@ def row_losses(net: FunctionalNet, X, y, batch_size: int | None = None) -> Tenso
     return torch.cat([net.row_losses(net.theta, Xb, yb) for Xb, yb in batches])
 
 
+def class_codes(y, *, is_likelihood: bool) -> np.ndarray:
+    """Return the class number of every row; one class for targets that are none.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples, ...)
+        Targets.
+    is_likelihood : bool
+        Whether the training loss is that of a classifier.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype int64
+    """
+    y = np.asarray(y)
+    if not is_likelihood or y.size != len(y):
+        return np.zeros(len(y), dtype=np.int64)
+    return np.unique(y.reshape(-1), return_inverse=True)[1]
+
+
+def row_weights(objective, codes) -> np.ndarray:
+    """Weights of held-out rows in the mean of the objective.
+
+    Parameters
+    ----------
+    objective : {"bounded", "loss"} or callable
+    codes : ndarray of shape (n_samples,), dtype int
+        See `class_codes`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype float64
+        For "bounded" one over the number of rows of the class, so that the mean is
+        that over the classes, as in balanced accuracy [1]_. Otherwise one.
+
+    References
+    ----------
+    .. [1] Brodersen, Ong, Stephan, Buhmann (2010). The balanced accuracy and its
+       posterior distribution. doi:10.1109/ICPR.2010.764
+    """
+    if objective != "bounded":
+        return np.ones(len(codes))
+    return 1 / np.bincount(codes)[codes]
+
+
 @torch.no_grad()
-def mean_objective(net: FunctionalNet, X, y, values: RowObjective) -> float:
-    """Mean of the objective over the rows."""
+def mean_objective(net: FunctionalNet, X, y, values: RowObjective, weights) -> float:
+    """Mean of the objective over the rows, by `row_weights`."""
     batches = net.batches(X, y)
-    return float(torch.cat([values(net.theta, Xb, yb) for Xb, yb in batches]).mean())
+    of_rows = torch.cat([values(net.theta, Xb, yb) for Xb, yb in batches])
+    return float(np.average(of_rows.cpu().numpy(), weights=weights))
 
 
 def check_objective(objective) -> None:

@@ -92,8 +92,8 @@ def influence_scores(
         own.
     objective : {"bounded", "loss"} or callable, default="bounded"
         What the held-out rows measure. "bounded" is one minus the probability of
-        the true class where the loss is a log-likelihood (cross-entropy and its
-        kin, or a function of class numbers), and
+        the true class, averaged over the classes, where the loss is a log-likelihood
+        (cross-entropy and its kin, or a function of class numbers), and
         ``1 - exp(-loss / (2 median(loss)))`` elsewhere; "loss" is the training
         loss; a callable gets (outputs, y) and returns a tensor of shape (n_rows,),
         lower being better.

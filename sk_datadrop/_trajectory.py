@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 from sk_datadrop._curvature import check_max_memory
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import Influence, objective_gradients, split_groups
-from sk_datadrop._objectives import largest_change
+from sk_datadrop._objectives import class_codes, largest_change
 from sk_datadrop._optimizers import (
     OPTIMIZERS,
     DifferentiableOptimizer,
@@ -311,7 +311,8 @@ def trajectory_influences(
         One, with the last epoch. Held-out rows are never trained on and score NaN.
     """
     rng = np.random.default_rng(seed)
-    groups = split_groups(len(held_out[0]), n_groups, rng)
+    codes = class_codes(held_out[1], is_likelihood=is_likelihood)
+    groups = split_groups(codes, n_groups, rng)
     nets = {
         recorder.epoch_ends_[c.epoch - 1]: FunctionalNet(net, c.state_dict)
         for c in checkpoints

@@ -13,7 +13,13 @@ import torch
 
 from sk_datadrop._drop import keep_mask
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._objectives import mean_objective, row_losses, row_objective
+from sk_datadrop._objectives import (
+    class_codes,
+    mean_objective,
+    row_losses,
+    row_objective,
+    row_weights,
+)
 from sk_datadrop._round_one import Scoring
 from sk_datadrop._rounds import train
 from sk_datadrop._splits import Split
@@ -112,7 +118,9 @@ def held_out_objective(
     functional = FunctionalNet(net)
     losses = None if reference is None else torch.as_tensor(reference)
     values = row_objective(functional, scoring.objective, losses)
-    return mean_objective(functional, *held_out, values)
+    codes = class_codes(held_out[1], is_likelihood=scoring.is_likelihood)
+    weights = row_weights(scoring.objective, codes)
+    return mean_objective(functional, *held_out, values, weights)
 
 
 def run_trial(

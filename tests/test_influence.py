@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sk_datadrop import DataDropoutRegressor, Dense, GaussNewton, Lanczos
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._influence import influence
+from sk_datadrop._influence import influence, objective_gradients, split_groups
 
 N_TRAIN, N_HELD_OUT, N_FEATURES = 150, 40, 5
 
@@ -132,7 +132,12 @@ def test_sign_and_size_against_refits_without_each_row(
 
     def measure(W):
         values = losses(W, *held_out)
-        return np.mean(values if objective == "loss" else 1 - np.exp(-values / scale))
+        if objective == "loss":
+            return values.mean()
+        values = 1 - np.exp(-values / scale)
+        if not is_likelihood:
+            return values.mean()
+        return np.mean([values[held_out[1] == c].mean() for c in range(3)])
 
     effects = []
     for row in range(N_TRAIN):
@@ -175,6 +180,43 @@ def test_scores_against_gradients_of_single_rows(scored):
         gradients.append(torch.autograd.grad(loss, theta)[0])
     expected = torch.stack(gradients) @ result.solver_result.solution / 20
     np.testing.assert_allclose(result.train, expected.T, rtol=1e-9, atol=1e-14)
+
+
+def test_classes_weigh_the_same_in_the_bounded_objective(scored):
+    net, _, (X, y) = scored
+    X, y = X[:9], np.repeat([0, 1, 2], [6, 2, 1])
+    functional = FunctionalNet(net)
+    rows = torch.as_tensor(X), torch.as_tensor(y)
+    expected = []
+    for take_mean in [
+        lambda p: torch.stack([1 - p[y == c].mean() for c in range(3)]).mean(),
+        lambda p: -p.log().mean(),
+    ]:
+        theta = functional.theta.clone().requires_grad_()
+        raw = functional.raw_outputs(theta, rows[0])
+        probabilities = raw.softmax(1)[torch.arange(9), rows[1]]
+        expected.append(torch.autograd.grad(take_mean(probabilities), theta)[0])
+    for objective, gradient in zip(["bounded", "loss"], expected, strict=True):
+        [found] = objective_gradients(
+            functional,
+            (X, y),
+            np.zeros(9, dtype=int),
+            objective=objective,
+            is_likelihood=True,
+            batch_size=4,
+        ).T
+        torch.testing.assert_close(found, gradient)
+
+
+def test_groups_share_every_class():
+    codes = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [50, 9, 4]))
+    groups = split_groups(codes, 4, np.random.default_rng(1))
+    np.testing.assert_array_equal(np.sort(np.bincount(groups)), [15, 16, 16, 16])
+    for code, n_rows in enumerate([50, 9, 4]):
+        counts = np.bincount(groups[codes == code], minlength=4)
+        assert counts.min() == n_rows // 4
+        assert counts.max() <= n_rows // 4 + 1
+    assert not np.array_equal(groups, split_groups(codes, 4, np.random.default_rng(2)))
 
 
 def test_one_group_is_the_mean_of_two(scored):

@@ -1,9 +1,10 @@
 """Held-out objectives against their formulas."""
 
+import numpy as np
 import pytest
 import torch
 
-from sk_datadrop._objectives import resolve_objective
+from sk_datadrop._objectives import class_codes, resolve_objective, row_weights
 
 LOSSES = torch.tensor([0.1, 0.5, 3.0, 50.0])
 
@@ -31,6 +32,25 @@ def test_bounded_survives_a_median_of_zero():
     losses = torch.tensor([0.0, 0.0, 0.0, 1.0])
     values = resolve_objective("bounded", losses)(losses, None, None)
     assert torch.equal(values, torch.tensor([0.0, 0.0, 0.0, 1.0]))
+
+
+def test_classes_weigh_the_same():
+    codes = class_codes(["b", "a", "b", "b"], is_likelihood=True)
+    np.testing.assert_array_equal(codes, [1, 0, 1, 1])
+    np.testing.assert_allclose(row_weights("bounded", codes), [1 / 3, 1, 1 / 3, 1 / 3])
+    np.testing.assert_array_equal(row_weights("loss", codes), np.ones(4))
+    column = torch.tensor([[1.0], [0.0], [1.0]])
+    np.testing.assert_array_equal(class_codes(column, is_likelihood=True), [1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("y", "is_likelihood"),
+    [([1.0, 2.0], False), (np.eye(2), True)],
+    ids=["real", "2-D"],
+)
+def test_targets_that_are_no_classes_weigh_the_same(y, is_likelihood):
+    codes = class_codes(y, is_likelihood=is_likelihood)
+    np.testing.assert_array_equal(row_weights("bounded", codes), [0.5, 0.5])
 
 
 def test_loss_is_the_loss():
