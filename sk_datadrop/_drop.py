@@ -89,7 +89,7 @@ def keep_mask(views, rounds, drop_fraction, labels=None) -> np.ndarray:
     scored = ~np.isnan(influence)
     droppable = scored & ~_most_helpful_of_each_class(influence, labels)
     if drop_fraction == "negative":
-        return ~(significantly_negative(views, rounds) & droppable)
+        return ~(significantly_negative(views, rounds, labels) & droppable)
     n_drop = min(round(drop_fraction * scored.sum()), int(droppable.sum()))
     candidates = np.flatnonzero(droppable)
     order = candidates[np.argsort(influence[candidates], kind="stable")]
@@ -98,28 +98,48 @@ def keep_mask(views, rounds, drop_fraction, labels=None) -> np.ndarray:
     return keep
 
 
-def fractions_to_try(views, rounds, labels=None) -> np.ndarray:
+def fractions_to_try(keep, influence) -> np.ndarray:
     """Shares that "auto" compares, by increasing size.
 
     Parameters
     ----------
-    views, rounds, labels
-        As in `keep_mask`.
+    keep : ndarray of shape (n_samples,), dtype bool
+        What "negative" keeps.
+    influence : ndarray of shape (n_samples,)
+        Mean over the views.
 
     Returns
     -------
     ndarray of shape (n_fractions,), dtype float64
-        Nothing, what "negative" drops, and all rows of negative mean influence;
-        those of equal size once.
+        Of the scored rows: none, half of what "negative" drops, and all of it; none
+        alone where it drops none.
     """
-    influence = mean_influence(views)
-    droppable = ~np.isnan(influence) & ~_most_helpful_of_each_class(influence, labels)
-    n_dropped = [
-        0,
-        np.sum(significantly_negative(views, rounds) & droppable),
-        np.sum((influence < 0) & droppable),
-    ]
-    return np.unique(n_dropped) / max(np.sum(~np.isnan(influence)), 1)
+    n_dropped = int(np.sum(~keep))
+    n_scored = np.sum(~np.isnan(influence))
+    return np.unique([0, n_dropped // 2, n_dropped]) / max(n_scored, 1)
+
+
+def drop_fewer(keep, influence, drop_fraction) -> np.ndarray:
+    """Drop a share of the scored rows, of those that a rule drops.
+
+    Parameters
+    ----------
+    keep : ndarray of shape (n_samples,), dtype bool
+        What the rule keeps.
+    influence : ndarray of shape (n_samples,)
+        Mean over the views; the lowest go first.
+    drop_fraction : float in [0, 1)
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype bool
+        True = keep.
+    """
+    candidates = np.flatnonzero(~keep)
+    order = candidates[np.argsort(influence[candidates], kind="stable")]
+    fewer = np.ones(len(keep), dtype=bool)
+    fewer[order[: round(drop_fraction * np.sum(~np.isnan(influence)))]] = False
+    return fewer
 
 
 def one_standard_error(objectives, overlap: float) -> int:
@@ -172,7 +192,7 @@ def paired_standard_error(differences, overlap: float) -> np.ndarray:
     return differences.std(axis=0, ddof=1) * np.sqrt(1 / len(differences) + overlap)
 
 
-def significantly_negative(views, rounds) -> np.ndarray:
+def significantly_negative(views, rounds, labels=None) -> np.ndarray:
     """Rows more likely harmful than not, given how far the views agree.
 
     A one-sided t-test per row over independent views; then the rows whose local
@@ -189,6 +209,10 @@ def significantly_negative(views, rounds) -> np.ndarray:
     harmful: pi is small, and the cut comes close to the plain sign rule of the
     Data Dropout paper.
 
+    A row must pass among all rows, and once more among those of its class: where a
+    class is rare, rounds disagree about its rows, and the agreement about all others
+    is no evidence against them [2]_.
+
     With three rounds or more the views of a round are averaged first: views of
     one round share its training and are no independent evidence. With fewer,
     every view counts; with a single view there is nothing to test, and the sign
@@ -200,6 +224,8 @@ def significantly_negative(views, rounds) -> np.ndarray:
         Influence per view, NaN where a view did not score the row.
     rounds : ndarray of shape (n_views,), dtype int
         The round each view comes from.
+    labels : ndarray of shape (n_samples,) or None, default=None
+        Classes.
 
     Returns
     -------
@@ -207,11 +233,14 @@ def significantly_negative(views, rounds) -> np.ndarray:
 
     References
     ----------
-    Efron, Tibshirani, Storey, Tusher (2001). Empirical Bayes analysis of a
-    microarray experiment. doi:10.1198/016214501753382129
+    .. [1] Efron, Tibshirani, Storey, Tusher (2001). Empirical Bayes analysis of a
+       microarray experiment. doi:10.1198/016214501753382129
 
-    Storey (2002). A direct approach to false discovery rates.
-    doi:10.1111/1467-9868.00346
+    .. [2] Efron (2008). Simultaneous inference: when should hypothesis testing
+       problems be combined? doi:10.1214/07-AOAS141
+
+    .. [3] Storey (2002). A direct approach to false discovery rates.
+       doi:10.1111/1467-9868.00346
     """
     names = np.unique(rounds)
     if len(names) >= 3:
@@ -220,7 +249,15 @@ def significantly_negative(views, rounds) -> np.ndarray:
     if len(views) == 1:
         return mean < 0
     p = _p_values(views, mean)
-    return (p <= _largest_p_to_drop(p[~np.isnan(p)])) & (mean < 0)
+    significant = (mean < 0) & _more_likely_than_not(p)
+    for label in [] if labels is None else np.unique(labels):
+        of_class = labels == label
+        significant[of_class] &= _more_likely_than_not(p[of_class])
+    return significant
+
+
+def _more_likely_than_not(p) -> np.ndarray:
+    return p <= _largest_p_to_drop(p[~np.isnan(p)])
 
 
 def _largest_p_to_drop(p) -> float:

@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 from sk_datadrop._curvature import Curvature
 from sk_datadrop._drop import (
     check_drop_fraction,
+    drop_fewer,
     fractions_to_try,
     keep_mask,
     mean_influence,
@@ -245,16 +246,17 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
 
     def _decide(self, rounds: list[RoundOne], problem: "_Problem", bar) -> None:
         """Set which rows are kept."""
-        fraction = self.drop_fraction
-        if fraction == "auto":
-            fraction = self._choose_fraction(rounds, problem, bar)
-        self._drop(fraction, problem.targets)
+        labels = problem.targets.labels
+        rule = "negative" if self.drop_fraction == "auto" else self.drop_fraction
+        keep = keep_mask(self.influence_per_view_, self._round_of_views(), rule, labels)
+        if self.drop_fraction == "auto":
+            fraction = self._choose_fraction(keep, rounds, problem, bar)
+            keep = drop_fewer(keep, self.influence_, fraction)
+        self._set_kept(keep, labels)
 
-    def _choose_fraction(self, rounds, problem: "_Problem", bar) -> float:
+    def _choose_fraction(self, keep, rounds, problem: "_Problem", bar) -> float:
         """Train again without some rows, and compare on those that had no say."""
-        fractions = fractions_to_try(
-            self.influence_per_view_, self._round_of_views(), problem.targets.labels
-        )
+        fractions = fractions_to_try(keep, self.influence_)
         bar.total += len(rounds) * (len(fractions) - 1)
         bar.set_description("trials without the most harmful rows")
         shared = [
@@ -389,13 +391,8 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             if message:
                 warnings.warn(message, category, stacklevel=4)
 
-    def _drop(self, drop_fraction, targets: Targets) -> None:
-        self.sample_mask_ = keep_mask(
-            self.influence_per_view_,
-            self._round_of_views(),
-            drop_fraction,
-            targets.labels,
-        )
+    def _set_kept(self, keep, labels) -> None:
+        self.sample_mask_ = keep
         self.sample_indices_ = np.flatnonzero(self.sample_mask_)
         self.n_dropped_ = int(np.sum(~self.sample_mask_))
         n_scored = np.sum(~np.isnan(self.influence_))
@@ -535,11 +532,12 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
           the sign rule of the paper; on clean data it drops next to nothing.
         - float: drop this share of the scored rows, lowest influence first; 0
           drops nothing.
-        - "auto": choose between nothing, as many as "negative" and all of negative
-          mean influence. The rounds are trained again without these rows, at most
-          two trainings more per round, and compared on the rows they hold out, whose
-          own influences have no say; of all that are within a standard error of the
-          best, the one that drops least. Needs folds: no `X_val`, no float `cv`.
+        - "auto": drop what "negative" does, half of it or nothing, whichever retraining
+          recommends. Each round is trained twice more, without as many of its lowest
+          rows, and compared on the rows it holds out, by views that these had no part
+          in; within a standard error of the best, the least is dropped. Costs
+          nothing where "negative" drops nothing. Needs folds: no `X_val`, no float
+          `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled stratified folds, one round each;
         - float in (0, 1): one round that holds out this share; cheaper, and
@@ -683,12 +681,10 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         )
         return targets, validation, probe
 
-    def _drop(self, drop_fraction, targets) -> None:
-        super()._drop(drop_fraction, targets)
-        counts = np.bincount(targets.labels)
-        dropped = np.bincount(
-            targets.labels[~self.sample_mask_], minlength=len(self.classes_)
-        )
+    def _set_kept(self, keep, labels) -> None:
+        super()._set_kept(keep, labels)
+        counts = np.bincount(labels)
+        dropped = np.bincount(labels[~keep], minlength=len(self.classes_))
         self.drop_rate_per_class_ = dropped / counts
 
     def predict(self, X):
@@ -760,11 +756,12 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
           given how far the views agree;
         - float: drop this share of the scored rows, lowest influence first; 0
           drops nothing.
-        - "auto": choose between nothing, as many as "negative" and all of negative
-          mean influence. The rounds are trained again without these rows, at most
-          two trainings more per round, and compared on the rows they hold out, whose
-          own influences have no say; of all that are within a standard error of the
-          best, the one that drops least. Needs folds: no `X_val`, no float `cv`.
+        - "auto": drop what "negative" does, half of it or nothing, whichever retraining
+          recommends. Each round is trained twice more, without as many of its lowest
+          rows, and compared on the rows it holds out, by views that these had no part
+          in; within a standard error of the best, the least is dropped. Costs
+          nothing where "negative" drops nothing. Needs folds: no `X_val`, no float
+          `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled folds, one round each;
         - float in (0, 1): one round that holds out this share; cheaper, and

@@ -7,6 +7,7 @@ from sklearn.isotonic import isotonic_regression
 
 from sk_datadrop._drop import (
     check_drop_fraction,
+    drop_fewer,
     fractions_to_try,
     keep_mask,
     mean_influence,
@@ -92,6 +93,30 @@ def test_cut_against_the_grenander_density(effect):
     np.testing.assert_array_equal(significantly_negative(views, ROUNDS), expected)
 
 
+def test_agreement_about_others_is_no_evidence_against_a_rare_class():
+    """Rounds agree about 900 rows, and disagree about the 30 of one class."""
+    rng = np.random.default_rng(0)
+    effects = np.r_[np.full(200, -1.0), np.full(700, 0.5), np.zeros(30)]
+    labels = np.repeat([0, 1], [900, 30])
+    views = make_views(effects, 0.1)
+    views[:, 900:] = rng.normal(-0.02, 0.1, size=(5, 30))
+    pooled = significantly_negative(views, ROUNDS)
+    assert pooled[900:].sum() >= 5
+    selected = significantly_negative(views, ROUNDS, labels)
+    assert selected[900:].sum() <= 1
+    np.testing.assert_array_equal(selected[:900], effects[:900] < 0)
+
+
+def test_classes_together_are_no_easier_than_one_class():
+    views = make_views(np.linspace(-0.5, 0.5, 100), 0.4)
+    together = significantly_negative(views, ROUNDS)
+    np.testing.assert_array_equal(
+        significantly_negative(views, ROUNDS, np.zeros(100)), together
+    )
+    halves = significantly_negative(views, ROUNDS, np.arange(100) % 2)
+    assert not np.any(halves & ~together)
+
+
 def test_views_of_one_round_are_no_independent_evidence():
     """Copies of a round's view change nothing."""
     views = make_views(np.linspace(-0.5, 0.5, 100), 0.4)
@@ -168,27 +193,23 @@ def test_an_unscored_row_serves_its_class():
 class TestAuto:
     """What "auto" compares, and how it chooses."""
 
-    def test_nothing_the_significant_and_all_below_zero(self):
-        effects = np.r_[np.full(20, -3.0), np.zeros(70), np.full(10, 3.0)]
-        views = make_views(effects, 0.5)
-        views[:, 99] = np.nan
-        n_significant = np.sum(significantly_negative(views, ROUNDS))
-        n_negative = np.sum(views.mean(0) < 0)
-        assert 0 < n_significant < n_negative
+    def test_nothing_half_and_all(self):
+        keep = np.arange(100) >= 7
+        influence = np.r_[np.arange(99.0), np.nan]
         np.testing.assert_allclose(
-            fractions_to_try(views, ROUNDS),
-            np.array([0, n_significant, n_negative]) / 99,
+            fractions_to_try(keep, influence), np.array([0, 3, 7]) / 99
         )
 
-    def test_equal_shares_are_tried_once(self):
-        views = make_views(np.r_[np.full(20, -3.0), np.full(80, 3.0)], 0.01)
-        np.testing.assert_allclose(fractions_to_try(views, ROUNDS), [0, 0.2])
-        np.testing.assert_array_equal(fractions_to_try(np.ones((5, 9)), ROUNDS), [0])
+    def test_nothing_where_there_is_nothing(self):
+        keep = np.ones(9, dtype=bool)
+        np.testing.assert_array_equal(fractions_to_try(keep, np.ones(9)), [0])
 
-    def test_a_protected_row_is_not_counted(self):
-        views = make_views(np.full(10, -1.0), 0.01)
-        labels = np.repeat([0, 1], 5)
-        np.testing.assert_allclose(fractions_to_try(views, ROUNDS, labels), [0, 0.8])
+    def test_fewer_are_the_lowest_of_those_dropped(self):
+        keep = np.array([True, False, False, False, True])
+        influence = np.array([-9.0, -2.0, -3.0, -1.0, np.nan])
+        for n_dropped, expected in enumerate([[], [2], [1, 2], [1, 2, 3]]):
+            fewer = drop_fewer(keep, influence, n_dropped / 4)
+            np.testing.assert_array_equal(np.flatnonzero(~fewer), expected)
 
     @pytest.mark.parametrize(
         ("mean_excess", "chosen"), [(0.1, 1), (0.3, 2), (1.0, 2)], ids=str

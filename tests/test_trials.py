@@ -1,6 +1,7 @@
 """Trials: what "auto" compares, and that nothing compared had a say."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
     DataDropoutTransformer,
+    _estimators,
     _trials,
     drop_curve,
 )
@@ -174,14 +176,32 @@ class TestAuto:
                 mean_error(net, X[held_out], y[held_out]), abs=1e-6
             )
 
-    def test_leaves_clean_rows_alone(self, classifier, blobs):
+    def test_drops_nothing_if_that_does_harm(self, classifier, blobs, monkeypatch):
+        """Scores upside down, so that "negative" drops the most helpful rows."""
+        original = _estimators.run_round_one
+
+        def upside_down(*args, **kwargs):
+            result = original(*args, **kwargs)
+            scores = result.scores
+            scores = replace(scores, train=-scores.train, held_out=-scores.held_out)
+            return replace(result, scores=scores)
+
+        monkeypatch.setattr(_estimators, "run_round_one", upside_down)
+        model = DataDropoutClassifier(classifier, cv=3, random_state=0).fit(*blobs)
+        assert model.n_dropped_ > 30
+        model.set_params(drop_fraction="auto").fit(*blobs)
+        assert len(model.cv_results_["drop_fraction"]) == 3
+        assert model.n_dropped_ == 0
+
+    def test_costs_nothing_where_nothing_is_harmful(self, classifier, blobs, retrained):
         model = DataDropoutClassifier(
             classifier.set_params(max_epochs=20),
             drop_fraction="auto",
             cv=5,
             random_state=0,
         ).fit(*blobs)
-        assert model.cv_results_["drop_fraction"][-1] > 0
+        assert not retrained
+        np.testing.assert_array_equal(model.cv_results_["drop_fraction"], [0])
         assert model.n_dropped_ == 0
 
     def test_workers_and_memory_change_nothing(
