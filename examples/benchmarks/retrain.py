@@ -39,6 +39,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 
@@ -73,6 +74,7 @@ N_FOLDS = 5
 N_EARLY_NETS = 5
 RARE_SHARE = 1 / 20
 GROSS_ERROR = 20.0
+CENTIMETRES_PER_INCH = 2.54
 
 
 def parse_arguments(arguments=None):
@@ -148,14 +150,12 @@ def split_rows(X, y, n_train, n_test, seed):
     return (X[train], y[train]), (X[test], y[test])
 
 
-def mnist_problem(
-    seed, quick, *, spoil, n_train=4000, epochs=15, batch_norm=False, focus=None
-):
+def mnist_problem(seed, quick, *, spoil, n_train=4000, epochs=15, focus=None, **module):
     if quick:
         n_train, epochs = 200, 2
     train, test = split_rows(*mnist(), n_train, 100 if quick else 1000, seed)
     X, y, spoiled = spoil(*train, seed)
-    net = digit_net(epochs, channels=(8, 16), batch_norm=batch_norm)
+    net = digit_net(epochs, channels=(8, 16), **module)
     return Problem(net, (X, y), test, spoiled, seed, focus)
 
 
@@ -206,28 +206,29 @@ class TableNet(nn.Module):
         return self.layers(X).squeeze(-1)
 
 
-def table_problem(seed, quick, *, rate):
+def table_problem(seed, quick, *, spoil):
     """Friedman's function, of about mean 14 and standard deviation 5."""
     n_train, n_test = (150, 100) if quick else (2000, 1000)
     X, y = make_friedman1(n_train + n_test, noise=1.0, random_state=seed)
-    rng = np.random.default_rng(1000 + seed)
-    spoiled = np.zeros(n_train, dtype=bool)
-    spoiled[rng.permutation(n_train)[: round(rate * n_train)]] = True
-    y[:n_train] += GROSS_ERROR * rng.choice([-1, 1], n_train) * spoiled
-    X, y = X.astype(np.float32) - 0.5, ((y - 14) / 5).astype(np.float32)
+    X = X.astype(np.float32) - 0.5
+    y_train, spoiled = spoil(y[:n_train], seed)
     net = NeuralNetRegressor(
         TableNet,
         optimizer=torch.optim.Adam,
         lr=0.003,
-        max_epochs=2 if quick else 40,
-        batch_size=64,
+        max_epochs=2 if quick else 30,
+        batch_size=128,
         iterator_train__shuffle=True,
         iterator_valid__batch_size=500,
         train_split=None,
         verbose=0,
     )
-    train, test = (X[:n_train], y[:n_train]), (X[n_train:], y[n_train:])
+    train, test = (X[:n_train], scaled(y_train)), (X[n_train:], scaled(y[n_train:]))
     return Problem(net, train, test, spoiled, seed)
+
+
+def scaled(y):
+    return ((y - 14) / 5).astype(np.float32)
 
 
 def denoising_problem(seed, quick, *, kind=None, rate=0.2):
@@ -263,11 +264,29 @@ def add_noise(images, rng):
     return images + 25 / 255 * rng.standard_normal(images.shape, dtype=np.float32)
 
 
-# Ways to spoil labels: (X, y, seed) -> X, y as given, which rows are spoiled.
+# Ways to spoil: (X, y, seed) -> X, y as given, which rows; for tables without X.
 
 
 def flip(X, y, seed, *, rate, kind="symmetric"):
     return X, *flip_labels(y, rate, kind=kind, random_state=seed)
+
+
+def add_gross_errors(y, seed, *, rate):
+    """Far too high or far too low, of equal chance."""
+    spoiled = random_rows(len(y), rate, seed)
+    signs = np.random.default_rng(2000 + seed).choice([-1, 1], len(y))
+    return y + GROSS_ERROR * signs * spoiled, spoiled
+
+
+def mistake_unit(y, seed, *, rate):
+    spoiled = random_rows(len(y), rate, seed)
+    return np.where(spoiled, CENTIMETRES_PER_INCH * y, y), spoiled
+
+
+def random_rows(n_rows, rate, seed) -> np.ndarray:
+    """Mask of a share of the rows."""
+    order = np.random.default_rng(1000 + seed).permutation(n_rows)
+    return order < round(rate * n_rows)
 
 
 def spoil_one_class(X, y, seed, *, label):
@@ -291,9 +310,7 @@ def make_rare_and_flip(X, y, seed, *, label, rate):
     n_kept = max(N_FOLDS, round(RARE_SHARE * len(rare)))
     kept = np.setdiff1d(np.arange(len(y)), rng.permutation(rare)[n_kept:])
     X, y = X[kept], y[kept]
-    spoiled = np.zeros(len(y), dtype=bool)
-    spoiled[rng.permutation(len(y))[: round(rate * len(y))]] = True
-    wrong = y.copy()
+    wrong, spoiled = y.copy(), random_rows(len(y), rate, 2000 + seed)
     for row in np.flatnonzero(spoiled):
         wrong[row] = rng.choice(y[y != y[row]])
     return X, wrong, spoiled
@@ -318,14 +335,19 @@ TASKS: dict[str, Callable[..., Problem]] = {
     "symmetric 20 %, BatchNorm": partial(mnist_problem, spoil=TWENTY, batch_norm=True),
     "pair 30 %, BatchNorm": partial(mnist_problem, spoil=PAIRS, batch_norm=True),
     "symmetric 20 %, memorised": partial(
-        mnist_problem, spoil=TWENTY, n_train=2000, epochs=40
+        mnist_problem, spoil=TWENTY, n_train=2000, epochs=40, n_hidden=256
     ),
     "digits clean": partial(digits_problem, spoil=CLEAN),
     "digits symmetric 20 %": partial(digits_problem, spoil=TWENTY),
     "mnist1d clean": partial(signals_problem, spoil=CLEAN),
     "mnist1d symmetric 20 %": partial(signals_problem, spoil=TWENTY),
-    "table clean": partial(table_problem, rate=0.0),
-    "table, 10 % gross errors": partial(table_problem, rate=0.1),
+    "table clean": partial(table_problem, spoil=partial(add_gross_errors, rate=0.0)),
+    "table, 10 % gross errors": partial(
+        table_problem, spoil=partial(add_gross_errors, rate=0.1)
+    ),
+    "table, 10 % wrong unit": partial(
+        table_problem, spoil=partial(mistake_unit, rate=0.1)
+    ),
     "denoising clean": denoising_problem,
     **{
         f"denoising {kind}": partial(denoising_problem, kind=kind)
@@ -370,6 +392,7 @@ class Context:
 
     @cached_property
     def folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Those that ``cv=5`` stands for, whose held-out rows are known here."""
         problem = self.problem
         kind = StratifiedKFold if problem.is_classifier else KFold
         folds = kind(N_FOLDS, shuffle=True, random_state=2000 + problem.seed)
@@ -536,10 +559,10 @@ def errors_of_probabilities(net, X, y) -> np.ndarray:
 def cleanlab(context):
     problem = context.problem
     if problem.is_classifier:
-        library = _peers._load("cleanlab.classification")
+        library = import_module("cleanlab.classification")
         options = {"find_label_issues_kwargs": {"n_jobs": 1}}
     elif problem.train[1].ndim == 1:
-        library, options = _peers._load("cleanlab.regression.learn"), {}
+        library, options = import_module("cleanlab.regression.learn"), {}
     else:
         raise CannotAnswer("labels and 1-D targets only")
     start, before = perf_counter(), CountTrainings.total
@@ -557,7 +580,7 @@ def cleanlab(context):
 def cleanlab_our_epoch(context):
     if not context.problem.is_classifier:
         raise CannotAnswer("classification only")
-    find_label_issues = _peers._load("cleanlab.filter").find_label_issues
+    find_label_issues = import_module("cleanlab.filter").find_label_issues
     probabilities = softmax(context.held_out_outputs.astype(np.float64), axis=1)
     issues = find_label_issues(context.problem.train[1], probabilities, n_jobs=1)
     return Selection(~issues, N_FOLDS, context.round_one.timings_["round_one"])
@@ -676,6 +699,7 @@ def print_line(key, entry):
 
 # Tables.
 
+RIVALS = [name for name in METHODS if name not in ("data dropout", "oracle")]
 Lines = dict[int, dict]
 """Results of one method on one task, by seed."""
 
@@ -698,16 +722,16 @@ def mean_of(lines: Lines, name):
     return float(np.mean(values)) if values else np.nan
 
 
-def paired_interval(first: Lines, second: Lines, name) -> tuple[float, float, int]:
-    """Mean of first minus second, half of its 95 % interval, number of seeds."""
+def paired_interval(first: Lines, second: Lines, name) -> tuple[float, float]:
+    """Mean of first minus second and half of its 95 % interval, or NaN."""
     common = sorted(set(first) & set(second))
     if not common:
-        return np.nan, np.nan, 0
+        return np.nan, np.nan
     differences = np.array([first[s][name] - second[s][name] for s in common])
     if len(common) < 2:
-        return float(differences.mean()), np.nan, len(common)
+        return float(differences.mean()), np.nan
     half = stats.sem(differences) * stats.t.ppf(0.975, len(common) - 1)
-    return float(differences.mean()), float(half), len(common)
+    return float(differences.mean()), float(half)
 
 
 def gap_closed(methods: dict[str, Lines], method, name) -> float:
@@ -751,32 +775,27 @@ def cost_cell(lines) -> str:
     return f"{mean_of(lines, 'trainings'):.3g}, {seconds:.0f} s"
 
 
-def comparison_table(results) -> str:
-    rivals = ("none", "random", "highest loss", "cleanlab", "auto")
-    figures = ("score", "loss")
+def comparison_table(title, results, name) -> str:
+    """Data dropout against the others, by one figure."""
+    header = ["task", "gap closed", "gap closed by auto"]
+    header += [f"v {rival}" for rival in RIVALS]
     rows = []
     for task, methods in results.items():
-        if "data dropout" not in methods:
-            continue
-        row = [task]
-        for method in ("data dropout", "auto"):
-            shares = [gap_closed(methods, method, name) for name in figures]
-            row.append(", ".join("" if np.isnan(s) else f"{s:.0%}" for s in shares))
-        ours = methods["data dropout"]
-        for rival in rivals:
-            theirs = methods.get(rival, {})
-            row += [interval_cell(*paired_interval(ours, theirs, f)) for f in figures]
-        rows.append([cell.strip(", ") for cell in row])
-    header = ["task", "gap closed: score, loss", "the same by auto"]
-    header += [f"{figure} v {rival}" for rival in rivals for figure in figures]
-    title = "Data dropout minus rival, paired 95 % interval; gap from none to oracle"
+        ours = methods.get("data dropout", {})
+        shares = [gap_closed(methods, m, name) for m in ("data dropout", "auto")]
+        cells = ["" if np.isnan(share) else f"{share:.0%}" for share in shares]
+        cells += [interval_cell(ours, methods.get(rival, {}), name) for rival in RIVALS]
+        rows.append([task, *cells])
     return as_markdown(title, header, rows)
 
 
-def interval_cell(mean, half, n_seeds) -> str:
-    if not n_seeds:
+def interval_cell(ours: Lines, theirs: Lines, name) -> str:
+    """Bold where zero is outside."""
+    mean, half = paired_interval(ours, theirs, name)
+    if np.isnan(mean):
         return ""
-    return f"{mean:+.4f}" + ("" if np.isnan(half) else f" ± {half:.4f}")
+    cell = f"{mean:+.4f}" + ("" if np.isnan(half) else f" ± {half:.4f}")
+    return f"**{cell}**" if abs(mean) > half else cell
 
 
 def focus_table(results) -> str:
@@ -828,7 +847,14 @@ def tables(results) -> str:
                 lambda lines: f"{mean_of(lines, 'loss'):.4g}",
             ),
             table_by_method("Dropped, precision, recall", results, dropped_cell),
-            comparison_table(results),
+            comparison_table(
+                "Score: data dropout minus others (positive is better)",
+                results,
+                "score",
+            ),
+            comparison_table(
+                "Loss: data dropout minus others (negative is better)", results, "loss"
+            ),
             focus_table(results),
             table_by_method("Trainings, median seconds", results, cost_cell),
         ]
