@@ -257,20 +257,24 @@ def test_one_class_is_half_wrong(retrain):
     assert len(np.unique(given[spoiled])) > 5
 
 
-def test_figures_of_the_tables(retrain):
-    def lines(*scores, dropped=1):
-        return {
-            seed: {"score": score, "dropped": dropped}
-            for seed, score in enumerate(scores)
-        }
+def lines_of(*scores):
+    return {seed: {"score": score} for seed, score in enumerate(scores)}
 
-    first, second = lines(0.9, 0.8, 0.85), lines(0.7, 0.75, 0.6, 0.1)
+
+def test_paired_interval_is_that_of_scipy_over_the_common_seeds(retrain):
+    first, second = lines_of(0.9, 0.8, 0.85), lines_of(0.7, 0.75, 0.6, 0.1)
     mean, half = retrain.paired_interval(first, second, "score")
     expected = stats.ttest_rel([0.9, 0.8, 0.85], [0.7, 0.75, 0.6]).confidence_interval()
     assert (mean - half, mean + half) == pytest.approx(tuple(expected))
-    assert np.isnan(retrain.paired_interval(lines(1.0), lines(0.5), "score")[1])
-    methods = {"none": lines(0.5), "auto": lines(0.7), "oracle": lines(0.9, 0.0)}
+    assert retrain.interval_cell(first, second, "score") == "+0.167 ± 0.26"
+    assert retrain.interval_cell(first, {}, "score") == ""
+    first = lines_of(0.9, 0.9, 0.91)
+    assert retrain.interval_cell(first, second, "score").startswith("**+0.22 ± ")
+
+
+def test_gap_closed(retrain):
+    methods = {"none": lines_of(0.5), "auto": lines_of(0.7), "oracle": lines_of(0.9, 0)}
     assert retrain.gap_closed(methods, "auto", "score") == pytest.approx(0.5)
-    methods["oracle"] = lines(0.9, dropped=0)
-    assert np.isnan(retrain.gap_closed(methods, "auto", "score"))
     assert np.isnan(retrain.gap_closed(methods, "data dropout", "score"))
+    methods["oracle"] = lines_of(0.5)
+    assert np.isnan(retrain.gap_closed(methods, "auto", "score"))

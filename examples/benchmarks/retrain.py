@@ -735,17 +735,18 @@ def paired_interval(first: Lines, second: Lines, name) -> tuple[float, float]:
 
 
 def gap_closed(methods: dict[str, Lines], method, name) -> float:
-    """Share of the way from none to oracle, NaN where nothing is spoiled."""
+    """Share of the way from none to oracle, NaN where that is no way up."""
     if not {method, "none", "oracle"} <= set(methods):
         return np.nan
     seeds = set(methods[method]) & set(methods["none"]) & set(methods["oracle"])
-    if not seeds or not mean_of(methods["oracle"], "dropped"):
+    if not seeds:
         return np.nan
     none, ours, oracle = (
         np.mean([methods[m][s][name] for s in seeds])
         for m in ("none", method, "oracle")
     )
-    return float((ours - none) / (oracle - none))
+    gap = oracle - none if name == "score" else none - oracle
+    return float((ours - none) / (oracle - none)) if gap > 0 else np.nan
 
 
 def as_markdown(title, header, rows) -> str:
@@ -794,7 +795,7 @@ def interval_cell(ours: Lines, theirs: Lines, name) -> str:
     mean, half = paired_interval(ours, theirs, name)
     if np.isnan(mean):
         return ""
-    cell = f"{mean:+.4f}" + ("" if np.isnan(half) else f" ± {half:.4f}")
+    cell = f"{mean:+.3g}" + ("" if np.isnan(half) else f" ± {half:.2g}")
     return f"**{cell}**" if abs(mean) > half else cell
 
 
