@@ -5,6 +5,7 @@ the truth against which precision and recall of a drop rule are measured.
 """
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 from sklearn.utils import check_random_state
 
 __all__ = ["corrupt_targets", "flip_labels"]
@@ -70,10 +71,11 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
         Target images with values in [0, 1].
     rate : float in [0, 1]
         Share of the rows that are changed, chosen without replacement.
-    kind : {"gamma", "shift", "invert"}, default="gamma"
+    kind : {"gamma", "shift", "invert", "blur"}, default="gamma"
         "gamma" raises the values to the power 2.2, as a transfer curve
         applied twice does; "shift" moves the image by (2, 2) pixels, around
-        the edges; "invert" replaces a value v by 1 - v.
+        the edges; "invert" replaces a value v by 1 - v; "blur" takes the focus
+        off, by a Gaussian of standard deviation 1.5 pixels.
     random_state : int, RandomState instance or None, default=None
         Chooses the rows.
 
@@ -105,16 +107,20 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
             "corrupt_targets expects images of shape (n_samples, ..., height, width); "
             f"got shape {y.shape}."
         )
-    if kind not in ("gamma", "shift", "invert"):
-        raise ValueError(f"kind must be 'gamma', 'shift' or 'invert'; got {kind!r}.")
+    if kind not in ("gamma", "shift", "invert", "blur"):
+        raise ValueError(
+            f"kind must be 'gamma', 'shift', 'invert' or 'blur'; got {kind!r}."
+        )
     rng = check_random_state(random_state)
     rows = _choose_rows(len(y), rate, rng)
     if kind == "gamma":
         y[rows] = np.clip(y[rows], 0, 1) ** 2.2
     elif kind == "shift":
         y[rows] = np.roll(y[rows], (2, 2), axis=(-2, -1))
-    else:
+    elif kind == "invert":
         y[rows] = 1 - y[rows]
+    else:
+        y[rows] = gaussian_filter(y[rows], (0,) * (y.ndim - 2) + (1.5, 1.5))
     return y, _as_mask(rows, len(y))
 
 

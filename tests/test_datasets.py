@@ -9,6 +9,18 @@ Y = np.tile(np.arange(5), 40)
 IMAGES = np.random.default_rng(0).random((40, 1, 6, 6)).astype(np.float32)
 
 
+def blurred(image):
+    """By one product for each axis, the image going on as its mirror image."""
+    distances = np.arange(-6, 7)
+    weights = np.exp(-(distances**2) / (2 * 1.5**2))
+    smooth = np.zeros((6, 6))
+    for row in range(6):
+        for weight, distance in zip(weights / weights.sum(), distances, strict=True):
+            column = (row + distance) % 12
+            smooth[row, min(column, 11 - column)] += weight
+    return smooth @ image @ smooth.T
+
+
 @pytest.mark.parametrize("kind", ["symmetric", "pair"])
 def test_touched_rows_are_wrong_and_the_others_are_not(kind):
     noisy, touched = flip_labels(Y, 0.3, kind=kind, random_state=0)
@@ -42,6 +54,7 @@ def test_labels_of_any_type():
         ("invert", lambda image: [1 - image]),
         ("shift", lambda image: [np.roll(image, (2, 2), (-2, -1))]),
         ("gamma", lambda image: [image**2.2]),
+        ("blur", lambda image: [blurred(image)]),
     ],
 )
 def test_corruptions(kind, expected):
@@ -69,7 +82,7 @@ def test_input_is_not_changed_and_seed_decides():
         (lambda: flip_labels(Y, 0.1, kind="all"), "kind must be 'symmetric' or 'pair'"),
         (lambda: flip_labels([1, 1], 0.1), "needs at least two classes; got 1"),
         (lambda: corrupt_targets(IMAGES, -1), r"rate must lie in \[0, 1\]"),
-        (lambda: corrupt_targets(IMAGES, 0.1, kind="blur"), "kind must be 'gamma'"),
+        (lambda: corrupt_targets(IMAGES, 0.1, kind="noise"), "kind must be 'gamma'"),
         (lambda: corrupt_targets(Y, 0.1), r"expects images .* got shape \(200,\)"),
     ],
 )
