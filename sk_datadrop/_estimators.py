@@ -769,7 +769,7 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         - splitter, or iterable of (train, held-out) index arrays.
     objective : {"bounded", "loss"} or callable, default="bounded"
         What the held-out rows measure. "bounded" is
-        ``1 - exp(-loss / (2 median(loss)))``, which spoiled targets among the
+        ``1 - exp(-loss / (2.985**2 median(loss)))``, which spoiled targets among the
         held-out rows cannot dominate; "loss" is the training loss, as in the
         paper; a callable gets (outputs, y) as tensors and returns a tensor of
         shape (n_rows,), lower being better.

@@ -15,6 +15,11 @@ from torch import Tensor
 
 from sk_datadrop._functional import FunctionalNet
 
+WELSCH = 2.985
+"""Standard deviations at which Welsch's loss levels off, if it is to be 95 % as
+efficient as the mean square on normal residuals. Tighter ones take rows that are
+merely hard for outliers: a denoiser then drops textured patches."""
+
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(losses, outputs, y) of a batch of rows -> one value per row."""
 
@@ -31,7 +36,8 @@ def resolve_objective(objective, reference_losses: Tensor | None) -> Objective:
         - "bounded": ``1 - exp(-loss / scale)``. With a log-likelihood loss and
           scale 1 it is one minus the probability of the true class, the mean
           absolute error loss, robust to label noise [1]_. With the mean
-          squared error and twice its median as scale it is Welsch's loss [2]_.
+          squared error and ``2.985**2`` times its median as scale, the median of a
+          mean over many values being about their variance, it is Welsch's loss [2]_.
           See `row_weights` for its mean.
         - "loss": the training loss itself, as the Data Dropout paper has it.
         - callable: ``objective(outputs, y)`` with the module's outputs and the
@@ -50,8 +56,8 @@ def resolve_objective(objective, reference_losses: Tensor | None) -> Objective:
     ----------
     .. [1] Ghosh, Kumar, Sastry (2017). Robust loss functions under label noise
        for deep neural networks. arXiv:1712.09482
-    .. [2] Dennis, Welsch (1978). Techniques for nonlinear least squares and
-       robust regression. doi:10.1080/03610917808812083
+    .. [2] Holland, Welsch (1977). Robust regression using iteratively reweighted
+       least-squares. doi:10.1080/03610927708827533
     """
     if objective == "loss":
         return lambda losses, outputs, y: losses
@@ -171,7 +177,7 @@ def _bounded_scale(reference_losses: Tensor | None) -> float:
     # The smallest normal number keeps a net that fits half the rows exactly
     # from dividing zero by zero.
     tiny = torch.finfo(reference_losses.dtype).tiny
-    return max(2 * float(reference_losses.median()), tiny)
+    return max(WELSCH**2 * float(reference_losses.median()), tiny)
 
 
 def _checked(values, n_rows: int) -> Tensor:

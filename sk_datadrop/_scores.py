@@ -94,7 +94,7 @@ def influence_scores(
         What the held-out rows measure. "bounded" is one minus the probability of
         the true class, averaged over the classes, where the loss is a log-likelihood
         (cross-entropy and its kin, or a function of class numbers), and
-        ``1 - exp(-loss / (2 median(loss)))`` elsewhere; "loss" is the training
+        ``1 - exp(-loss / (2.985**2 median(loss)))`` elsewhere; "loss" is the training
         loss; a callable gets (outputs, y) and returns a tensor of shape (n_rows,),
         lower being better.
     checkpoints : list of dict or None, default=None

@@ -127,7 +127,7 @@ def test_sign_and_size_against_refits_without_each_row(
     scale = (
         1.0
         if is_likelihood
-        else 2 * np.quantile(losses(W, *held_out), 0.5, method="lower")
+        else 2.985**2 * np.quantile(losses(W, *held_out), 0.5, method="lower")
     )
 
     def measure(W):

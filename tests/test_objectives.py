@@ -19,7 +19,7 @@ def test_bounded_is_one_minus_the_probability_of_the_true_class():
 def test_bounded_takes_its_scale_from_the_reference():
     values = resolve_objective("bounded", LOSSES)(LOSSES, None, None)
     # torch's median is the lower of the two in the middle.
-    torch.testing.assert_close(values, 1 - torch.exp(-LOSSES / (2 * 0.5)))
+    torch.testing.assert_close(values, 1 - torch.exp(-LOSSES / (2.985**2 * 0.5)))
 
 
 def test_bounded_does_not_see_the_unit_of_the_targets():

@@ -138,6 +138,8 @@ def digit_net(max_epochs, **module):
         batch_size=128,
         iterator_train__shuffle=True,
         iterator_valid__batch_size=500,
+        # Halves the spread of one training to the next.
+        callbacks=[LRScheduler("CosineAnnealingLR", T_max=max_epochs)],
         train_split=None,
         verbose=0,
     )
