@@ -152,10 +152,11 @@ def split_rows(X, y, n_train, n_test, seed):
     return (X[train], y[train]), (X[test], y[test])
 
 
-def mnist_problem(seed, quick, *, spoil, n_train=4000, epochs=15, focus=None, **module):
+def mnist_problem(seed, quick, *, spoil, n_train=2500, epochs=15, focus=None, **module):
     if quick:
         n_train, epochs = 200, 2
-    train, test = split_rows(*mnist(), n_train, 100 if quick else 1000, seed)
+    n_test = 100 if quick else len(mnist()[1]) - n_train
+    train, test = split_rows(*mnist(), n_train, n_test, seed)
     X, y, spoiled = spoil(*train, seed)
     net = digit_net(epochs, channels=(8, 16), **module)
     return Problem(net, (X, y), test, spoiled, seed, focus)
@@ -185,7 +186,7 @@ def signals():
 def signals_problem(seed, quick, *, spoil):
     with seeded(seed, "cpu"):
         X, y = signals()
-    train, test = split_rows(X, y, *((150, 100) if quick else (4000, 1000)), seed)
+    train, test = split_rows(X, y, *((150, 100) if quick else (2500, 2500)), seed)
     X, y, spoiled = spoil(*train, seed)
     net = digit_net(2 if quick else 30, channels=(16, 32), n_dims=1)
     return Problem(net, (X, y), test, spoiled, seed)
@@ -331,7 +332,10 @@ TASKS: dict[str, Callable[..., Problem]] = {
         mnist_problem, spoil=partial(spoil_one_class, label=3), focus=3
     ),
     "imbalance 1:20, symmetric 20 %": partial(
-        mnist_problem, spoil=partial(make_rare_and_flip, label=8, rate=0.2), focus=8
+        mnist_problem,
+        spoil=partial(make_rare_and_flip, label=8, rate=0.2),
+        n_train=4000,
+        focus=8,
     ),
     "clean, BatchNorm": partial(mnist_problem, spoil=CLEAN, batch_norm=True),
     "symmetric 20 %, BatchNorm": partial(mnist_problem, spoil=TWENTY, batch_norm=True),
