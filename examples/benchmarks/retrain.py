@@ -61,7 +61,6 @@ from skorch.utils import to_numpy
 from torch import nn
 
 from sk_datadrop import DataDropoutTransformer, influence_scores
-from sk_datadrop._drop import check_drop_fraction
 from sk_datadrop._rounds import seeded, train
 from sk_datadrop.datasets import corrupt_targets, flip_labels
 from sk_datadrop.metrics import mean_squared_error, peak_signal_noise_ratio, r2_score
@@ -497,6 +496,9 @@ def selection_of(selector) -> Selection:
     # Rounds out of the memory took their time when they were run.
     seconds = sum(selector.timings_.values())
     n_trainings = len(selector.round_one_estimators_)
+    if hasattr(selector, "cv_results_"):
+        # That of dropping nothing is round 1.
+        n_trainings += selector.cv_results_["objective"][:, 1:].size
     return Selection(selector.sample_mask_, n_trainings, seconds)
 
 
@@ -505,10 +507,6 @@ def data_dropout(context):
 
 
 def auto(context):
-    try:
-        check_drop_fraction("auto")
-    except ValueError as error:
-        raise CannotAnswer("not in this version of sk_datadrop") from error
     return selection_of(context.data_dropout("auto"))
 
 
