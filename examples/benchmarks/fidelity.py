@@ -357,13 +357,23 @@ def forward(net, X, y) -> tuple[torch.Tensor, torch.Tensor]:
 # Methods: (context, number of the training, epochs, objective) -> scores.
 
 
+def as_asked(objective, row_losses, scale):
+    """What all libraries are asked: one mean over the rows, of one scale.
+
+    Left to itself ours averages "bounded" over the classes, on a scale of its own.
+    """
+    if objective == "loss":
+        return objective
+    return _peers.make_row_objectives(objective, row_losses, scale)
+
+
 def ours(context, index, epochs, objective, **curvature):
     training = context.training(index)
     return influence_scores(
         training.net,
         *context.task.train,
         *context.task.held_out,
-        objective=objective,
+        objective=as_asked(objective, context.task.row_losses, context.scale),
         checkpoints=[training.checkpoints[e - 1].state_dict for e in epochs],
         curvature=GaussNewton(**curvature),
         random_state=index,
@@ -383,7 +393,7 @@ def trajectory(context, index, epochs, objective, smoothing):
         context.task.held_out,
         recorder=training.recorder,
         smoothing=smoothing,
-        objective=objective,
+        objective=as_asked(objective, context.task.row_losses, context.scale),
         is_likelihood=context.task.is_classifier,
         n_groups=1,
         seed=0,
@@ -837,7 +847,13 @@ def responses(problem, objective, share) -> np.ndarray:
 def predictions(problem, objective, solver) -> np.ndarray:
     """Influence with the damping that makes the curvature the Hessian of the fit."""
     module = linear_module(problem.fit(np.ones(len(problem.train[0]))))
-    options = {"loss": problem.loss, "objective": objective, "solver": solver}
+    is_classifier = isinstance(problem.loss, torch.nn.CrossEntropyLoss)
+    asked = as_asked(
+        objective,
+        _peers.make_row_losses(is_classifier),
+        median_scale(problem, module),
+    )
+    options = {"loss": problem.loss, "objective": asked, "solver": solver}
     rows = (*problem.train, *problem.held_out)
     # Damping is relative to the top eigenvalue, which a first call tells.
     probe = influence_scores(
