@@ -15,6 +15,7 @@ from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
     DataDropoutTransformer,
+    Trajectory,
     _estimators,
     _trials,
     drop_curve,
@@ -100,7 +101,17 @@ class TestRows:
     def test_rounds_must_hold_out_rows_of_their_own(self, held_out):
         splits = [Split(np.arange(3, 9), np.array(rows)) for rows in held_out]
         with pytest.raises(ValueError, match="at least two rounds that hold out diff"):
-            check_trial_splits(splits)
+            check_trial_splits(splits, score_held_out=True)
+
+    def test_other_rounds_must_score_rows_trained_on(self):
+        halves = [np.arange(5), np.arange(5, 10)]
+        splits = [Split(*halves), Split(*halves[::-1])]
+        check_trial_splits(splits, score_held_out=True)
+        with pytest.raises(ValueError, match="none that score a row which split 1 tra"):
+            check_trial_splits(splits, score_held_out=False)
+        apart = [Split(rows[:2], rows[2:]) for rows in halves]
+        with pytest.raises(ValueError, match="Let the rounds share rows"):
+            check_trial_splits(apart, score_held_out=True)
 
 
 class TestOneTrial:
@@ -239,6 +250,14 @@ class TestAuto:
     ):
         model = DataDropoutClassifier(classifier, drop_fraction="auto", cv=cv)
         with pytest.raises(ValueError, match="compares on rows that had no say"):
+            model.fit(*blobs)
+        assert not trainings
+
+    def test_refuses_two_folds_of_trajectories(self, classifier, blobs, trainings):
+        model = DataDropoutClassifier(
+            classifier, drop_fraction="auto", cv=2, engine=Trajectory()
+        )
+        with pytest.raises(ValueError, match="this takes three folds"):
             model.fit(*blobs)
         assert not trainings
 
