@@ -198,6 +198,21 @@ class TestAuto:
                 mean_error(net, X[held_out], y[held_out]), abs=1e-6
             )
 
+    def test_the_rounds_of_a_regressor_set_the_scale(self, regressor, plane):
+        X, y = plane
+        rows = np.arange(80)
+        folds = [(rows[rows % 2 != k], rows[rows % 2 == k]) for k in range(2)]
+        model = DataDropoutRegressor(
+            regressor, drop_fraction="auto", cv=folds, random_state=0
+        ).fit(X, y)
+        for k, net in enumerate(model.round_one_estimators_):
+            held_out = folds[k][1]
+            losses = np.square(net.predict(X[held_out])[:, 0] - y[held_out])
+            scale = 2.985**2 * np.quantile(losses, 0.5, method="lower")
+            assert model.cv_results_["objective"][k, 0] == pytest.approx(
+                np.mean(1 - np.exp(-losses / scale)), rel=1e-4
+            )
+
     def test_a_trial_is_its_round_without_the_lowest_rows(
         self, classifier, spoiled_blobs, trainings, monkeypatch
     ):
