@@ -219,7 +219,7 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         targets, validation, probe = self._check_net(X, targets, validation, seed)
         splits = self._splits(X, targets, validation, seed, split_params)
         if self.drop_fraction == "auto":
-            check_trial_splits(splits)
+            check_trial_splits(splits, score_held_out=self.engine is None)
         return _Problem(
             X=X,
             targets=targets,
@@ -536,8 +536,8 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
           recommends. Each round is trained twice more, without as many of its lowest
           rows, and compared on the rows it holds out, by views that these had no part
           in; within a standard error of the best, the least is dropped. Costs
-          nothing where "negative" drops nothing. Needs folds: no `X_val`, no float
-          `cv`.
+          nothing where "negative" drops nothing. Needs folds, three of them with
+          `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled stratified folds, one round each;
         - float in (0, 1): one round that holds out this share; cheaper, and
@@ -760,8 +760,8 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
           recommends. Each round is trained twice more, without as many of its lowest
           rows, and compared on the rows it holds out, by views that these had no part
           in; within a standard error of the best, the least is dropped. Costs
-          nothing where "negative" drops nothing. Needs folds: no `X_val`, no float
-          `cv`.
+          nothing where "negative" drops nothing. Needs folds, three of them with
+          `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled folds, one round each;
         - float in (0, 1): one round that holds out this share; cheaper, and

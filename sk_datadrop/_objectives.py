@@ -110,7 +110,7 @@ def class_codes(y, *, is_likelihood: bool) -> np.ndarray:
     Parameters
     ----------
     y : array-like of shape (n_samples, ...)
-        Targets.
+        Targets. Those that are not whole numbers are probabilities, and no classes.
     is_likelihood : bool
         Whether the training loss is that of a classifier.
 
@@ -118,9 +118,13 @@ def class_codes(y, *, is_likelihood: bool) -> np.ndarray:
     -------
     ndarray of shape (n_samples,), dtype int64
     """
-    y = np.asarray(y)
-    if not is_likelihood or y.size != len(y):
-        return np.zeros(len(y), dtype=np.int64)
+    none = np.zeros(len(y), dtype=np.int64)
+    if not is_likelihood:
+        return none
+    # numpy reads neither other devices nor bfloat16.
+    y = y.cpu().double().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if y.size != len(y) or (y.dtype.kind == "f" and np.any(y % 1)):
+        return none
     return np.unique(y.reshape(-1), return_inverse=True)[1]
 
 

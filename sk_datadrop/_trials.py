@@ -35,12 +35,16 @@ class Trial(NamedTuple):
     seconds: float
 
 
-def check_trial_splits(splits: list[Split]) -> None:
-    """Raise a ValueError unless every round holds out rows of its own.
+def check_trial_splits(splits: list[Split], *, score_held_out: bool) -> None:
+    """Raise a ValueError unless there are rows to compare on, and to leave out.
+
+    Every round must hold out rows of its own, and train on some that others score.
 
     Parameters
     ----------
     splits : list of Split
+    score_held_out : bool
+        Whether rounds also score the rows that they hold out.
     """
     held_out = np.concatenate([split.held_out for split in splits])
     if len(splits) < 2 or len(np.unique(held_out)) < len(held_out):
@@ -51,6 +55,17 @@ def check_trial_splits(splits: list[Split]) -> None:
             f"{len(held_out)} places. Use cv=5 or another number of folds, and neither "
             "X_val nor random splits."
         )
+    for number, split in enumerate(splits):
+        others = splits[:number] + splits[number + 1 :]
+        scored = [s.train for s in others]
+        scored += [s.held_out for s in others if score_held_out]
+        if not np.isin(split.train, np.concatenate(scored)).any():
+            raise ValueError(
+                "drop_fraction='auto' trains each round without rows that other rounds "
+                f"found harmful; got none that score a row which split {number + 1} "
+                "trains on. Let the rounds share rows; with engine=Trajectory(), which "
+                "scores no held-out rows, this takes three folds."
+            )
 
 
 def kept_in_trial(

@@ -45,8 +45,13 @@ def test_classes_weigh_the_same():
 
 @pytest.mark.parametrize(
     ("y", "is_likelihood"),
-    [([1.0, 2.0], False), (np.eye(2), True)],
-    ids=["real", "2-D"],
+    [
+        ([1.0, 2.0], False),
+        (torch.ones(2, dtype=torch.bfloat16), False),
+        (torch.eye(2, dtype=torch.bfloat16), True),
+        (np.array([0.0, 0.9]), True),
+    ],
+    ids=["real", "a dtype numpy lacks", "2-D", "probabilities"],
 )
 def test_targets_that_are_no_classes_weigh_the_same(y, is_likelihood):
     codes = class_codes(y, is_likelihood=is_likelihood)

@@ -1,6 +1,7 @@
 """Trials: what "auto" compares, and that nothing compared had a say."""
 
 import functools
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
+from skorch import NeuralNetClassifier
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 
@@ -15,6 +17,7 @@ from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
     DataDropoutTransformer,
+    Trajectory,
     _estimators,
     _trials,
     drop_curve,
@@ -63,6 +66,21 @@ def mean_error(net, X, y):
     return 1 - np.mean([probabilities[y == c, c].mean() for c in range(3)])
 
 
+def trained_alone(net, rows, held_out, seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        split = predefined_split(Dataset(*held_out))
+        return clone(net).set_params(train_split=split, verbose=0).fit(*rows)
+
+
+class Marked(NeuralNetClassifier):
+    """Net that gets the first column once more, row by row."""
+
+    def fit(self, X, y, marks):
+        np.testing.assert_array_equal(marks, X[:, 0])
+        return super().fit(X, y)
+
+
 @pytest.fixture
 def spoiled_blobs(blobs):
     """The blobs, every sixth of them under a wrong label, and which."""
@@ -100,7 +118,17 @@ class TestRows:
     def test_rounds_must_hold_out_rows_of_their_own(self, held_out):
         splits = [Split(np.arange(3, 9), np.array(rows)) for rows in held_out]
         with pytest.raises(ValueError, match="at least two rounds that hold out diff"):
-            check_trial_splits(splits)
+            check_trial_splits(splits, score_held_out=True)
+
+    def test_other_rounds_must_score_rows_trained_on(self):
+        halves = [np.arange(5), np.arange(5, 10)]
+        splits = [Split(*halves), Split(*halves[::-1])]
+        check_trial_splits(splits, score_held_out=True)
+        with pytest.raises(ValueError, match="none that score a row which split 1 tra"):
+            check_trial_splits(splits, score_held_out=False)
+        apart = [Split(rows[:2], rows[2:]) for rows in halves]
+        with pytest.raises(ValueError, match="Let the rounds share rows"):
+            check_trial_splits(apart, score_held_out=True)
 
 
 class TestOneTrial:
@@ -119,13 +147,7 @@ class TestOneTrial:
             fit_params={},
             name="trial",
         )
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            plain = (
-                clone(classifier)
-                .set_params(train_split=predefined_split(Dataset(*held_out)))
-                .fit(*rows)
-            )
+        plain = trained_alone(classifier, rows, held_out, seed=3)
         assert trial.objective == pytest.approx(mean_error(plain, *held_out), abs=1e-6)
         assert trial.seconds > 0
 
@@ -175,6 +197,88 @@ class TestAuto:
             assert model.cv_results_["objective"][k, 0] == pytest.approx(
                 mean_error(net, X[held_out], y[held_out]), abs=1e-6
             )
+
+    def test_the_rounds_of_a_regressor_set_the_scale(self, regressor, plane):
+        X, y = plane
+        rows = np.arange(80)
+        folds = [(rows[rows % 2 != k], rows[rows % 2 == k]) for k in range(2)]
+        model = DataDropoutRegressor(
+            regressor, drop_fraction="auto", cv=folds, random_state=0
+        ).fit(X, y)
+        for k, net in enumerate(model.round_one_estimators_):
+            held_out = folds[k][1]
+            losses = np.square(net.predict(X[held_out])[:, 0] - y[held_out])
+            scale = 2.985**2 * np.quantile(losses, 0.5, method="lower")
+            assert model.cv_results_["objective"][k, 0] == pytest.approx(
+                np.mean(1 - np.exp(-losses / scale)), rel=1e-4
+            )
+
+    def test_a_trial_is_its_round_without_the_lowest_rows(
+        self, classifier, spoiled_blobs, trainings, monkeypatch
+    ):
+        """Against nets one would train oneself; each class keeps a row."""
+        fractions = np.array([0, 0.5, 0.97])
+        monkeypatch.setattr(_estimators, "fractions_to_try", lambda *_: fractions)
+        X, y, _ = spoiled_blobs
+        rows = np.arange(90)
+        splits = [Split(rows[rows % 3 != k], rows[rows % 3 == k]) for k in range(3)]
+        model = DataDropoutClassifier(
+            Marked(**classifier.get_params(deep=False)),
+            drop_fraction="auto",
+            cv=[(split.train, split.held_out) for split in splits],
+            random_state=0,
+        ).fit(X, y, marks=X[:, 0])
+        for k, (split, seed) in enumerate(zip(splits, trainings, strict=True)):
+            held_out = X[split.held_out], y[split.held_out]
+            for column, n_kept in [(1, 30), (2, 3)]:
+                kept = kept_in_trial(
+                    k,
+                    split,
+                    model.influence_per_view_,
+                    np.arange(3),
+                    fractions[column],
+                    y,
+                )
+                assert len(kept) == n_kept
+                net = trained_alone(classifier, (X[kept], y[kept]), held_out, seed)
+                assert model.cv_results_["objective"][k, column] == pytest.approx(
+                    mean_error(net, *held_out), abs=1e-6
+                )
+
+    def test_the_standard_error_knows_how_rounds_overlap(
+        self, classifier, spoiled_blobs, monkeypatch
+    ):
+        overlaps = []
+
+        def choose(objectives, overlap):
+            overlaps.append(overlap)
+            return len(objectives[0]) - 1
+
+        monkeypatch.setattr(_estimators, "one_standard_error", choose)
+        X, y, _ = spoiled_blobs
+        options = {"cv": 3, "random_state": 0}
+        model = DataDropoutClassifier(classifier, drop_fraction="auto", **options)
+        mask = model.fit(X, y).sample_mask_
+        assert overlaps == pytest.approx([30 / 60])
+        negative = DataDropoutClassifier(classifier, **options).fit(X, y)
+        np.testing.assert_array_equal(mask, negative.sample_mask_)
+
+    def test_the_progress_bar_counts_the_trials(
+        self, classifier, spoiled_blobs, monkeypatch
+    ):
+        bars = []
+        original = _estimators.tqdm
+
+        def kept(**options):
+            bars.append(original(file=io.StringIO(), **options))
+            return bars[-1]
+
+        monkeypatch.setattr(_estimators, "tqdm", kept)
+        X, y, _ = spoiled_blobs
+        DataDropoutClassifier(
+            classifier, drop_fraction="auto", cv=3, random_state=0, verbose=1
+        ).fit(X, y)
+        assert bars[0].n == bars[0].total == 3 + 3 * 2 + 1
 
     def test_drops_nothing_if_that_does_harm(self, classifier, blobs, monkeypatch):
         """Scores upside down, so that "negative" drops the most helpful rows."""
@@ -239,6 +343,14 @@ class TestAuto:
     ):
         model = DataDropoutClassifier(classifier, drop_fraction="auto", cv=cv)
         with pytest.raises(ValueError, match="compares on rows that had no say"):
+            model.fit(*blobs)
+        assert not trainings
+
+    def test_refuses_two_folds_of_trajectories(self, classifier, blobs, trainings):
+        model = DataDropoutClassifier(
+            classifier, drop_fraction="auto", cv=2, engine=Trajectory()
+        )
+        with pytest.raises(ValueError, match="this takes three folds"):
             model.fit(*blobs)
         assert not trainings
 
