@@ -56,8 +56,8 @@ from sk_datadrop._trials import (
     check_trial_splits,
     held_out_objective,
     kept_in_trial,
-    reference_of,
     run_trial,
+    scales_of,
 )
 from sk_datadrop._validation import (
     Targets,
@@ -271,7 +271,7 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         trials = self._run_all(run_trial, NOT_IN_THE_KEY_OF_A_TRIAL, arguments, bar)
         objectives = np.empty((len(rounds), len(fractions)))
         objectives[:, 0] = [
-            held_out_objective(r.net, s["held_out"], s["reference"], s["scoring"])
+            held_out_objective(r.net, s["held_out"], s["scales"], s["scoring"])
             for r, s in zip(rounds, shared, strict=True)
         ]
         measured = np.array([trial.objective for trial in trials])
@@ -284,8 +284,8 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
     def _shared_by_trials(self, number: int, net, problem: "_Problem") -> dict:
         of_round = self._round_arguments(number, problem)
         names = ("estimator", "held_out", "key", "seed", "scoring", "verbose")
-        reference = reference_of(net, of_round["held_out"], of_round["scoring"])
-        return {name: of_round[name] for name in names} | {"reference": reference}
+        scales = scales_of(net, of_round["held_out"], of_round["scoring"])
+        return {name: of_round[name] for name in names} | {"scales": scales}
 
     def _rows_of_trial(self, number: int, fraction, problem: "_Problem") -> dict:
         kept = kept_in_trial(
@@ -545,10 +545,11 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         - splitter, or iterable of (train, held-out) index arrays.
     objective : {"bounded", "loss"} or callable, default="bounded"
         What the held-out rows measure. "bounded" is one minus the probability
-        of the true class, averaged over the classes, which neither wrong labels
-        among the held-out rows nor frequent classes can dominate; "loss" is the
-        training loss, as in the paper; a callable gets (outputs, y) as tensors and
-        returns a tensor of shape (n_rows,), lower being better.
+        of the true class (a power of it, for classes the net hardly knows), averaged
+        over the classes; neither wrong labels among the held-out rows nor frequent
+        classes can dominate it. "loss" is the training loss, as in the paper; a
+        callable gets (outputs, y) as tensors and returns a tensor of shape (n_rows,),
+        lower being better.
     views : Views or None, default=None
         Which checkpoints and held-out groups of a round are scored.
     engine : Trajectory or None, default=None

@@ -30,8 +30,8 @@ from sk_datadrop._objectives import (
     RowObjective,
     class_codes,
     largest_change,
-    row_losses,
     row_objective,
+    row_scales,
     row_weights,
 )
 from sk_datadrop._solvers import Solver, SolverResult
@@ -217,16 +217,20 @@ def objective_gradients(
     batch_size,
 ) -> Tensor:
     """Gradients of the held-out objective of each group, (n_parameters, n_groups)."""
-    reference = None if is_likelihood else row_losses(net, *held_out, batch_size)
-    values = row_objective(net, objective, reference)
-    codes = class_codes(held_out[1], is_likelihood=is_likelihood)
-    weights = row_weights(objective, codes)
-    gradients = [
-        _objective_gradient(
-            net, *_take(held_out, groups == g), values, weights[groups == g], batch_size
+    X, y = held_out
+    values = row_objective(net, objective)
+    weights = row_weights(objective, y, is_likelihood=is_likelihood)
+    scales = row_scales(
+        net, objective, X, y, is_likelihood=is_likelihood, batch_size=batch_size
+    )
+    gradients = []
+    for group in range(groups.max() + 1):
+        rows = groups == group
+        gradients.append(
+            _objective_gradient(
+                net, X[rows], y[rows], values, scales[rows], weights[rows], batch_size
+            )
         )
-        for g in range(groups.max() + 1)
-    ]
     return torch.stack(gradients, dim=1)
 
 
@@ -237,7 +241,7 @@ def _take(rows: tuple[Any, Any], selected) -> tuple[Any, Any]:
 
 @torch.enable_grad()
 def _objective_gradient(
-    net: FunctionalNet, X, y, values: RowObjective, weights, batch_size
+    net: FunctionalNet, X, y, values: RowObjective, scales, weights, batch_size
 ) -> Tensor:
     """Gradient of the weighted mean objective of the rows, shape (n_parameters,)."""
     total = torch.zeros_like(net.theta)
@@ -245,10 +249,10 @@ def _objective_gradient(
     n_done = 0
     for Xb, yb in net.batches(X, y, batch_size):
         theta = net.theta.clone().requires_grad_()
-        of_rows = values(theta, Xb, yb)
-        mean = of_rows @ shares[n_done:][: len(of_rows)].to(of_rows)
+        of_rows = values(theta, Xb, yb, scales[n_done:][: len(yb)])
+        mean = of_rows @ shares[n_done:][: len(yb)].to(of_rows)
         total += torch.autograd.grad(mean, theta)[0]
-        n_done += len(of_rows)
+        n_done += len(yb)
     return total
 
 

@@ -1,8 +1,8 @@
 """What the rows held out measure: one number per row, lower is better.
 
 The training loss is unbounded: a few held-out rows with wrong targets dominate
-its mean and turn the scores upside down. The default squashes it into [0, 1), and lets
-every class weigh the same, or it would take the rows of a rare class for outliers.
+its mean and turn the scores upside down. The default squashes it into [0, 1), class by
+class, or it would take the rows of a rare or difficult class for outliers.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ WELSCH = 2.985
 efficient as the mean square on normal residuals. Tighter ones take rows that are
 merely hard for outliers: a denoiser then drops textured patches."""
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(losses, outputs, y) of a batch of rows -> one value per row."""
+Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(losses, outputs, y, scales) of a batch of rows -> one value per row."""
 
-RowObjective = Callable[[Tensor, Any, Any], Tensor]
-"""(theta, X, y) of a batch of rows -> one value per row."""
+RowObjective = Callable[[Tensor, Any, Any, np.ndarray], Tensor]
+"""(theta, X, y, scales) of a batch of rows -> one value per row."""
 
 
-def resolve_objective(objective, reference_losses: Tensor | None) -> Objective:
+def resolve_objective(objective) -> Objective:
     """Turn the `objective` parameter of an estimator into a function.
 
     Parameters
@@ -35,36 +35,35 @@ def resolve_objective(objective, reference_losses: Tensor | None) -> Objective:
     objective : {"bounded", "loss"} or callable
         - "bounded": ``1 - exp(-loss / scale)``. With a log-likelihood loss and
           scale 1 it is one minus the probability of the true class, the mean
-          absolute error loss, robust to label noise [1]_. With the mean
-          squared error and ``2.985**2`` times its median as scale, the median of a
-          mean over many values being about their variance, it is Welsch's loss [2]_.
-          See `row_weights` for its mean.
+          absolute error loss, robust to label noise [1]_; with larger scales that
+          of a power of it, which hard rows still move [2]_. With the mean squared
+          error it is Welsch's loss [3]_. See `row_scales` and `row_weights`.
         - "loss": the training loss itself, as the Data Dropout paper has it.
         - callable: ``objective(outputs, y)`` with the module's outputs and the
           targets of a batch, returning a tensor of shape (n_rows,), lower being
           better.
-    reference_losses : Tensor of shape (n_samples,) or None
-        Losses of the held-out rows, whose median sets the scale of "bounded".
-        None takes scale 1, for losses that are negative log-likelihoods.
 
     Returns
     -------
     callable
-        ``f(losses, outputs, y) -> Tensor of shape (n_rows,)``.
+        ``f(losses, outputs, y, scales) -> Tensor of shape (n_rows,)``.
 
     References
     ----------
     .. [1] Ghosh, Kumar, Sastry (2017). Robust loss functions under label noise
        for deep neural networks. arXiv:1712.09482
-    .. [2] Holland, Welsch (1977). Robust regression using iteratively reweighted
+    .. [2] Zhang, Sabuncu (2018). Generalized cross entropy loss for training deep
+       neural networks with noisy labels. arXiv:1805.07836
+    .. [3] Holland, Welsch (1977). Robust regression using iteratively reweighted
        least-squares. doi:10.1080/03610927708827533
     """
     if objective == "loss":
-        return lambda losses, outputs, y: losses
+        return lambda losses, outputs, y, scales: losses
     if objective == "bounded":
-        scale = _bounded_scale(reference_losses)
-        return lambda losses, outputs, y: 1 - torch.exp(-losses / scale)
-    return lambda losses, outputs, y: _checked(objective(outputs, y), len(losses))
+        return lambda losses, outputs, y, scales: 1 - torch.exp(-losses / scales)
+    return lambda losses, outputs, y, scales: _checked(
+        objective(outputs, y), len(losses)
+    )
 
 
 def largest_change(objective) -> float:
@@ -72,36 +71,28 @@ def largest_change(objective) -> float:
     return 1.0 if objective == "bounded" else inf
 
 
-def row_objective(net: FunctionalNet, objective, reference_losses) -> RowObjective:
+def row_objective(net: FunctionalNet, objective) -> RowObjective:
     """Return the held-out objective as a function of the parameters.
 
     Parameters
     ----------
     net : FunctionalNet
     objective : {"bounded", "loss"} or callable
-    reference_losses : Tensor of shape (n_samples,) or None
-        See `resolve_objective`.
 
     Returns
     -------
     callable
-        ``f(theta, X, y) -> Tensor of shape (n_rows,)``.
+        ``f(theta, X, y, scales) -> Tensor of shape (n_rows,)``.
     """
-    measure = resolve_objective(objective, reference_losses)
+    measure = resolve_objective(objective)
     losses = net.losses_from_raw if objective == "loss" else net.likelihoods_from_raw
 
-    def values(theta: Tensor, X, y) -> Tensor:
+    def values(theta: Tensor, X, y, scales) -> Tensor:
         raw = net.raw_outputs(theta, X)
-        return measure(losses(raw, y), raw, y)
+        of_rows = losses(raw, y)
+        return measure(of_rows, raw, y, torch.as_tensor(scales).to(of_rows))
 
     return values
-
-
-@torch.no_grad()
-def row_losses(net: FunctionalNet, X, y, batch_size: int | None = None) -> Tensor:
-    """Training losses of the rows, the `reference_losses` of a net."""
-    batches = net.batches(X, y, batch_size)
-    return torch.cat([net.row_losses(net.theta, Xb, yb) for Xb, yb in batches])
 
 
 def class_codes(y, *, is_likelihood: bool) -> np.ndarray:
@@ -128,14 +119,68 @@ def class_codes(y, *, is_likelihood: bool) -> np.ndarray:
     return np.unique(y.reshape(-1), return_inverse=True)[1]
 
 
-def row_weights(objective, codes) -> np.ndarray:
+@torch.no_grad()
+def row_scales(
+    net: FunctionalNet, objective, X, y, *, is_likelihood: bool, batch_size=None
+) -> np.ndarray:
+    """Losses at which the bounded objective levels off.
+
+    Parameters
+    ----------
+    net : FunctionalNet
+    objective : {"bounded", "loss"} or callable
+    X, y : array-like of shape (n_samples, ...)
+        Held-out rows.
+    is_likelihood : bool
+        Whether the training loss is that of a classifier.
+    batch_size : int or None, default=None
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype float64
+        For a classifier 1, or the median loss of the rows of a class if that is larger:
+        where the net hardly knows a class, its rows are no outliers. Otherwise
+        ``2.985**2`` times the median loss, as the median of a mean over many values is
+        about their variance. One for other objectives.
+
+    Raises
+    ------
+    ValueError
+        If a loss is negative.
+    """
+    codes = class_codes(y, is_likelihood=is_likelihood)
+    if objective != "bounded":
+        return np.ones(len(codes))
+    losses = np.concatenate(
+        [
+            net.likelihoods_from_raw(net.raw_outputs(net.theta, Xb), yb).double().cpu()
+            for Xb, yb in net.batches(X, y, batch_size)
+        ]
+    )
+    if losses.min() < 0:
+        raise ValueError(
+            "objective='bounded' needs a training loss that is never negative; got "
+            f"{losses.min():.3g}. Use objective='loss', or a callable."
+        )
+    medians = np.array(
+        [np.median(losses[codes == code]) for code in range(codes.max() + 1)]
+    )
+    if is_likelihood:
+        return np.maximum(medians, 1.0)[codes]
+    # A net that fits half the rows exactly must not divide zero by zero.
+    return np.maximum(WELSCH**2 * medians, np.finfo(np.float32).tiny)[codes]
+
+
+def row_weights(objective, y, *, is_likelihood: bool) -> np.ndarray:
     """Weights of held-out rows in the mean of the objective.
 
     Parameters
     ----------
     objective : {"bounded", "loss"} or callable
-    codes : ndarray of shape (n_samples,), dtype int
-        See `class_codes`.
+    y : array-like of shape (n_samples, ...)
+        Targets of the held-out rows.
+    is_likelihood : bool
+        Whether the training loss is that of a classifier.
 
     Returns
     -------
@@ -148,17 +193,20 @@ def row_weights(objective, codes) -> np.ndarray:
     .. [1] Brodersen, Ong, Stephan, Buhmann (2010). The balanced accuracy and its
        posterior distribution. doi:10.1109/ICPR.2010.764
     """
+    codes = class_codes(y, is_likelihood=is_likelihood)
     if objective != "bounded":
         return np.ones(len(codes))
     return 1 / np.bincount(codes)[codes]
 
 
 @torch.no_grad()
-def mean_objective(net: FunctionalNet, X, y, values: RowObjective, weights) -> float:
-    """Mean of the objective over the rows, by `row_weights`."""
-    batches = net.batches(X, y)
-    of_rows = torch.cat([values(net.theta, Xb, yb) for Xb, yb in batches])
-    return float(np.average(of_rows.cpu().numpy(), weights=weights))
+def mean_objective(net: FunctionalNet, objective, X, y, scales, weights) -> float:
+    """Mean of the objective over rows, by `row_scales` and `row_weights`."""
+    values, of_rows, n_done = row_objective(net, objective), [], 0
+    for Xb, yb in net.batches(X, y):
+        of_rows.append(values(net.theta, Xb, yb, scales[n_done:][: len(yb)]))
+        n_done += len(yb)
+    return float(np.average(torch.cat(of_rows).double().cpu(), weights=weights))
 
 
 def check_objective(objective) -> None:
@@ -168,20 +216,6 @@ def check_objective(objective) -> None:
             "objective must be 'bounded', 'loss' or a callable "
             f"(outputs, y) -> tensor of shape (n_rows,); got {objective!r}."
         )
-
-
-def _bounded_scale(reference_losses: Tensor | None) -> float:
-    if reference_losses is None:
-        return 1.0
-    if reference_losses.min() < 0:
-        raise ValueError(
-            "objective='bounded' needs a training loss that is never negative; got "
-            f"{float(reference_losses.min()):.3g}. Use objective='loss', or a callable."
-        )
-    # The smallest normal number keeps a net that fits half the rows exactly
-    # from dividing zero by zero.
-    tiny = torch.finfo(reference_losses.dtype).tiny
-    return max(WELSCH**2 * float(reference_losses.median()), tiny)
 
 
 def _checked(values, n_rows: int) -> Tensor:

@@ -9,15 +9,12 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from sk_datadrop._drop import keep_mask
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._objectives import (
-    class_codes,
     mean_objective,
-    row_losses,
-    row_objective,
+    row_scales,
     row_weights,
 )
 from sk_datadrop._round_one import Scoring
@@ -95,8 +92,8 @@ def kept_in_trial(
     return split.train[keep_mask(of_train, rounds[others], fraction, labels)]
 
 
-def reference_of(net, held_out: tuple[Any, Any], scoring: Scoring) -> np.ndarray | None:
-    """Losses that set the scale of the objective, by the net of round 1.
+def scales_of(net, held_out: tuple[Any, Any], scoring: Scoring) -> np.ndarray:
+    """Scales of the objective, by the net of round 1.
 
     Parameters
     ----------
@@ -106,15 +103,18 @@ def reference_of(net, held_out: tuple[Any, Any], scoring: Scoring) -> np.ndarray
 
     Returns
     -------
-    ndarray of shape (n_held_out,) or None
+    ndarray of shape (n_held_out,)
     """
-    if scoring.is_likelihood:
-        return None
-    return row_losses(FunctionalNet(net), *held_out).cpu().numpy()
+    return row_scales(
+        FunctionalNet(net),
+        scoring.objective,
+        *held_out,
+        is_likelihood=scoring.is_likelihood,
+    )
 
 
 def held_out_objective(
-    net, held_out: tuple[Any, Any], reference, scoring: Scoring
+    net, held_out: tuple[Any, Any], scales: np.ndarray, scoring: Scoring
 ) -> float:
     """Mean objective of a trained net.
 
@@ -122,20 +122,20 @@ def held_out_objective(
     ----------
     net : skorch.NeuralNet
     held_out : tuple (X, y)
-    reference : ndarray of shape (n_held_out,) or None
-        See `reference_of`.
+    scales : ndarray of shape (n_held_out,)
+        See `scales_of`.
     scoring : Scoring
 
     Returns
     -------
     float
     """
-    functional = FunctionalNet(net)
-    losses = None if reference is None else torch.as_tensor(reference)
-    values = row_objective(functional, scoring.objective, losses)
-    codes = class_codes(held_out[1], is_likelihood=scoring.is_likelihood)
-    weights = row_weights(scoring.objective, codes)
-    return mean_objective(functional, *held_out, values, weights)
+    weights = row_weights(
+        scoring.objective, held_out[1], is_likelihood=scoring.is_likelihood
+    )
+    return mean_objective(
+        FunctionalNet(net), scoring.objective, *held_out, scales, weights
+    )
 
 
 def run_trial(
@@ -144,7 +144,7 @@ def run_trial(
     held_out: tuple[Any, Any],
     *,
     key: str,
-    reference,
+    scales: np.ndarray,
     seed: int,
     scoring: Scoring,
     fit_params: dict,
@@ -161,8 +161,8 @@ def run_trial(
         Held-out rows serve the callbacks of the net, as they do in round 1.
     key : str
         See `round_key`. Tells joblib one estimator and objective from another.
-    reference : ndarray of shape (n_held_out,) or None
-        See `reference_of`.
+    scales : ndarray of shape (n_held_out,)
+        See `scales_of`.
     seed : int
         That of the round.
     scoring : Scoring
@@ -187,7 +187,7 @@ def run_trial(
         name=name,
         verbose=verbose,
     )
-    objective = held_out_objective(net, held_out, reference, scoring)
+    objective = held_out_objective(net, held_out, scales, scoring)
     return Trial(objective, perf_counter() - start)
 
 

@@ -28,8 +28,8 @@ from sk_datadrop._trials import (
     check_trial_splits,
     held_out_objective,
     kept_in_trial,
-    reference_of,
     run_trial,
+    scales_of,
 )
 
 ROUNDS = np.repeat([0, 1, 2], 2)
@@ -60,10 +60,18 @@ def scoring_of(is_likelihood, objective="bounded"):
     return Scoring(objective, is_likelihood, None, None, None, None, 1, 1)
 
 
-def mean_error(net, X, y):
-    """One minus the probability of the true class, averaged over the classes."""
-    probabilities = net.predict_proba(X)
-    return 1 - np.mean([probabilities[y == c, c].mean() for c in range(3)])
+def mean_error(net, X, y, round_one):
+    """One minus a power of the probability of the class, averaged over the classes.
+
+    The power is below one for classes that the net of round 1 hardly knows.
+    """
+    errors = []
+    for c in range(3):
+        probabilities, known = (n.predict_proba(X)[y == c, c] for n in (net, round_one))
+        errors.append(
+            np.mean(1 - probabilities ** min(1, -1 / np.log(np.median(known))))
+        )
+    return np.mean(errors)
 
 
 def trained_alone(net, rows, held_out, seed):
@@ -141,14 +149,16 @@ class TestOneTrial:
             rows,
             held_out,
             key="",
-            reference=None,
+            scales=np.ones(30),
             seed=3,
             scoring=scoring_of(is_likelihood=True),
             fit_params={},
             name="trial",
         )
         plain = trained_alone(classifier, rows, held_out, seed=3)
-        assert trial.objective == pytest.approx(mean_error(plain, *held_out), abs=1e-6)
+        probabilities = plain.predict_proba(held_out[0])
+        errors = [1 - probabilities[y[60:] == c, c].mean() for c in range(3)]
+        assert trial.objective == pytest.approx(np.mean(errors), abs=1e-6)
         assert trial.seconds > 0
 
     def test_a_regressor_is_measured_on_the_scale_of_round_one(self, regressor, plane):
@@ -156,17 +166,13 @@ class TestOneTrial:
         first, second = (clone(regressor).fit(X, shift * y) for shift in (1, 2))
         losses = [np.square(net.predict(X) - y)[:, 0] for net in (first, second)]
         scoring = scoring_of(is_likelihood=False)
-        reference = reference_of(first, (X, y), scoring)
-        np.testing.assert_allclose(reference, losses[0], rtol=1e-4)
-        scale = 2.985**2 * np.sort(losses[0])[39]  # torch's median is the lower of two
+        scale = 2.985**2 * np.median(losses[0])
+        scales = scales_of(first, (X, y), scoring)
+        np.testing.assert_allclose(scales, scale, rtol=1e-4)
         for net, loss in zip((first, second), losses, strict=True):
-            assert held_out_objective(net, (X, y), reference, scoring) == pytest.approx(
+            assert held_out_objective(net, (X, y), scales, scoring) == pytest.approx(
                 np.mean(1 - np.exp(-loss / scale)), rel=1e-4
             )
-
-    def test_a_classifier_needs_no_scale(self, classifier, blobs):
-        net = classifier.fit(*blobs)
-        assert reference_of(net, blobs, scoring_of(is_likelihood=True)) is None
 
 
 class TestAuto:
@@ -195,7 +201,7 @@ class TestAuto:
         for k, net in enumerate(model.round_one_estimators_):
             held_out = folds[k][1]
             assert model.cv_results_["objective"][k, 0] == pytest.approx(
-                mean_error(net, X[held_out], y[held_out]), abs=1e-6
+                mean_error(net, X[held_out], y[held_out], net), abs=1e-6
             )
 
     def test_the_rounds_of_a_regressor_set_the_scale(self, regressor, plane):
@@ -208,7 +214,7 @@ class TestAuto:
         for k, net in enumerate(model.round_one_estimators_):
             held_out = folds[k][1]
             losses = np.square(net.predict(X[held_out])[:, 0] - y[held_out])
-            scale = 2.985**2 * np.quantile(losses, 0.5, method="lower")
+            scale = 2.985**2 * np.median(losses)
             assert model.cv_results_["objective"][k, 0] == pytest.approx(
                 np.mean(1 - np.exp(-losses / scale)), rel=1e-4
             )
@@ -242,7 +248,8 @@ class TestAuto:
                 assert len(kept) == n_kept
                 net = trained_alone(classifier, (X[kept], y[kept]), held_out, seed)
                 assert model.cv_results_["objective"][k, column] == pytest.approx(
-                    mean_error(net, *held_out), abs=1e-6
+                    mean_error(net, *held_out, model.round_one_estimators_[k]),
+                    abs=1e-6,
                 )
 
     def test_the_standard_error_knows_how_rounds_overlap(

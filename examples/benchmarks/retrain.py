@@ -189,7 +189,7 @@ def signals_problem(seed, quick, *, spoil):
         X, y = signals()
     train, test = split_rows(X, y, *((150, 100) if quick else (2500, 2500)), seed)
     X, y, spoiled = spoil(*train, seed)
-    net = digit_net(2 if quick else 30, channels=(16, 32), n_dims=1)
+    net = digit_net(2 if quick else 30, 32, channels=(16, 32), n_dims=1)
     return Problem(net, (X, y), test, spoiled, seed)
 
 
