@@ -563,11 +563,11 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         Precision in which the net runs as it scores the rows, with torch.autocast:
         faster where the hardware has it. See :func:`influence_scores`.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Where to keep the rounds, trained and scored, so that a fit that differs in
-        `drop_fraction` only, or was killed, does not repeat them. Needs an integer
-        `random_state`. The key holds the rows, the parameters, the seed, the code of
-        the net as Python has loaded it and the versions of the libraries; whoever can
-        write there can execute code here.
+        Where to keep the rounds, trained and scored, and the trials of "auto", so that
+        a fit that differs in `drop_fraction` only, or was killed, does not repeat
+        them. Needs an integer `random_state`. The key holds the rows, the parameters,
+        the seed, the code of the net as Python has loaded it and the versions of the
+        libraries; whoever can write there can execute code here.
     n_jobs : int or None, default=None
         Number of rounds to run at a time, each in a process of joblib's; under its
         backend of threads, one after the other. The result is the same.
@@ -787,11 +787,11 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         Precision in which the net runs as it scores the rows, with torch.autocast:
         faster where the hardware has it. See :func:`influence_scores`.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Where to keep the rounds, trained and scored, so that a fit that differs in
-        `drop_fraction` only, or was killed, does not repeat them. Needs an integer
-        `random_state`. The key holds the rows, the parameters, the seed, the code of
-        the net as Python has loaded it and the versions of the libraries; whoever can
-        write there can execute code here.
+        Where to keep the rounds, trained and scored, and the trials of "auto", so that
+        a fit that differs in `drop_fraction` only, or was killed, does not repeat
+        them. Needs an integer `random_state`. The key holds the rows, the parameters,
+        the seed, the code of the net as Python has loaded it and the versions of the
+        libraries; whoever can write there can execute code here.
     n_jobs : int or None, default=None
         Number of rounds to run at a time, each in a process of joblib's; under its
         backend of threads, one after the other. The result is the same.

@@ -1,8 +1,8 @@
 """Is dropping worth it? The rounds of round 1, trained again without some rows.
 
 What `drop_fraction="auto"` decides by. The rows that a round held out compare its net
-with one trained again, from the same initial weights, without some of the rows. They
-have no say in which rows go: the views measured on them are left out.
+with one trained again, from the same initial weights, without some of the rows. In
+deciding which rows go nothing is measured on them: those views are left out.
 """
 
 from time import perf_counter

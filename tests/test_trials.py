@@ -334,6 +334,27 @@ class TestAuto:
             )
             np.testing.assert_array_equal(alone.sample_mask_, other.sample_mask_)
 
+    @pytest.mark.parametrize(
+        "change", [{"objective": "loss"}, {"estimator__lr": 0.04}, {"random_state": 1}]
+    )
+    def test_what_changes_a_trial_runs_it_again(
+        self, classifier, spoiled_blobs, tmp_path, retrained, monkeypatch, change
+    ):
+        fractions = np.array([0, 0.1])
+        monkeypatch.setattr(_estimators, "fractions_to_try", lambda *_: fractions)
+        X, y, _ = spoiled_blobs
+        options = {"cv": 2, "random_state": 0, "memory": str(tmp_path)}
+        model = DataDropoutClassifier(classifier, drop_fraction="auto", **options)
+        model.fit(X, y)
+        model.fit(X, y)
+        assert len(retrained) == 2
+        changed = clone(model).set_params(**change).fit(X, y)
+        assert len(retrained) == 4
+        alone = clone(changed).set_params(memory=None).fit(X, y)
+        np.testing.assert_array_equal(
+            changed.cv_results_["objective"], alone.cv_results_["objective"]
+        )
+
     def test_another_rule_leaves_no_trials_behind(self, classifier, blobs):
         model = DataDropoutClassifier(
             classifier, drop_fraction="auto", cv=2, random_state=0
