@@ -143,20 +143,21 @@ def drop_fewer(keep, influence, drop_fraction) -> np.ndarray:
 
 
 def one_standard_error(objectives, overlap: float) -> int:
-    """Tell how few rows may be dropped without being measurably worse than the best.
+    """Tell which share is best, or that dropping nothing is about as good.
 
     Parameters
     ----------
     objectives : ndarray of shape (n_rounds, n_fractions), dtype float64
-        Held-out objective, lower is better, by increasing share.
+        Held-out objective, lower is better; the first column is that of dropping
+        nothing.
     overlap : float
         Held-out rows per training row of a round, for `paired_standard_error`.
 
     Returns
     -------
     int
-        The first column whose mean paired difference to the lowest one is at most
-        one standard error.
+        The column of the lowest mean, or 0 if the mean paired difference between the
+        two is at most one standard error.
 
     References
     ----------
@@ -164,9 +165,8 @@ def one_standard_error(objectives, overlap: float) -> int:
     section 3.4.3. doi:10.1201/9781315139470
     """
     best = int(np.argmin(objectives.mean(axis=0)))
-    excess = objectives - objectives[:, [best]]
-    good = excess.mean(axis=0) <= paired_standard_error(excess, overlap)
-    return int(np.argmax(good))
+    gain = objectives[:, 0] - objectives[:, best]
+    return best if gain.mean() > paired_standard_error(gain, overlap) else 0
 
 
 def paired_standard_error(differences, overlap: float) -> np.ndarray:

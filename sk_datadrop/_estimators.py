@@ -535,8 +535,8 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         - "auto": drop what "negative" does, half of it or nothing, whichever retraining
           recommends. Each round is trained twice more, without as many of its lowest
           rows, and compared on the rows it holds out, by views that these had no part
-          in; within a standard error of the best, the least is dropped. Costs
-          nothing where "negative" drops nothing. Needs folds, three of them with
+          in; nothing is dropped if that is within a standard error of the best.
+          Costs nothing where "negative" drops nothing. Needs folds, three of them with
           `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled stratified folds, one round each;
@@ -760,8 +760,8 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         - "auto": drop what "negative" does, half of it or nothing, whichever retraining
           recommends. Each round is trained twice more, without as many of its lowest
           rows, and compared on the rows it holds out, by views that these had no part
-          in; within a standard error of the best, the least is dropped. Costs
-          nothing where "negative" drops nothing. Needs folds, three of them with
+          in; nothing is dropped if that is within a standard error of the best.
+          Costs nothing where "negative" drops nothing. Needs folds, three of them with
           `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled folds, one round each;

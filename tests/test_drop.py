@@ -211,16 +211,12 @@ class TestAuto:
             fewer = drop_fewer(keep, influence, n_dropped / 4)
             np.testing.assert_array_equal(np.flatnonzero(~fewer), expected)
 
-    @pytest.mark.parametrize(
-        ("mean_excess", "chosen"), [(0.1, 1), (0.3, 2), (1.0, 2)], ids=str
-    )
-    def test_the_smallest_share_within_one_standard_error(self, mean_excess, chosen):
-        """Of three rounds, with an error of .2 / sqrt(3) * sqrt(1 + 3 / 2)."""
-        deviations = np.array([-0.2, 0.0, 0.2])
+    @pytest.mark.parametrize(("gain", "chosen"), [(0.1, 0), (0.18, 0), (0.19, 2)])
+    def test_nothing_unless_the_best_is_a_standard_error_better(self, gain, chosen):
+        """Of three rounds, an error of .2 * sqrt(1 / 3 + 1 / 2) = .183."""
         best = np.array([1.0, 2.0, 3.0])
-        objectives = np.column_stack(
-            [best + 5, best + mean_excess + deviations, best, best + 0.01]
-        )
+        none = best + gain + np.array([-0.2, 0.0, 0.2])
+        objectives = np.column_stack([none, best + 0.001, best])
         assert one_standard_error(objectives, overlap=0.5) == chosen
 
     def test_a_tie_drops_nothing(self):
