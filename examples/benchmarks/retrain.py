@@ -342,7 +342,7 @@ TASKS: dict[str, Callable[..., Problem]] = {
     "symmetric 20 %, BatchNorm": partial(mnist_problem, spoil=TWENTY, batch_norm=True),
     "pair 30 %, BatchNorm": partial(mnist_problem, spoil=PAIRS, batch_norm=True),
     "symmetric 20 %, memorised": partial(
-        mnist_problem, spoil=TWENTY, n_train=1200, epochs=40, n_hidden=256
+        mnist_problem, spoil=TWENTY, n_train=800, epochs=60, n_hidden=256
     ),
     "digits clean": partial(digits_problem, spoil=CLEAN),
     "digits symmetric 20 %": partial(digits_problem, spoil=TWENTY),
