@@ -282,10 +282,10 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         return float(fractions[one_standard_error(objectives, overlap / len(rounds))])
 
     def _shared_by_trials(self, number: int, net, problem: "_Problem") -> dict:
-        of_round = self._round_arguments(number, problem)
-        names = ("estimator", "held_out", "key", "seed", "scoring", "verbose")
-        scales = scales_of(net, of_round["held_out"], of_round["scoring"])
-        return {name: of_round[name] for name in names} | {"scales": scales}
+        shared = self._shared_arguments(number, problem)
+        return shared | {
+            "scales": scales_of(net, shared["held_out"], shared["scoring"])
+        }
 
     def _rows_of_trial(self, number: int, fraction, problem: "_Problem") -> dict:
         kept = kept_in_trial(
@@ -323,21 +323,26 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         return results
 
     def _round_arguments(self, number: int, problem: "_Problem") -> dict:
-        split, validation = problem.splits[number], problem.validation
-        held_out = validation or problem.rows(split.held_out)
+        split = problem.splits[number]
+        return self._shared_arguments(number, problem) | {
+            "train": problem.rows(split.train),
+            "number": number,
+            "score_held_out": problem.validation is None,
+            "fit_params": problem.fit_params_of(split.train),
+            "name": f"round 1, split {number + 1} of {len(problem.splits)}",
+        }
+
+    def _shared_arguments(self, number: int, problem: "_Problem") -> dict:
+        """Arguments that a round has in common with its trials."""
+        held_out = problem.validation or problem.rows(problem.splits[number].held_out)
         # Other initial weights in every split: their agreement is the evidence.
         seed = _derived_seed(problem.seed, number) if number else problem.seed
         return {
             "estimator": self.estimator,
-            "train": problem.rows(split.train),
             "held_out": held_out,
             "key": problem.key,
-            "number": number,
-            "score_held_out": validation is None,
             "seed": seed,
             "scoring": self._scoring(len(problem.splits), len(held_out[0])),
-            "fit_params": problem.fit_params_of(split.train),
-            "name": f"round 1, split {number + 1} of {len(problem.splits)}",
             "verbose": self._net_verbosity(),
         }
 
