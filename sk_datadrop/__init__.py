@@ -6,6 +6,7 @@ from sk_datadrop._curves import DropCurve, drop_curve
 from sk_datadrop._displays import DropCurveDisplay, InfluenceDisplay
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._report import influence_report
+from sk_datadrop._rows import DatasetRows
 from sk_datadrop._scores import InfluenceResult, influence_scores
 from sk_datadrop._selectors import DataDropoutSampler, DataDropoutTransformer
 from sk_datadrop._solvers import CG, Arnoldi, Dense, Lanczos, LiSSA
@@ -19,6 +20,7 @@ __all__ = [
     "DataDropoutRegressor",
     "DataDropoutSampler",
     "DataDropoutTransformer",
+    "DatasetRows",
     "Dense",
     "DropCurve",
     "DropCurveDisplay",

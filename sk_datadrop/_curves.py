@@ -12,6 +12,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 
 from sk_datadrop._drop import check_drop_fraction, paired_standard_error
+from sk_datadrop._rows import as_rows, with_own_targets
 
 CONFIDENCE = 0.95
 
@@ -168,6 +169,8 @@ def drop_curve(
             "n_repeats must be at least 1 and fractions must not be empty; got "
             f"{n_repeats} and {fractions!r}."
         )
+    if (data := as_rows(X)) is not None:
+        X, y = with_own_targets(data, y)
     X, y = indexable(X, y)
     rng = check_random_state(random_state)
     scorer = check_scoring(estimator, scoring)

@@ -1,10 +1,13 @@
 """Pictures of what was found, as scikit-learn's displays draw theirs."""
 
+from typing import Any
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sk_datadrop._curves import DropCurve, drop_curve
 from sk_datadrop._report import influence_report
+from sk_datadrop._rows import as_rows, row_of, with_own_targets
 
 KINDS = ("histogram", "gallery", "classes", "agreement")
 
@@ -150,8 +153,13 @@ class InfluenceDisplay:
     def __init__(self, estimator, X, y) -> None:
         check_is_fitted(estimator, "influence_")
         self.estimator = estimator
-        self.X, self.y = np.asarray(X), np.asarray(y)
-        self.report_ = influence_report(estimator, X, y)
+        self.X: Any = as_rows(X)
+        self.y: Any = y
+        if self.X is None:
+            self.X, self.y = np.asarray(X), np.asarray(y)
+        else:
+            self.X, self.y = with_own_targets(self.X, y)
+        self.report_ = influence_report(estimator, self.X, self.y)
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, kind="histogram", ax=None, n_rows=8):
@@ -284,7 +292,7 @@ class InfluenceDisplay:
         for end, rows in enumerate(ends):
             for column, row in enumerate(rows):
                 line = end * (n_lines // 2)
-                _draw_row(axes[line, column], self.X[row])
+                _draw_row(axes[line, column], row_of(self.X, row))
                 axes[line, column].set_title(self._caption(row), fontsize="x-small")
                 if has_pairs:
                     _draw_row(axes[line + 1, column], self.y[row])

@@ -6,7 +6,7 @@ split -> [train, score] per round -> drop -> retrain.
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from time import perf_counter
@@ -48,6 +48,12 @@ from sk_datadrop._round_one import (
     run_round_one,
 )
 from sk_datadrop._rounds import train
+from sk_datadrop._rows import (
+    DatasetRows,
+    as_rows,
+    with_own_targets,
+    with_targets,
+)
 from sk_datadrop._solvers import Solver
 from sk_datadrop._splits import Split, held_out_splits
 from sk_datadrop._trajectory import Trajectory
@@ -65,6 +71,7 @@ from sk_datadrop._validation import (
     check_is_net,
     check_labels,
     check_real_targets,
+    check_rows,
     encode_labels,
     match_targets,
     probe_net,
@@ -147,6 +154,17 @@ class _BaseRowSelection(MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self, "sample_mask_")
         return self.sample_indices_ if indices else self.sample_mask_
 
+    def _as_rows(self, X, *, reset: bool):
+        """Check X and return it as an array, or to be read row by row."""
+        if (rows := as_rows(X)) is None:
+            minimum = 2 if reset else 1
+            return validate_data(
+                self, X, reset=reset, ensure_min_samples=minimum, **_ROWS
+            )
+        if reset:
+            check_rows(rows, self.engine)
+        return validate_data(self, rows, reset=reset, skip_check_array=True)
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
@@ -154,7 +172,7 @@ class _BaseRowSelection(MetaEstimatorMixin, BaseEstimator):
         return tags
 
     def _check_X(self, X):
-        X = validate_data(self, X, reset=False, **_ROWS)
+        X = self._as_rows(X, reset=False)
         if X.shape[1:] != self.input_shape_:
             raise ValueError(
                 f"X has rows of shape {X.shape[1:]}, but {type(self).__name__} was "
@@ -168,18 +186,20 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
 
     _is_likelihood: bool
 
-    def fit(self, X, y, *, X_val=None, y_val=None, **params):
+    def fit(self, X, y=None, *, X_val=None, y_val=None, **params):
         """Train, score, drop and retrain.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows: tables (N, D), signals (N, C, L), images (N, C, H, W). Any
-            integer or float dtype; cast to float32.
-        y : array-like of shape (n_samples,) or (n_samples, ...)
+            integer or float dtype; cast to float32. A `numpy.memmap`, a data set,
+            a :class:`skorch.helper.SliceDataset` or :class:`DatasetRows` is read row
+            by row and never held in memory as a whole.
+        y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
             Labels of any type for a classifier; targets of the shape of the
-            net's outputs for a regressor.
-        X_val, y_val : array-like or None, default=None
+            net's outputs for a regressor. None takes those of the data set X.
+        X_val, y_val : array-like, Dataset or None, default=None
             Rows to measure influence on, instead of `cv`: one round that trains
             on all of X. Never trained on and never dropped.
         **params : dict
@@ -217,6 +237,9 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         X, targets, validation = self._check_data(X, y, X_val, y_val)
         seed = _draw_seed(self.random_state)
         targets, validation, probe = self._check_net(X, targets, validation, seed)
+        X = with_targets(X, targets.values)
+        if validation is not None:
+            validation = with_targets(*validation), validation[1]
         splits = self._splits(X, targets, validation, seed, split_params)
         if self.drop_fraction == "auto":
             check_trial_splits(splits, score_held_out=self.engine is None)
@@ -228,7 +251,9 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             splits=splits,
             seed=seed,
             fit_params=fit_params,
-            key="" if self.memory is None else self._key(probe, len(splits)),
+            key=""
+            if self.memory is None
+            else self._key(probe, len(splits), X, targets.values, *(validation or ())),
         )
 
     def _find_harmful(self, problem: "_Problem", bar) -> None:
@@ -298,6 +323,7 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         )
         return {
             "rows": problem.rows(kept),
+            "split": replace(problem.splits[number], train=kept),
             "fit_params": problem.fit_params_of(kept),
             "name": f"round 1, split {number + 1}, without {fraction:.1%} of the rows",
         }
@@ -341,6 +367,7 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             "estimator": self.estimator,
             "held_out": held_out,
             "key": problem.key,
+            "split": problem.splits[number],
             "seed": seed,
             "scoring": self._scoring(len(problem.splits), len(held_out[0])),
             "verbose": self._net_verbosity(),
@@ -359,8 +386,8 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             n_groups=views.groups(n_rounds, n_held_out),
         )
 
-    def _key(self, probe, n_rounds: int) -> str:
-        """Of everything but the rows, the seed and the drop rule."""
+    def _key(self, probe, n_rounds: int, *rows) -> str:
+        """Of everything but the splits, the seed and the drop rule."""
         if self.random_state is None:
             warnings.warn(
                 "memory has no effect with random_state=None: every fit draws another "
@@ -370,7 +397,7 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             )
         # How many rows are held out, joblib knows.
         scoring = self._scoring(n_rounds, n_held_out=sys.maxsize)
-        return round_key(self.estimator, probe.module_.modules(), vars(scoring))
+        return round_key(self.estimator, probe.module_.modules(), vars(scoring), rows)
 
     def _collect_influence(self, rounds: list[RoundOne], problem: "_Problem") -> None:
         self.round_one_estimators_ = [r.net for r in rounds]
@@ -468,18 +495,22 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             )
 
     def _check_data(self, X, y, X_val, y_val):
+        if (rows := as_rows(X_val)) is not None:
+            X_val, y_val = with_own_targets(rows, y_val)
         if (X_val is None) != (y_val is None):
             missing = "X_val" if X_val is None else "y_val"
             raise ValueError(
                 f"X_val and y_val go together; {missing} is missing. Pass both, or "
                 "neither and let cv hold rows out."
             )
+        if (rows := as_rows(X)) is not None:
+            X, y = with_own_targets(rows, y)
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is "
                 "None."
             )
-        X = validate_data(self, X, ensure_min_samples=2, **_ROWS)
+        X = self._as_rows(X, reset=True)
         self.input_shape_ = X.shape[1:]
         targets = self._fit_targets(y)
         check_consistent_length(X, targets.values)
@@ -959,7 +990,7 @@ class _Problem:
 
     Attributes
     ----------
-    X : ndarray of shape (n_samples, ...)
+    X : ndarray or DatasetRows of shape (n_samples, ...)
     targets : Targets
     validation : tuple (X, y) or None
         Held-out rows that were given.
@@ -973,7 +1004,7 @@ class _Problem:
         See `round_key`; empty without `memory`.
     """
 
-    X: np.ndarray
+    X: np.ndarray | DatasetRows
     targets: Targets
     validation: tuple | None
     refit_validation: tuple | str | None
@@ -982,7 +1013,7 @@ class _Problem:
     fit_params: dict
     key: str
 
-    def rows(self, indices) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, indices) -> tuple:
         return self.X[indices], self.targets.values[indices]
 
     def fit_params_of(self, indices) -> dict:

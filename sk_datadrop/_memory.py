@@ -24,6 +24,8 @@ import torch
 from joblib.hashing import NumpyHasher
 from sklearn.base import clone
 
+from sk_datadrop._rows import key_parts
+
 _INSTALLED = tuple(
     Path(sysconfig.get_path(name)).resolve()
     for name in ("stdlib", "platstdlib", "purelib", "platlib")
@@ -33,8 +35,8 @@ _SITES = {"site-packages", "dist-packages"}
 """Also those of a Python or a user that a virtual environment can see."""
 
 
-def round_key(estimator, modules, settings: dict) -> str:
-    """Digest of all that a round depends on, besides its rows and its seed.
+def round_key(estimator, modules, settings: dict, rows) -> str:
+    """Digest of all that a round depends on, besides its split and its seed.
 
     Parameters
     ----------
@@ -43,6 +45,9 @@ def round_key(estimator, modules, settings: dict) -> str:
         What the module of the net is made of, once initialized from a seed.
     settings : dict
         What else the result depends on.
+    rows : iterable of array-like
+        Those that are split. Of files that a data set reads, only what it holds of
+        them is seen, such as their names.
 
     Returns
     -------
@@ -62,10 +67,14 @@ def round_key(estimator, modules, settings: dict) -> str:
         )
     modules = list(modules)
     parameters = clone(estimator).get_params(deep=False) | settings
-    key, definitions = {}, [type(estimator), *map(type, modules)]
+    key: dict = {}
+    definitions = [type(estimator), *map(type, modules)]
     for name, value in parameters.items():
         key[name], parts = _as_key(name, value)
         definitions += parts
+    of_rows = [_as_key("X", part) for data in rows for part in key_parts(data)]
+    key["rows"] = [digest for digest, _ in of_rows]
+    definitions += [part for _, parts in of_rows for part in parts]
     seen = _reached(definitions)
     untrained = [_data_of(module) for module in modules]
     return joblib.hash(
@@ -110,6 +119,10 @@ class _Hasher(NumpyHasher):
         super().__init__("md5")
         self.definitions: list = []
 
+    def save(self, obj):
+        # torch writes tensors in a way that differs from copy to copy.
+        super().save(_plain(obj) if isinstance(obj, torch.Tensor) else obj)
+
     def save_global(self, obj, name=None):
         if isinstance(obj, type | FunctionType):
             self.definitions.append(obj)
@@ -130,7 +143,7 @@ def _is_main(definition) -> bool:
 
 def _as_key(name: str, value) -> tuple[str, list]:
     """Return a hash that tells the value from others, and what it is made of."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor | np.ndarray):
         return joblib.hash(_plain(value)), []
     hasher = _Hasher()
     try:

@@ -15,6 +15,7 @@ from sk_datadrop._influence import influence_at_checkpoints
 from sk_datadrop._memory import lend_to_main
 from sk_datadrop._rounds import train_round
 from sk_datadrop._solvers import Lanczos, Solver
+from sk_datadrop._splits import Split
 from sk_datadrop._trajectory import (
     Trajectory,
     TrajectoryRecorder,
@@ -85,6 +86,7 @@ def run_round_one(
     held_out: tuple[Any, Any],
     *,
     key: str,
+    split: Split,
     number: int,
     score_held_out: bool,
     seed: int,
@@ -103,7 +105,9 @@ def run_round_one(
         Cloned, never fitted.
     train, held_out : tuple (X, y)
     key : str
-        See `round_key`. Tells joblib one estimator and scoring from another.
+        See `round_key`. Tells joblib one problem from another.
+    split : Split
+        Which rows these are, for joblib.
     number : int
         Number of the round, from 0.
     score_held_out : bool
@@ -186,6 +190,8 @@ def run_in_worker(run: Callable[..., RoundOne], n_threads: int, **arguments):
 
 NOT_IN_THE_KEY = [
     "estimator",
+    "train",
+    "held_out",
     "scoring",
     "name",
     "verbose",

@@ -5,6 +5,7 @@ held-out training loss, before the net memorises. Gradients of memorised rows
 vanish, and wrong labels with them, so the end of training is too late.
 """
 
+import random
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from skorch.callbacks import Callback
-from skorch.dataset import Dataset
 from skorch.helper import predefined_split
+
+from sk_datadrop._rows import DatasetRows, TargetsOfRows, as_dataset
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def train(
         Rows for the validation phase of each epoch; None skips the phase; "own"
         lets the net's ``train_split`` withhold some of the training rows.
     seed : int
-        Seeds torch and numpy for the time of the training.
+        Seeds torch, numpy and Python for the time of the training.
     name : str
         What error messages call this training.
     fit_params : mapping, default={}
@@ -122,10 +124,12 @@ def train(
     if validation != "own":
         original["train_split"] = net.train_split
         net.set_params(
-            train_split=validation and predefined_split(Dataset(*validation))
+            train_split=validation and predefined_split(as_dataset(*validation))
         )
+    if isinstance(X, DatasetRows):
+        X = X.for_training()
     with seeded(seed, net.device):
-        net.fit(X, y, **fit_params)
+        net.fit(X, None if isinstance(y, TargetsOfRows) else y, **fit_params)
     if len(net.history) > guard.n_epochs_:
         # skorch takes Ctrl-C for the wish to end this training only.
         raise KeyboardInterrupt(f"{name}: interrupted")
@@ -139,17 +143,20 @@ def train(
 
 @contextmanager
 def seeded(seed: int, device) -> Iterator[None]:
-    """Seed torch and numpy within the block, and leave both as found."""
+    """Seed torch, numpy and Python within the block, and leave all as found."""
     is_cuda = device is not None and torch.device(device).type == "cuda"
     devices = [torch.device(device)] if is_cuda else []
     numpy_state = np.random.get_state()  # noqa: NPY002
+    python_state = random.getstate()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
         try:
             yield
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
 
 
 def _add_callbacks(net, extra) -> None:

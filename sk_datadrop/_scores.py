@@ -18,6 +18,7 @@ from sk_datadrop._drop import mean_influence
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import check_autocast, influence
 from sk_datadrop._objectives import check_objective
+from sk_datadrop._rows import as_rows, with_own_targets
 from sk_datadrop._solvers import Lanczos, SolverResult
 
 _LIKELIHOODS = (
@@ -82,9 +83,10 @@ def influence_scores(
     ----------
     net : skorch.NeuralNet or torch.nn.Module
         Trained net. A plain module needs `loss`.
-    X, y : array-like of shape (n_samples, ...)
-        Rows it was trained on, as it takes them: arrays or tensors.
-    X_val, y_val : array-like of shape (n_val, ...)
+    X, y : array-like of shape (n_samples, ...), Dataset or None
+        Rows it was trained on, as it takes them: arrays or tensors. X may be a data
+        set, and y then None if targets are among its items.
+    X_val, y_val : array-like of shape (n_val, ...), Dataset or None
         Rows it was not trained on, at least two.
     loss : torch.nn.Module, callable or None, default=None
         Training loss for a plain module: a criterion of torch, or a function
@@ -160,7 +162,8 @@ def influence_scores(
     skorch_net = _as_skorch_net(net, loss, batch_size)
     check_objective(objective)
     check_autocast(autocast)
-    X, y, X_val, y_val = map(_as_rows, (X, y, X_val, y_val))
+    X, y = _rows_and_targets(X, y)
+    X_val, y_val = _rows_and_targets(X_val, y_val)
     if checkpoints is not None and not len(checkpoints):
         raise ValueError(
             "checkpoints is empty; pass at least one state dict, or None for the "
@@ -215,7 +218,15 @@ def influence_scores(
     )
 
 
-def _as_rows(values):
+def _rows_and_targets(X, y) -> tuple:
+    y = _as_array(y)
+    if (rows := as_rows(X)) is None:
+        return _as_array(X), y
+    rows, y = with_own_targets(rows, y)
+    return rows.with_targets(y), y
+
+
+def _as_array(values):
     """Turn lists and pandas into arrays, whose rows are taken by position."""
     if isinstance(values, torch.Tensor):
         return values.detach()

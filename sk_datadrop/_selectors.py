@@ -18,24 +18,26 @@ from sk_datadrop._estimators import (
     DataDropoutRegressor,
     _BaseRowSelection,
 )
+from sk_datadrop._rows import as_rows, with_own_targets
 from sk_datadrop._validation import check_is_net
 
 
 class _BaseSelector(OneToOneFeatureMixin, _BaseRowSelection):
     """What transformer and sampler share: an estimator that stops after round 1."""
 
-    def fit(self, X, y, *, X_val=None, y_val=None, **params):
+    def fit(self, X, y=None, *, X_val=None, y_val=None, **params):
         """Train, score and decide which rows to keep.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows: tables (N, D), signals (N, C, L), images (N, C, H, W). Any
-            integer or float dtype; the net gets float32.
-        y : array-like of shape (n_samples,) or (n_samples, ...)
+            integer or float dtype; the net gets float32. A `numpy.memmap`, a data
+            set, or :class:`DatasetRows` is read row by row.
+        y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
             Labels of any type for a classifier; targets of the shape of the
-            net's outputs for a regressor.
-        X_val, y_val : array-like or None, default=None
+            net's outputs for a regressor. None takes those of the data set X.
+        X_val, y_val : array-like, Dataset or None, default=None
             Rows to measure influence on, instead of `cv`: one round that trains
             on all of X. Never trained on and never dropped.
         **params : dict
@@ -348,7 +350,7 @@ class DataDropoutSampler(_BaseSelector):
     # first, so that nobody could ask for these.
     __metadata_request__fit_resample = {"X_val": True, "y_val": True}
 
-    def fit_resample(self, X, y, *, X_val=None, y_val=None, **params):
+    def fit_resample(self, X, y=None, *, X_val=None, y_val=None, **params):
         """Train, score and return the rows to keep.
 
         Parameters
@@ -369,6 +371,8 @@ class DataDropoutSampler(_BaseSelector):
         y_kept : array-like of shape (n_kept,) or (n_kept, ...)
             Their targets, of the type and dtype of y.
         """
+        if (rows := as_rows(X)) is not None:
+            X, y = with_own_targets(rows, y)
         kept = self.fit(X, y, X_val=X_val, y_val=y_val, **params).sample_indices_
         return _safe_indexing(X, kept), _safe_indexing(y, kept)
 

@@ -144,6 +144,7 @@ def run_trial(
     held_out: tuple[Any, Any],
     *,
     key: str,
+    split: Split,
     scales: np.ndarray,
     seed: int,
     scoring: Scoring,
@@ -160,7 +161,9 @@ def run_trial(
     rows, held_out : tuple (X, y)
         Held-out rows serve the callbacks of the net, as they do in round 1.
     key : str
-        See `round_key`. Tells joblib one estimator and objective from another.
+        See `round_key`. Tells joblib one problem from another.
+    split : Split
+        Which rows these are, for joblib.
     scales : ndarray of shape (n_held_out,)
         See `scales_of`.
     seed : int
@@ -191,5 +194,12 @@ def run_trial(
     return Trial(objective, perf_counter() - start)
 
 
-NOT_IN_THE_KEY_OF_A_TRIAL = ["estimator", "scoring", "name", "verbose"]
+NOT_IN_THE_KEY_OF_A_TRIAL = [
+    "estimator",
+    "rows",
+    "held_out",
+    "scoring",
+    "name",
+    "verbose",
+]
 """Arguments of `run_trial` that `key` stands for, or that change no number."""

@@ -19,6 +19,14 @@ from skorch.utils import to_tensor
 
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._rounds import seeded
+from sk_datadrop._rows import (
+    DatasetRows,
+    MemoryMap,
+    TargetsOfRows,
+    chunks,
+    first_rows,
+    with_targets,
+)
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,12 @@ class Targets:
 
     Attributes
     ----------
-    values : ndarray of shape (n_samples, ...)
+    values : ndarray or TargetsOfRows of shape (n_samples, ...)
     labels : ndarray of shape (n_samples,), dtype int64, or None
         Classes as 0, 1, ..., None for a regressor.
     """
 
-    values: np.ndarray
+    values: np.ndarray | TargetsOfRows
     labels: np.ndarray | None
 
 
@@ -67,6 +75,32 @@ def check_labels(y, name="y") -> np.ndarray:
     return y
 
 
+def check_rows(X: DatasetRows, engine) -> None:
+    """Raise a ValueError unless there are two rows at least, none known to be bad.
+
+    Those of a memory map are all looked at, a few at a time; those of a data set are
+    not: reading them may take as long as an epoch, in which they show.
+    """
+    if len(X) < 2:
+        raise ValueError(
+            f"Found array with {len(X)} sample(s) while a minimum of 2 is required: "
+            "give X more rows."
+        )
+    if len(X.shape) < 2:
+        raise ValueError(
+            "rows of a data set must be arrays of one axis or more; got single values."
+        )
+    if engine is not None and X.augmented is not None:
+        raise ValueError(
+            "engine=Trajectory() replays the training row by row, which it cannot do "
+            "with augmented rows. Leave augmented out of DatasetRows, or leave "
+            "engine=None for influence functions."
+        )
+    if isinstance(X.dataset, MemoryMap):
+        for chunk in chunks(X.dataset.array):
+            assert_all_finite(chunk, input_name="X")
+
+
 def encode_labels(y, classes, name="y") -> np.ndarray:
     """Return labels as positions in `classes`, dtype int64."""
     unknown = np.setdiff1d(y, classes)
@@ -78,8 +112,10 @@ def encode_labels(y, classes, name="y") -> np.ndarray:
     return np.searchsorted(classes, y).astype(np.int64)
 
 
-def check_real_targets(y, name="y") -> np.ndarray:
-    """Return regression targets of any shape as float32."""
+def check_real_targets(y, name="y"):
+    """Return regression targets of any shape as float32, or as read with their rows."""
+    if isinstance(y, TargetsOfRows):
+        return y
     return check_array(
         y,
         dtype=np.float32,
@@ -102,7 +138,7 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tup
     Parameters
     ----------
     estimator : skorch.NeuralNet
-    X : ndarray of shape (n_samples, ...)
+    X : ndarray or DatasetRows of shape (n_samples, ...)
     targets : Targets
     n_classes : int or None
         None for a regressor.
@@ -142,26 +178,26 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tup
 
 def _check_outputs(net, X, y, n_classes) -> torch.Size:
     """Run two rows, check what comes out, and return its shape."""
-    few = X[:2].copy()
+    few = to_tensor(first_rows(X, 2), device=net.device)
     net.module_.eval()
     try:
-        outputs = net.infer(to_tensor(few, device=net.device))
+        outputs = net.infer(few.clone())
     except RuntimeError as error:
         raise ValueError(
             f"the net failed on rows of shape {X.shape[1:]}: {error}. Check the "
             "arguments of the module (module__...) against the shape of X."
         ) from error
     functional = FunctionalNet(net)
-    functional.raw_outputs(functional.theta, to_tensor(few, device=net.device))
+    functional.raw_outputs(functional.theta, few)
     if n_classes is not None:
         _check_class_outputs(outputs.shape, n_classes, net)
     else:
         y = match_targets(y, outputs.shape)
-    _check_row_losses(functional, few, y[:2])
+    _check_row_losses(functional, X[:2], y[:2])
     return outputs.shape
 
 
-def match_targets(y, outputs_shape) -> np.ndarray:
+def match_targets(y, outputs_shape):
     """Targets in the shape of the outputs, row by row; 1-D y may become (n, 1)."""
     if y.shape[1:] == tuple(outputs_shape[1:]):
         return y
@@ -190,7 +226,7 @@ def _check_class_outputs(shape, n_classes: int, estimator) -> None:
 
 
 def _check_row_losses(functional: FunctionalNet, X, y) -> None:
-    for Xb, yb in functional.batches(X, y):
+    for Xb, yb in functional.batches(with_targets(X, y), y):
         functional.row_losses(functional.theta, Xb, yb)
 
 

@@ -13,6 +13,7 @@ ORDER = [
     "nets",
     "datasets",
     "_splits",
+    "_rows",
     "_rounds",
     "_derivatives",
     "_functional",

@@ -1,0 +1,335 @@
+"""Rows that are read when they are needed: torch data sets and memory maps.
+
+They are cut as arrays are, so that nothing after this knows the difference.
+"""
+
+import copy
+from collections.abc import Iterator
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from skorch.dataset import Dataset as ArrayDataset
+from skorch.helper import SliceDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+
+_CHUNK = 2**24
+"""Bytes of a memory map that are looked at at a time."""
+
+_FEW_ROWS = 3
+"""At either end, to see whether a list of targets is that of the items."""
+
+
+class DatasetRows(Dataset):
+    """Rows of a torch data set, cut as an array is and read one by one.
+
+    What ``fit`` and ``predict`` make of a data set. Wrap it yourself for a search or a
+    cross-validation, which cut the rows before ``fit`` sees them, and to train on
+    augmented rows: influence is that of the row itself, so it is measured without.
+
+    Parameters
+    ----------
+    dataset : torch.utils.data.Dataset
+        Map-style; its items are ``(x, y)``, or ``x`` where y is given elsewhere. Each
+        x is an array or tensor of the same shape; the net gets float32.
+    augmented : torch.utils.data.Dataset or None, default=None
+        The same rows in the same order as training sees them: with torchvision the
+        same data set with another ``transform``. Everything else, such as scoring and
+        prediction, takes `dataset`.
+
+    Raises
+    ------
+    TypeError
+        If a data set has no length or no items by number.
+    ValueError
+        If `augmented` has another length.
+
+    See Also
+    --------
+    skorch.helper.SliceDataset : X or y alone of a data set.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.utils.data import TensorDataset
+    >>> from sk_datadrop import DatasetRows
+    >>> rows = DatasetRows(TensorDataset(torch.zeros(10, 3), torch.arange(10)))
+    >>> rows.shape, rows[2:5].targets
+    ((10, 3), array([2, 3, 4]))
+    """
+
+    def __init__(self, dataset, *, augmented=None) -> None:
+        for name, value in (("dataset", dataset), ("augmented", augmented)):
+            if value is not None:
+                _check_map_style(name, value)
+        if augmented is not None and len(augmented) != len(dataset):
+            raise ValueError(
+                f"augmented must hold the rows of dataset; got {len(augmented)} and "
+                f"{len(dataset)} rows."
+            )
+        self.dataset = dataset
+        self.augmented = augmented
+        self.indices = np.arange(len(dataset))
+        self._values: np.ndarray | SliceDataset | None = None
+        self._source = dataset
+        self._row_shape: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key):
+        # scikit-learn asks for (rows, Ellipsis).
+        key = key[0] if isinstance(key, tuple) else key
+        if isinstance(key, Integral):
+            return self._item(int(key))
+        cut = copy.copy(self)
+        cut.indices = self.indices[key]
+        if self._values is not None:
+            cut._values = self._values[key]
+        return cut
+
+    def _item(self, number: int) -> tuple:
+        x, y = _parts(self._source[int(self.indices[number])])
+        if self._values is not None:
+            y = self._values[number]
+        return _as_input(x), self._as_target(y)
+
+    def _as_target(self, y):
+        if y is None or isinstance(y, str | bytes):
+            # Where there are targets to train on, they were given. A loader makes
+            # batches of anything but None.
+            return 0
+        y = torch.as_tensor(y if isinstance(y, torch.Tensor) else np.array(y))
+        return y if isinstance(self._values, np.ndarray) else y.float()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows, and shape of each as far as the first tells."""
+        if self._row_shape is None:
+            self._row_shape = tuple(_as_input(_parts(self.dataset[0])[0]).shape)
+        return (len(self), *self._row_shape)
+
+    @property
+    def targets(self):
+        """Targets as an array, or as `TargetsOfRows` if each has two axes or more.
+
+        Labels and numbers are read from ``targets``, ``labels`` or ``tensors`` of the
+        data set if these agree with its items, else row by row.
+        """
+        if isinstance(self._values, np.ndarray):
+            return self._values
+        first = self.target_of(0)
+        if first is None:
+            raise ValueError(
+                f"the items of {type(self.dataset).__name__} are single values, with "
+                "no targets among them. Pass y."
+            )
+        return TargetsOfRows(self) if np.ndim(first) > 1 else self._read_targets()
+
+    def _read_targets(self) -> np.ndarray:
+        known = None if self._values is not None else _listed_targets(self.dataset)
+        if known is not None and self._agrees(known):
+            return known[self.indices]
+        return np.array([self.target_of(i) for i in range(len(self))])
+
+    def target_of(self, number: int):
+        """Return the target of a row as the data set has it, a tensor as an array."""
+        if self._values is not None:
+            target = self._values[number]
+        else:
+            _, target = _parts(self.dataset[int(self.indices[number])])
+        return target.numpy() if isinstance(target, torch.Tensor) else target
+
+    def _agrees(self, known: np.ndarray) -> bool:
+        numbers = range(len(self))
+        return all(
+            np.array_equal(known[self.indices[i]], self.target_of(i))
+            for i in {*numbers[:_FEW_ROWS], *numbers[-_FEW_ROWS:]}
+        )
+
+    def with_targets(self, values) -> "DatasetRows":
+        """Return the same rows with other targets, one for each."""
+        if isinstance(values, TargetsOfRows):
+            return self
+        if isinstance(values, np.memmap):
+            values = SliceDataset(DatasetRows(MemoryMap(values)))
+        other = copy.copy(self)
+        other._values = values
+        return other
+
+    def for_training(self) -> "DatasetRows":
+        """Return the same rows as training sees them."""
+        other = copy.copy(self)
+        other._source = self.dataset if self.augmented is None else self.augmented
+        return other
+
+
+class TargetsOfRows:
+    """Targets that are as large as rows, and read together with them only.
+
+    Parameters
+    ----------
+    rows : DatasetRows
+    """
+
+    def __init__(self, rows: DatasetRows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key):
+        if isinstance(key, Integral):
+            return np.asarray(self.rows.target_of(int(key)), dtype=np.float32)
+        return TargetsOfRows(self.rows[key])
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.stack([self[i] for i in range(len(self))]).astype(dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows, and shape of each target as far as the first tells."""
+        return (len(self), *self[0].shape) if len(self) else (0,)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+
+class MemoryMap(Dataset):
+    """Rows of a `numpy.memmap`, which goes to other processes as the name of its file.
+
+    Parameters
+    ----------
+    array : numpy.memmap
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, key):
+        return self.array[key]
+
+    def __reduce__(self):
+        root: Any = self.array
+        while isinstance(root.base, np.memmap):
+            root = root.base
+        if getattr(root, "filename", None) is None:
+            return MemoryMap, (np.array(self.array),)
+        start, of_root = (
+            array.__array_interface__["data"][0] for array in (self.array, root)
+        )
+        offset = root.offset + start - of_root
+        view = (self.array.dtype, self.array.shape, self.array.strides)
+        return _open_map, (str(root.filename), int(offset), *view)
+
+
+def _open_map(filename: str, offset: int, dtype, shape, strides) -> MemoryMap:
+    buffer = np.memmap(filename, np.uint8, mode="r")
+    return MemoryMap(np.ndarray(shape, dtype, buffer, offset, strides))
+
+
+def chunks(rows) -> Iterator[np.ndarray]:
+    """Yield an array in memory for every few rows of a memory map."""
+    n_rows = max(1, _CHUNK // max(rows[:1].nbytes, 1))
+    for start in range(0, len(rows), n_rows):
+        yield np.array(rows[start : start + n_rows])
+
+
+def key_parts(rows) -> Iterator:
+    """Yield what tells rows from others: plain values, and a memory map in chunks."""
+    if isinstance(rows, DatasetRows):
+        yield rows.indices
+        for part in (rows.dataset, rows.augmented, rows._values):
+            yield from key_parts(part)
+    elif isinstance(rows, SliceDataset):
+        yield from (rows.idx, rows.indices_)
+        yield from key_parts(rows.dataset)
+    elif isinstance(rows, MemoryMap):
+        yield from chunks(rows.array)
+    else:
+        yield rows
+
+
+def as_rows(X) -> DatasetRows | None:
+    """Return rows that are not all in memory as such; None if X is anything else."""
+    if isinstance(X, DatasetRows):
+        return X
+    if isinstance(X, np.memmap) and X.dtype.kind in "biuf" and X.ndim > 1:
+        return DatasetRows(MemoryMap(X))
+    return DatasetRows(X) if isinstance(X, Dataset | SliceDataset) else None
+
+
+def with_own_targets(rows: DatasetRows, y) -> tuple[DatasetRows, Any]:
+    """Return rows and targets: those given, or those of the data set if y is None."""
+    if isinstance(y, SliceDataset | np.memmap):
+        rows, y = rows.with_targets(y), None
+    return rows, rows.targets if y is None else y
+
+
+def with_targets(X, y):
+    """Give rows that carry their targets these; leave arrays alone."""
+    return X.with_targets(y) if isinstance(X, DatasetRows) else X
+
+
+def as_dataset(X, y) -> Dataset:
+    """Return rows with their targets, as a net is trained on them."""
+    return X if isinstance(X, DatasetRows) else ArrayDataset(X, y)
+
+
+def row_of(X, number: int):
+    """Return one row, without its target."""
+    return X[number][0].numpy() if isinstance(X, DatasetRows) else X[number]
+
+
+def first_rows(X, n_rows: int) -> np.ndarray:
+    """Return a copy of the first rows, as an array."""
+    if isinstance(X, DatasetRows):
+        return np.stack([row_of(X, i) for i in range(min(n_rows, len(X)))])
+    return X[:n_rows].copy()
+
+
+def _check_map_style(name: str, dataset) -> None:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise TypeError(
+            f"{name} must have a length and items by number, as rows are trained on, "
+            f"held out and dropped by number; got {type(dataset).__name__}."
+        )
+
+
+def _parts(item) -> tuple:
+    if isinstance(item, tuple | list):
+        return (*item, None)[:2]
+    return item, None
+
+
+def _as_input(x) -> torch.Tensor:
+    try:
+        return torch.as_tensor(
+            x if isinstance(x, torch.Tensor) else np.array(x)
+        ).float()
+    except TypeError as error:
+        raise TypeError(
+            f"rows must be arrays or tensors; got {type(x).__name__}. Give the data "
+            "set a transform that makes tensors of them, such as torchvision's "
+            "ToTensor."
+        ) from error
+
+
+def _listed_targets(dataset) -> np.ndarray | None:
+    """Return the list of targets that many data sets have, if there is one."""
+    if isinstance(dataset, Subset):
+        of_all = _listed_targets(dataset.dataset)
+        return None if of_all is None else of_all[np.asarray(dataset.indices)]
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[1].numpy() if len(dataset.tensors) > 1 else None
+    for name in ("targets", "labels"):
+        values = getattr(dataset, name, None)
+        if values is not None and np.shape(values)[:1] == (len(dataset),):
+            return np.asarray(values)
+    return None

@@ -1,0 +1,453 @@
+"""Data sets and memory maps give what arrays give, and are never read as a whole."""
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from joblib import hash as joblib_hash
+from sklearn.datasets import load_digits
+from sklearn.model_selection import GridSearchCV
+from skorch import NeuralNetClassifier, NeuralNetRegressor
+from skorch.helper import SliceDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+
+from sk_datadrop import (
+    DataDropoutClassifier,
+    DataDropoutRegressor,
+    DataDropoutSampler,
+    DatasetRows,
+    InfluenceDisplay,
+    Trajectory,
+    drop_curve,
+    influence_scores,
+)
+from sk_datadrop._rows import MemoryMap, chunks
+from sk_datadrop.nets import DnCNN, SmallCNN
+
+NAMES = np.array(list("abcdefghij"))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    return (data.images[:200, None] / 16).astype(np.float32), data.target[:200]
+
+
+@pytest.fixture(scope="module")
+def pairs(digits):
+    y = digits[0][:80]
+    rng = np.random.default_rng(0)
+    return y + 0.1 * rng.standard_normal(y.shape, dtype=np.float32), y
+
+
+def classifier(**params):
+    net = NeuralNetClassifier(
+        SmallCNN,
+        module__channels=(4,),
+        criterion=torch.nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        lr=0.01,
+        max_epochs=2,
+        verbose=0,
+    )
+    params = {"cv": 2, "drop_fraction": 0.1, "random_state": 0} | params
+    return DataDropoutClassifier(net, **params)
+
+
+def denoiser(**params):
+    net = NeuralNetRegressor(
+        DnCNN, module__depth=2, module__width=4, lr=0.1, max_epochs=1, verbose=0
+    )
+    params = {"cv": 2, "drop_fraction": 0.1, "random_state": 0} | params
+    return DataDropoutRegressor(net, **params)
+
+
+def memory_map(array, path):
+    np.save(path, array)
+    return np.load(path, mmap_mode="r")
+
+
+class Items(Dataset):
+    """What the function makes of each number of a row."""
+
+    def __init__(self, n_rows, item):
+        self.n_rows = n_rows
+        self.item = item
+
+    def __len__(self):
+        return self.n_rows
+
+    def __getitem__(self, row):
+        return self.item(row)
+
+
+CLASSIFICATION = {
+    "data set": lambda X, y, path: (TensorDataset(*map(torch.tensor, (X, y))),),
+    "data set and y": lambda X, y, path: (
+        TensorDataset(torch.tensor(X), torch.zeros(len(X))),
+        y,
+    ),
+    "x alone and y": lambda X, y, path: (Items(len(X), lambda i: X[i]), y),
+    "float64": lambda X, y, path: (
+        Items(len(X), lambda i: (X[i].astype(np.float64), y[i])),
+    ),
+    "SliceDataset": lambda X, y, path: (
+        SliceDataset(Items(len(X), lambda i: (X[i], y[i]))),
+        y,
+    ),
+    "two SliceDatasets": lambda X, y, path: tuple(
+        SliceDataset(Items(len(X), lambda i: (X[i], y[i])), idx) for idx in (0, 1)
+    ),
+    "memory map": lambda X, y, path: (memory_map(X, path / "X.npy"), y),
+    "part of a memory map": lambda X, y, path: (
+        memory_map(np.concatenate([X[:3], X]), path / "X.npy")[3:],
+        y,
+    ),
+    "two memory maps": lambda X, y, path: (
+        memory_map(X, path / "X.npy"),
+        memory_map(y, path / "y.npy"),
+    ),
+    "DatasetRows": lambda X, y, path: (
+        DatasetRows(Subset(TensorDataset(*map(torch.tensor, (X, y))), range(len(X)))),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CLASSIFICATION)
+def test_classifier_sees_what_it_sees_of_arrays(kind, digits, tmp_path):
+    X, y = digits
+    expected = classifier().fit(X, y)
+    given = CLASSIFICATION[kind](X, y, tmp_path)
+    model = classifier().fit(*given)
+    np.testing.assert_array_equal(model.influence_, expected.influence_)
+    np.testing.assert_array_equal(
+        model.predict_proba(given[0]), expected.predict_proba(X)
+    )
+    assert (model.n_features_in_, model.input_shape_) == (1, (1, 8, 8))
+
+
+REGRESSION = {
+    "data set": lambda X, y, path: (TensorDataset(*map(torch.tensor, (X, y))),),
+    "memory map and y": lambda X, y, path: (memory_map(X, path / "X.npy"), y),
+    "two memory maps": lambda X, y, path: (
+        memory_map(X, path / "X.npy"),
+        memory_map(y, path / "y.npy"),
+    ),
+    "two SliceDatasets": lambda X, y, path: tuple(
+        SliceDataset(Items(len(X), lambda i: (X[i], y[i])), idx) for idx in (0, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REGRESSION)
+def test_regressor_sees_what_it_sees_of_arrays(kind, pairs, tmp_path):
+    X, y = pairs
+    expected = denoiser().fit(X, y)
+    given = REGRESSION[kind](X, y, tmp_path)
+    model = denoiser().fit(*given)
+    np.testing.assert_array_equal(model.influence_, expected.influence_)
+    assert model.score(X, DatasetRows(given[0]).with_targets(y).targets) == (
+        expected.score(X, y)
+    )
+
+
+def test_auto_trials_read_data_sets(pairs, tmp_path):
+    X, y = pairs
+    y = np.where(np.arange(len(y))[:, None, None, None] < 16, 5 - y, y)
+    expected = denoiser(drop_fraction="auto").fit(X, y)
+    model = denoiser(drop_fraction="auto").fit(
+        TensorDataset(*map(torch.tensor, (X, y)))
+    )
+    np.testing.assert_array_equal(
+        model.cv_results_["objective"], expected.cv_results_["objective"]
+    )
+
+
+def test_rows_held_out_by_the_user(digits):
+    X, y = digits
+    expected = classifier().fit(X[50:], y[50:], X_val=X[:50], y_val=y[:50])
+    data = TensorDataset(*map(torch.tensor, (X, y)))
+    rows = DatasetRows(data)
+    model = classifier().fit(rows[50:], X_val=rows[:50])
+    np.testing.assert_array_equal(model.influence_, expected.influence_)
+
+
+def test_labels_of_any_kind(digits):
+    X, y = digits
+    model = classifier().fit(Items(len(X), lambda i: (X[i], NAMES[y[i]])))
+    assert model.classes_.tolist() == NAMES.tolist()
+    assert set(model.predict(X)) <= set(NAMES)
+
+
+def test_targets_come_from_the_list_only_if_the_items_agree():
+    data = Items(6, lambda i: (torch.zeros(2), i % 2))
+    data.targets = [0, 1, 0, 1, 0, 1]
+    data.seen = []
+    assert DatasetRows(data).targets.tolist() == data.targets
+    data.targets = [0, 0, 0, 1, 1, 1]
+    assert DatasetRows(data).targets.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_augmented_rows_are_for_training_only(digits):
+    X, y = digits
+    plain = TensorDataset(*map(torch.tensor, (X, y)))
+    seen = {"plain": 0, "augmented": 0}
+
+    def item(i, kind):
+        seen[kind] += 1
+        return X[i], y[i]
+
+    rows = DatasetRows(
+        Items(len(X), lambda i: item(i, "plain")),
+        augmented=Items(len(X), lambda i: item(i, "augmented")),
+    )
+    model = classifier(cv=0.5).fit(rows, y)
+    np.testing.assert_array_equal(
+        model.influence_, classifier(cv=0.5).fit(plain).influence_
+    )
+    # Two epochs of a half of the rows, and of those kept.
+    assert seen["augmented"] == 2 * 100 + 2 * len(model.sample_indices_)
+
+
+def test_random_augmentation_is_seeded(digits):
+    X, y = digits
+
+    def noisy(i):
+        return torch.as_tensor(X[i]) + 0.1 * torch.randn(1, 8, 8), y[i]
+
+    rows = DatasetRows(
+        TensorDataset(*map(torch.tensor, (X, y))), augmented=Items(len(X), noisy)
+    )
+    first, again = (classifier().fit(rows) for _ in range(2))
+    np.testing.assert_array_equal(first.influence_, again.influence_)
+    assert not np.array_equal(first.influence_, classifier().fit(X, y).influence_)
+
+
+def test_search_cuts_rows(digits):
+    X, y = digits
+    grid = {"drop_fraction": [0.0, 0.2]}
+    found, expected = (
+        GridSearchCV(classifier(), grid, cv=2).fit(rows, y)
+        for rows in (DatasetRows(TensorDataset(*map(torch.tensor, (X, y)))), X)
+    )
+    for name in ("split0_test_score", "split1_test_score"):
+        np.testing.assert_array_equal(
+            found.cv_results_[name], expected.cv_results_[name]
+        )
+
+
+def test_edges_take_data_sets(digits):
+    X, y = digits
+    data = TensorDataset(*map(torch.tensor, (X, y)))
+    model = classifier().fit(X, y)
+    kept, targets = DataDropoutSampler(**model.get_params(deep=False)).fit_resample(
+        data
+    )
+    np.testing.assert_array_equal(targets, y[model.sample_mask_])
+    np.testing.assert_array_equal(kept[0][0], X[model.sample_indices_[0]])
+    expected = influence_scores(model.estimator_, X, y, X, y, random_state=0)
+    scores = influence_scores(model.estimator_, data, None, data, None, random_state=0)
+    np.testing.assert_array_equal(scores.influence, expected.influence)
+    display = InfluenceDisplay.from_estimator(model, data, None, kind="gallery")
+    expected = InfluenceDisplay.from_estimator(model, X, y, kind="gallery")
+    for ax, other in zip(display.ax_.flat, expected.ax_.flat, strict=True):
+        assert ax.get_title() == other.get_title()
+        assert len(ax.images) == len(other.images)
+        for image, same in zip(ax.images, other.images, strict=True):
+            np.testing.assert_array_equal(image.get_array(), same.get_array())
+    curves = [
+        drop_curve(
+            classifier(),
+            rows,
+            target,
+            fractions=[0.1],
+            n_repeats=1,
+            cv=2,
+            random_state=0,
+        )
+        for rows, target in ((data, None), (X, y))
+    ]
+    np.testing.assert_array_equal(curves[0].dropout, curves[1].dropout)
+
+
+def test_memory_knows_data_sets_by_content(digits, tmp_path):
+    X, y = digits
+    trainings = []
+
+    def fit(*rows):
+        model = classifier(memory=str(tmp_path / "memory")).fit(*rows)
+        trainings.append(model.timings_["round_one"])
+        return model
+
+    changed = X.copy()
+    changed[7] += 1
+    first = fit(memory_map(X, tmp_path / "a.npy"), y)
+    fit(memory_map(X, tmp_path / "b.npy"), y)
+    other = fit(memory_map(changed, tmp_path / "a.npy"), y)
+    # Of a round that memory gave back, the time is that of when it was run.
+    assert trainings[0] == trainings[1] != trainings[2]
+    assert not np.array_equal(first.influence_, other.influence_)
+    fit(TensorDataset(*map(torch.tensor, (X, y))))
+    fit(TensorDataset(*map(torch.tensor, (X, y))))
+    fit(TensorDataset(*map(torch.tensor, (changed, y))))
+    assert trainings[3] == trainings[4] != trainings[5]
+
+
+def test_memory_map_goes_to_other_processes_by_name(tmp_path):
+    array = np.arange(2000.0).reshape(500, 4)
+    part = memory_map(array, tmp_path / "X.npy")[100::3, 1:]
+    sent = pickle.dumps(MemoryMap(part))
+    assert len(sent) < 500 < part.nbytes
+    np.testing.assert_array_equal(pickle.loads(sent).array, part)
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(MemoryMap(part[::-1]))).array, part[::-1]
+    )
+    with tempfile.TemporaryFile() as file:
+        nameless = MemoryMap(np.memmap(file, shape=(9, 2)))
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(nameless)).array, nameless.array
+    )
+
+
+def test_chunks_are_all_rows():
+    rows = np.arange(3 * 2**22, dtype=np.float64).reshape(-1, 2**20)
+    parts = list(chunks(rows))
+    assert len(parts) == 6
+    assert joblib_hash(np.concatenate(parts)) == joblib_hash(rows)
+
+
+def test_workers_read_memory_maps(digits, tmp_path):
+    X, y = digits
+    rows = memory_map(X, tmp_path / "X.npy")
+    model = classifier(n_jobs=2).fit(rows, y)
+    np.testing.assert_array_equal(model.influence_, classifier().fit(X, y).influence_)
+
+
+@pytest.mark.parametrize(
+    ("rows", "y", "message"),
+    [
+        (Items(9, lambda i: np.zeros(2)), np.arange(8) % 2, "inconsistent"),
+        (Items(9, lambda i: np.zeros(2)), None, "no targets among them. Pass y"),
+        (Items(1, lambda i: (np.zeros(2), 0)), None, "1 sample"),
+        (Items(9, lambda i: (object(), i % 2)), None, "a transform that makes tensors"),
+        (Items(9, lambda i: (np.float32(1), i % 2)), None, "one axis or more"),
+    ],
+)
+def test_unfit_data_sets_are_refused(rows, y, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        classifier().fit(rows, y)
+
+
+def test_memory_map_with_nan_is_refused(digits, tmp_path):
+    X, y = digits
+    X = X.copy()
+    X[150, 0, 3, 3] = np.nan
+    with pytest.raises(ValueError, match="X contains NaN"):
+        classifier().fit(memory_map(X, tmp_path / "X.npy"), y)
+
+
+def test_data_set_with_nan_is_refused(digits):
+    X, y = digits
+    X = X.copy()
+    X[150, 0, 3, 3] = np.nan
+    with pytest.raises(ValueError, match="loss"):
+        classifier().fit(TensorDataset(*map(torch.tensor, (X, y))))
+
+
+def test_data_set_without_length_is_refused():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(TypeError, match="length and items by number"):
+        DatasetRows(Stream())
+    data = TensorDataset(torch.zeros(3))
+    with pytest.raises(ValueError, match="got 2 and 3 rows"):
+        DatasetRows(data, augmented=Subset(data, [0, 1]))
+
+
+def test_replay_of_augmented_rows_is_refused(digits):
+    data = TensorDataset(*map(torch.tensor, digits))
+    with pytest.raises(ValueError, match="Leave augmented out"):
+        classifier(engine=Trajectory()).fit(DatasetRows(data, augmented=data))
+
+
+MEMORY_LIMIT = """
+import resource, sys
+import numpy as np, torch
+from skorch import NeuralNetRegressor
+from sk_datadrop import DataDropoutRegressor, GaussNewton
+
+torch.set_num_threads(1)
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+    def forward(self, X):
+        return self.scale * X
+
+def status(name):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if name in line)
+
+net = NeuralNetRegressor(Net, max_epochs=1, lr=0.1, batch_size=16, verbose=0)
+few = GaussNewton(n_samples=32, max_memory=1e7)
+model = DataDropoutRegressor(
+    net, cv=0.5, drop_fraction=0.1, curvature=few, random_state=0
+)
+small = np.random.default_rng(0).random((40, 8), dtype=np.float32)
+model.fit(small, small)  # whatever is loaded at the first fit
+X, y = (np.load(path, mmap_mode="r") for path in sys.argv[1:3])
+allowed = int(sys.argv[3])
+# Private memory, which the pages of a file mapped for reading are no part of.
+limit = status("VmData") + allowed
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+before = status("RssAnon")
+if sys.argv[4] == "load":
+    X = np.array(X)
+model.fit(X, y)
+print(model.n_dropped_, (X.nbytes + y.nbytes) / allowed, status("RssAnon") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_stays_flat(tmp_path):
+    rng = np.random.default_rng(0)
+    shape, allowed = (800, 3, 112, 112), 48 * 2**20
+    for name in ("X.npy", "y.npy"):
+        np.save(tmp_path / name, rng.random(shape, dtype=np.float32))
+
+    def run(how):
+        files = [str(tmp_path / name) for name in ("X.npy", "y.npy")]
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", MEMORY_LIMIT]
+            + [*files, str(allowed), how],
+            capture_output=True,
+            text=True,
+            env=os.environ
+            | {
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+                # Else glibc keeps what was freed, for later.
+                "MALLOC_MMAP_THRESHOLD_": "65536",
+            },
+        )
+
+    flat = run("map")
+    assert flat.returncode == 0, flat.stderr
+    n_dropped, times_allowed, grown = map(float, flat.stdout.split())
+    print(
+        f"{times_allowed:.1f} times the memory allowed, "
+        f"grown by {grown / 2**20:.0f} MiB"
+    )
+    assert n_dropped == 80
+    assert times_allowed > 4
+    assert grown < allowed
+    # The limit is one: rows in memory do not fit.
+    assert "MemoryError" in run("load").stderr
