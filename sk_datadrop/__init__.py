@@ -1,6 +1,7 @@
 """Find the training samples that hurt a neural network, drop them, retrain."""
 
 from sk_datadrop import datasets, metrics, nets
+from sk_datadrop._cost import Cost, estimate_cost
 from sk_datadrop._curvature import GaussNewton, Hessian
 from sk_datadrop._curves import DropCurve, drop_curve
 from sk_datadrop._displays import DropCurveDisplay, InfluenceDisplay
@@ -16,6 +17,7 @@ from sk_datadrop._views import Views
 __all__ = [
     "CG",
     "Arnoldi",
+    "Cost",
     "DataDropoutClassifier",
     "DataDropoutRegressor",
     "DataDropoutSampler",
@@ -34,6 +36,7 @@ __all__ = [
     "Views",
     "datasets",
     "drop_curve",
+    "estimate_cost",
     "influence_report",
     "influence_scores",
     "metrics",

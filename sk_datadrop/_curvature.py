@@ -144,11 +144,15 @@ class Curvature(BaseEstimator, ABC):
 
     def _rows_at_a_time(self, net: FunctionalNet, X, y) -> int:
         """Rows whose graphs stay within `max_memory`."""
+        per_row = max(self.bytes_per_row(net, X, y), 1)
+        return int(np.clip(self.max_memory / per_row, 1, _LARGEST_BATCH))
+
+    def bytes_per_row(self, net: FunctionalNet, X, y) -> float:
+        """Return the size of the graphs of a row."""
         few = min(_FEW_ROWS, len(X))
         with measured_graphs(net.theta) as n_bytes:
             _ = list(self._batch_products(net, X[:few], y[:few], few))
-            per_row = max(n_bytes() / few, 1)
-        return int(np.clip(self.max_memory / per_row, 1, _LARGEST_BATCH))
+            return n_bytes() / few
 
     def _products_that_fit(self, net: FunctionalNet, X, y, size) -> list:
         """Products of the first batches, whose graphs are kept for all products."""

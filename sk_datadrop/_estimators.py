@@ -7,14 +7,11 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from functools import partial
 from numbers import Integral
 from time import perf_counter
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed, effective_n_jobs
-from joblib.parallel import get_active_backend
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -40,11 +37,11 @@ from sk_datadrop._drop import (
 from sk_datadrop._influence import check_autocast
 from sk_datadrop._memory import lend_to_main, round_key
 from sk_datadrop._objectives import check_objective
+from sk_datadrop._ranks import agreed, has_ranks
 from sk_datadrop._round_one import (
     NOT_IN_THE_KEY,
     RoundOne,
     Scoring,
-    run_in_worker,
     run_round_one,
 )
 from sk_datadrop._rounds import train
@@ -81,6 +78,7 @@ from sk_datadrop._validation import (
     warn_of_module_instance,
 )
 from sk_datadrop._views import Views
+from sk_datadrop._workers import n_processes, run_all
 from sk_datadrop.metrics import r2_score
 
 # torch warns of arrays that are read-only, as those of a DataFrame or a memmap are.
@@ -235,7 +233,7 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         self._check_parameters()
         fit_params, split_params = route_fit_params(self, params)
         X, targets, validation = self._check_data(X, y, X_val, y_val)
-        seed = _draw_seed(self.random_state)
+        seed = agreed(_draw_seed(self.random_state), self.estimator)
         targets, validation, probe = self._check_net(X, targets, validation, seed)
         X = with_targets(X, targets.values)
         if validation is not None:
@@ -267,7 +265,10 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         numbers = range(len(problem.splits))
         arguments = (self._round_arguments(number, problem) for number in numbers)
         watch = {"on_stage": bar.set_description, "on_product": bar.refresh}
-        return self._run_all(run_round_one, NOT_IN_THE_KEY, arguments, bar, **watch)
+        n_jobs = None if len(problem.splits) == 1 else self.n_jobs
+        return self._run_all(
+            run_round_one, NOT_IN_THE_KEY, arguments, bar, n_jobs, **watch
+        )
 
     def _decide(self, rounds: list[RoundOne], problem: "_Problem", bar) -> None:
         """Set which rows are kept."""
@@ -293,7 +294,9 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             for number, of_round in enumerate(shared)
             for fraction in fractions[1:]
         )
-        trials = self._run_all(run_trial, NOT_IN_THE_KEY_OF_A_TRIAL, arguments, bar)
+        trials = self._run_all(
+            run_trial, NOT_IN_THE_KEY_OF_A_TRIAL, arguments, bar, self.n_jobs
+        )
         objectives = np.empty((len(rounds), len(fractions)))
         objectives[:, 0] = [
             held_out_objective(r.net, s["held_out"], s["scales"], s["scoring"])
@@ -331,19 +334,17 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
     def _round_of_views(self) -> np.ndarray:
         return np.array([view.round for view in self.views_])
 
-    def _run_all(self, run, not_in_the_key, arguments, bar, **watch) -> list:
+    def _run_all(self, run, not_in_the_key, arguments, bar, n_jobs, **watch) -> list:
         """Call `run` with each of the arguments, here or by workers."""
         if self.memory is not None:
             run = check_memory(self.memory).cache(run, ignore=not_in_the_key)
             lend_to_main(self.estimator)
-        n_jobs = _n_processes(self.n_jobs)
-        if n_jobs > 1:
+        if n_processes(n_jobs) > 1:
             # A bar cannot follow what workers do.
-            run = partial(run_in_worker, run, torch.get_num_threads())
             watch = {}
+        calls = (of_job | watch for of_job in arguments)
         results = []
-        jobs = (delayed(run)(**of_job, **watch) for of_job in arguments)
-        for result in Parallel(n_jobs, return_as="generator")(jobs):
+        for result in run_all(run, calls, n_jobs=n_jobs, net=self.estimator):
             results.append(result)
             bar.update()
         return results
@@ -356,6 +357,8 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             "score_held_out": problem.validation is None,
             "fit_params": problem.fit_params_of(split.train),
             "name": f"round 1, split {number + 1} of {len(problem.splits)}",
+            # Rounds run side by side; a single one shares out the rows it scores.
+            "n_jobs": self.n_jobs if len(problem.splits) == 1 else None,
         }
 
     def _shared_arguments(self, number: int, problem: "_Problem") -> dict:
@@ -486,6 +489,11 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
                     f"{value!r}."
                 )
             value.check_parameters()
+        if self.memory is not None and has_ranks(self.estimator):
+            raise ValueError(
+                "memory= is not supported where several processes train one net: one "
+                "could find a round that another has to train. Leave it out."
+            )
         unused = (self.curvature, self.solver, self.autocast)
         if self.engine is not None and unused != (None, None, None):
             raise ValueError(
@@ -605,8 +613,9 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         the seed, the code of the net as Python has loaded it and the versions of the
         libraries; whoever can write there can execute code here.
     n_jobs : int or None, default=None
-        Number of rounds to run at a time, each in a process of joblib's; under its
-        backend of threads, one after the other. The result is the same.
+        Number of processes of joblib's, for rounds to run side by side, or for the
+        rows of a single round to be scored. Under its backend of threads, none. The
+        result is the same.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
@@ -829,8 +838,9 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         the seed, the code of the net as Python has loaded it and the versions of the
         libraries; whoever can write there can execute code here.
     n_jobs : int or None, default=None
-        Number of rounds to run at a time, each in a process of joblib's; under its
-        backend of threads, one after the other. The result is the same.
+        Number of processes of joblib's, for rounds to run side by side, or for the
+        rows of a single round to be scored. Under its backend of threads, none. The
+        result is the same.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
@@ -1021,13 +1031,6 @@ class _Problem:
             name: rows_of(value, indices, len(self.X))
             for name, value in self.fit_params.items()
         }
-
-
-def _n_processes(n_jobs) -> int:
-    """Workers to use; threads, which would share torch's generator, are none."""
-    backend, _ = get_active_backend()
-    shares_memory = getattr(backend, "supports_sharedmem", False)
-    return 1 if shares_memory else effective_n_jobs(n_jobs)
 
 
 def _derived_seed(seed: int, *key: int) -> int:

@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sk_datadrop._derivatives import METHODS, find_method
+from sk_datadrop._ranks import device_of, iterator_of_all, module_of
 
 _FEW_ROWS = 16
 """Enough to tell how a net can be differentiated, and cheap."""
@@ -59,7 +60,7 @@ class FunctionalNet:
     """
 
     def __init__(self, net, state_dict: dict | None = None) -> None:
-        module = copy.deepcopy(net.module_)
+        module = copy.deepcopy(module_of(net))
         if state_dict is not None:
             module.load_state_dict(state_dict)
         _tame_embeddings(module)
@@ -72,6 +73,7 @@ class FunctionalNet:
         self._net = object.__new__(type(net))
         self._net.__dict__.update(net.__dict__, criterion_=criterion)
         self._training_net = net
+        self._state_dict = state_dict
         for option, value in _IN_ROW_ORDER.items():
             if f"iterator_valid__{option}" in vars(net):
                 self._net.__dict__[f"iterator_valid__{option}"] = value
@@ -92,6 +94,14 @@ class FunctionalNet:
             isinstance(m, torch.nn.RNNBase) for m in module.modules()
         )
 
+    def __reduce__(self):
+        # Made anew by the process it goes to, as hooks and placed weights do not go.
+        return _rebuild, (self._training_net, self._state_dict, self.derivative)
+
+    def rows_per_batch(self, batch_size: int | None) -> int:
+        """Return the number of rows in a batch of `batches`; -1 for all."""
+        return int(batch_size or self._batch_size)
+
     def batches(self, X, y, batch_size: int | None = None) -> Iterator[tuple]:
         """Yield (X, y) batches on the net's device, in row order.
 
@@ -104,10 +114,10 @@ class FunctionalNet:
         """
         net = self._net
         dataset = net.get_dataset(X, y)
-        net.__dict__["iterator_valid__batch_size"] = batch_size or self._batch_size
+        net.__dict__["iterator_valid__batch_size"] = self.rows_per_batch(batch_size)
         # A DataLoader draws a seed for its workers, needed or not.
         with torch.random.fork_rng(devices=[]):
-            batches = iter(net.get_iterator(dataset, training=False))
+            batches = iter(iterator_of_all(net, dataset))
         for number, batch in enumerate(batches):
             if number == 0 and "iterator_valid__collate_fn" in vars(net):
                 _check_order(batch[1], y)
@@ -121,14 +131,19 @@ class FunctionalNet:
         """Put a batch (X, y) on the net's device."""
         X, y = batch
         return (
-            to_tensor(X, device=self._net.device),
-            to_tensor(y, device=self._net.device),
+            to_tensor(X, device=self.device),
+            to_tensor(y, device=self.device),
         )
 
     @property
     def device(self):
         """The net's device, as skorch has it; None leaves tensors where they are."""
-        return self._net.device
+        return device_of(self._net)
+
+    @property
+    def skorch_net(self):
+        """The net this was made of."""
+        return self._training_net
 
     def raw_outputs(self, theta: Tensor, X: Tensor) -> Tensor:
         """Return the outputs of the module, as the criterion and the user see them."""
@@ -360,6 +375,12 @@ class FunctionalNet:
                 self._shapes.items(), self._split(theta), strict=True
             )
         }
+
+
+def _rebuild(net, state_dict, derivative) -> FunctionalNet:
+    functional = FunctionalNet(net, state_dict)
+    functional.derivative = derivative
+    return functional
 
 
 class _Placed:

@@ -35,6 +35,7 @@ from sk_datadrop._objectives import (
     row_weights,
 )
 from sk_datadrop._solvers import Solver, SolverResult
+from sk_datadrop._workers import n_processes, run_all
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def influence(
     score_held_out: bool = True,
     batch_size: int | None = None,
     autocast: str | None = None,
+    n_jobs: int | None = None,
     on_product: Callable[[], object] = lambda: None,
 ) -> Influence:
     """Score the rows of `train`, and of `held_out`, by their influence.
@@ -106,6 +108,8 @@ def influence(
         Rows per forward pass; no influence on the result beyond rounding.
     autocast : {"bfloat16", "float16"} or None, default=None
         Precision of the pass over the rows that are scored.
+    n_jobs : int or None, default=None
+        Processes that share this pass.
     on_product : callable
         Called after every curvature product.
 
@@ -133,7 +137,13 @@ def influence(
     result = solver.solve(operator, gradients)
     directions = result.solution / len(train[0])
     views = directions.mean(1, keepdim=True) if n_groups == 1 else directions
-    scorer = partial(row_scores, net, batch_size=batch_size, autocast=autocast)
+    scorer = partial(
+        _shared_row_scores,
+        net,
+        batch_size=batch_size,
+        autocast=autocast,
+        n_jobs=n_jobs,
+    )
     if score_held_out:
         of_held_out = _held_out_scores(scorer, held_out, groups, directions, n_groups)
         # What no row can do: the net has never seen these, and their gradients may be
@@ -262,6 +272,31 @@ def check_autocast(autocast) -> None:
         raise ValueError(
             f"autocast must be None, 'bfloat16' or 'float16'; got {autocast!r}."
         )
+
+
+def _shared_row_scores(
+    net: FunctionalNet, X, y, directions: Tensor, *, batch_size, autocast, n_jobs
+) -> np.ndarray:
+    """`row_scores` by several processes, in the very batches of one."""
+    n_rows = net.rows_per_batch(batch_size)
+    starts = np.arange(0, len(X), n_rows if n_rows > 0 else len(X))
+    shards = np.array_split(starts, min(n_processes(n_jobs), len(starts)))
+    ends = [shard[0] for shard in shards[1:]] + [len(X)]
+    calls = (
+        {
+            "net": net,
+            "X": X[shard[0] : end],
+            "y": y[shard[0] : end],
+            "directions": directions,
+            "batch_size": batch_size,
+            "autocast": autocast,
+        }
+        for shard, end in zip(shards, ends, strict=True)
+    )
+    n_jobs = n_jobs if len(shards) > 1 else None
+    return np.concatenate(
+        list(run_all(row_scores, calls, n_jobs=n_jobs, net=net.skorch_net)), axis=1
+    )
 
 
 def row_scores(

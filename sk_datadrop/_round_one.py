@@ -7,12 +7,11 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-import torch
 from skorch import NeuralNet
 
 from sk_datadrop._curvature import Curvature, GaussNewton
 from sk_datadrop._influence import influence_at_checkpoints
-from sk_datadrop._memory import lend_to_main
+from sk_datadrop._ranks import agreed
 from sk_datadrop._rounds import train_round
 from sk_datadrop._solvers import Lanczos, Solver
 from sk_datadrop._splits import Split
@@ -43,7 +42,7 @@ class Scoring:
             None if self.engine is None else TrajectoryRecorder(self.engine.max_memory)
         )
 
-    def scorer(self, recorder: TrajectoryRecorder | None) -> Callable:
+    def scorer(self, recorder: TrajectoryRecorder | None, n_jobs=None) -> Callable:
         """Return the function that scores a training."""
         if self.engine is not None and recorder is not None:
             return partial(
@@ -56,6 +55,7 @@ class Scoring:
             curvature=GaussNewton() if self.curvature is None else self.curvature,
             solver=Lanczos() if self.solver is None else self.solver,
             autocast=self.autocast,
+            n_jobs=n_jobs,
         )
 
 
@@ -94,6 +94,7 @@ def run_round_one(
     fit_params: dict,
     name: str,
     verbose: int = 0,
+    n_jobs: int | None = None,
     on_stage: Callable[[str], object] = lambda description: None,
     on_product: Callable[[], object] = lambda: None,
 ) -> RoundOne:
@@ -120,6 +121,8 @@ def run_round_one(
         What messages call the round.
     verbose : int, default=0
         Verbosity of the net.
+    n_jobs : int or None, default=None
+        Processes to score in.
     on_stage, on_product : callable
         Called at the start of each stage with what it is, and after every product.
 
@@ -146,7 +149,7 @@ def run_round_one(
         trained = perf_counter()
         on_stage(f"{name}: scoring")
         scores = score_round(
-            scoring.scorer(recorder),
+            scoring.scorer(recorder, n_jobs),
             number,
             net,
             checkpoints,
@@ -161,31 +164,10 @@ def run_round_one(
         )
     return RoundOne(
         net,
-        scores,
+        agreed(scores, net),
         {"round_one": trained - start, "scoring": perf_counter() - trained},
         [(str(w.message), w.category) for w in caught],
     )
-
-
-def run_in_worker(run: Callable[..., RoundOne], n_threads: int, **arguments):
-    """Run a round in another process, as its caller would.
-
-    Parameters
-    ----------
-    run : callable
-        `run_round_one`, or its like with a memory.
-    n_threads : int
-        Threads of torch of the caller, to sum in the same order.
-    **arguments
-        For `run`.
-
-    Returns
-    -------
-    RoundOne
-    """
-    torch.set_num_threads(n_threads)
-    lend_to_main(arguments["estimator"])
-    return run(**arguments)
 
 
 NOT_IN_THE_KEY = [
@@ -195,6 +177,7 @@ NOT_IN_THE_KEY = [
     "scoring",
     "name",
     "verbose",
+    "n_jobs",
     "on_stage",
     "on_product",
 ]

@@ -18,6 +18,7 @@ from sklearn.base import clone
 from skorch.callbacks import Callback
 from skorch.helper import predefined_split
 
+from sk_datadrop._ranks import device_of, module_of, summed
 from sk_datadrop._rows import DatasetRows, TargetsOfRows, as_dataset
 
 
@@ -128,7 +129,7 @@ def train(
         )
     if isinstance(X, DatasetRows):
         X = X.for_training()
-    with seeded(seed, net.device):
+    with seeded(seed, device_of(net)):
         net.fit(X, None if isinstance(y, TargetsOfRows) else y, **fit_params)
     if len(net.history) > guard.n_epochs_:
         # skorch takes Ctrl-C for the wish to end this training only.
@@ -173,8 +174,11 @@ def _add_callbacks(net, extra) -> None:
 def _epoch_loss(net, phase: str) -> float:
     """Mean loss of the last epoch over its rows."""
     columns = (f"{phase}_loss", f"{phase}_batch_size")
-    losses, sizes = zip(*net.history[-1, "batches", :, columns], strict=True)
-    return float(np.average(losses, weights=sizes))
+    losses, sizes = map(
+        np.array, zip(*net.history[-1, "batches", :, columns], strict=True)
+    )
+    total, n_rows = summed(np.array([losses @ sizes, sizes.sum()]), net)
+    return float(total / n_rows)
 
 
 class _FiniteLoss(Callback):
@@ -213,7 +217,7 @@ class _HeldOutCheckpoints(Callback):
         self.recent_: deque[Checkpoint] = deque(maxlen=(self.n_checkpoints - 1) // 2)
 
     def on_epoch_end(self, net, **kwargs):
-        current = Checkpoint(len(net.history), _copy_of_state(net.module_))
+        current = Checkpoint(len(net.history), _copy_of_state(module_of(net)))
         loss = _epoch_loss(net, "valid")
         if loss < self.lowest_ or not self.kept_:
             self.lowest_ = loss

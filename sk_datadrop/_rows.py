@@ -101,7 +101,8 @@ class DatasetRows(Dataset):
             # batches of anything but None.
             return 0
         y = torch.as_tensor(y if isinstance(y, torch.Tensor) else np.array(y))
-        return y if isinstance(self._values, np.ndarray) else y.float()
+        is_label = y.ndim == 0 and not y.is_floating_point()
+        return y if is_label or isinstance(self._values, np.ndarray) else y.float()
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -71,6 +71,7 @@ def influence_scores(
     solver=None,
     batch_size=None,
     autocast=None,
+    n_jobs=None,
     random_state=None,
 ) -> InfluenceResult:
     """Score training rows by their influence on held-out rows, for a trained net.
@@ -115,6 +116,8 @@ def influence_scores(
         Precision in which the net runs as it scores the rows, with torch.autocast;
         gradient and curvature of the objective keep the full one. Faster where the
         hardware has it; the rank correlation with full precision was .9994 and more.
+    n_jobs : int or None, default=None
+        Number of processes of joblib's that share the rows. The result is the same.
     random_state : int, RandomState instance or None, default=None
         Draws the groups and the rows of the curvature.
 
@@ -201,6 +204,7 @@ def influence_scores(
             score_held_out=False,
             batch_size=batch_size,
             autocast=autocast,
+            n_jobs=n_jobs,
         )
         for net_ in nets
     ]

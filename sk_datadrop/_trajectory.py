@@ -24,6 +24,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback
+from skorch.hf import AccelerateMixin
 from skorch.utils import to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -116,6 +117,8 @@ class Trajectory(BaseEstimator):
                 "its iterator_train__collate_fn may change the order of the rows; "
                 "leave it out"
             )
+        if isinstance(net, AccelerateMixin):
+            reason = "its steps are taken by accelerate; take a net without it"
         if reason:
             raise ValueError(
                 f"the training of this net cannot be replayed: {reason}, or leave "

@@ -17,6 +17,7 @@ from sk_datadrop._objectives import (
     row_scales,
     row_weights,
 )
+from sk_datadrop._ranks import agreed
 from sk_datadrop._round_one import Scoring
 from sk_datadrop._rounds import train
 from sk_datadrop._splits import Split
@@ -133,9 +134,10 @@ def held_out_objective(
     weights = row_weights(
         scoring.objective, held_out[1], is_likelihood=scoring.is_likelihood
     )
-    return mean_objective(
+    objective = mean_objective(
         FunctionalNet(net), scoring.objective, *held_out, scales, weights
     )
+    return agreed(objective, net)
 
 
 def run_trial(

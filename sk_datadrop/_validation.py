@@ -18,6 +18,7 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 from skorch.utils import to_tensor
 
 from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._ranks import device_of
 from sk_datadrop._rounds import seeded
 from sk_datadrop._rows import (
     DatasetRows,
@@ -159,7 +160,7 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tup
         If the net fails on the rows, its outputs match neither classes nor
         targets, or the criterion has no per-row losses.
     """
-    with seeded(seed, estimator.device), torch.no_grad():
+    with seeded(seed, device_of(estimator)), torch.no_grad():
         net = clone(estimator).set_params(verbose=0).initialize()
         if engine is not None:
             engine.check_net(net)
@@ -178,7 +179,7 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tup
 
 def _check_outputs(net, X, y, n_classes) -> torch.Size:
     """Run two rows, check what comes out, and return its shape."""
-    few = to_tensor(first_rows(X, 2), device=net.device)
+    few = to_tensor(first_rows(X, 2), device=device_of(net))
     net.module_.eval()
     try:
         outputs = net.infer(few.clone())

@@ -26,8 +26,8 @@ from sk_datadrop import (
     Trajectory,
     Views,
 )
-from sk_datadrop._estimators import _n_processes
 from sk_datadrop._memory import round_key
+from sk_datadrop._workers import n_processes
 
 SETTINGS = {"objective": "bounded", "curvature": None, "solver": None}
 
@@ -236,7 +236,7 @@ def test_threads_do_not_share_the_generator(regressor, plane):
     plain = DataDropoutRegressor(regressor, cv=3, random_state=0).fit(*plane)
     model = DataDropoutRegressor(regressor, cv=3, random_state=0, n_jobs=2)
     with joblib.parallel_config(backend="threading"):
-        assert _n_processes(2) == 1
+        assert n_processes(2) == 1
         same_fit(model.fit(*plane), plain)
 
 

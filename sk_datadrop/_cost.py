@@ -1,0 +1,286 @@
+"""What a fit will cost, told by a small one.
+
+A round is trained for two epochs on a few of the rows, and scored three times; what the
+fit takes follows from how time grows with the rows. Both parts are linear in them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from skorch.callbacks import Callback
+
+from sk_datadrop._curvature import GaussNewton
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._ranks import module_of
+from sk_datadrop._rounds import train_round
+from sk_datadrop._rows import DatasetRows
+from sk_datadrop._views import score_round
+from sk_datadrop._workers import n_processes
+
+_VECTORS_OF_TRAINING = 4
+"""As long as the net: weights, their gradient and two moments of it."""
+
+_EPOCHS = 2
+"""The first pays for what is made once."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a fit is expected to cost.
+
+    Attributes
+    ----------
+    n_trainings : int
+        Nets trained from scratch: one a round, round 2, and two a round for the trials
+        of "auto" (none where it finds nothing to drop).
+    seconds : float
+        From start to end, with rounds side by side as `n_jobs` has them.
+    seconds_per_stage : dict of str to float
+        Seconds of work by stage, as in ``timings_``.
+    memory : float
+        Bytes of the process at the peak, on top of what it holds now.
+    """
+
+    n_trainings: int
+    seconds: float
+    seconds_per_stage: dict[str, float]
+    memory: float
+
+    def __str__(self) -> str:
+        stages = ", ".join(
+            f"{_duration(seconds)} for {name.replace('_', ' ')}"
+            for name, seconds in self.seconds_per_stage.items()
+        )
+        return (
+            f"About {_duration(self.seconds)} and {self.memory / 1e9:.2g} GB for "
+            f"{self.n_trainings} trainings: {stages}."
+        )
+
+
+def estimate_cost(
+    estimator, X, y=None, *, X_val=None, y_val=None, n_samples=512
+) -> Cost:
+    """Predict what ``fit`` will cost, by a small fit on some of the rows.
+
+    Takes about as long as three epochs on `n_samples` rows. What it does not see:
+    callbacks that stop a training early, rounds that `memory` knows, machines that slow
+    down when busy, and systems that are harder to solve for a net trained to the end.
+
+    Parameters
+    ----------
+    estimator : DataDropoutClassifier or DataDropoutRegressor
+        Not fitted itself.
+    X, y, X_val, y_val
+        As for ``fit``.
+    n_samples : int, default=512
+        Rows to train and score, as many as there are at most. Should be twice the
+        `n_samples` of the curvature, and a few batches.
+
+    Returns
+    -------
+    Cost
+
+    Raises
+    ------
+    ValueError
+        If ``fit`` would raise it before any training.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skorch import NeuralNetRegressor
+    >>> from sk_datadrop import DataDropoutRegressor, estimate_cost
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(200, 3))
+    >>> net = NeuralNetRegressor(
+    ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+    ... )
+    >>> estimate_cost(DataDropoutRegressor(net), X, X.sum(axis=1)).n_trainings
+    6
+    """
+    model = clone(estimator).set_params(memory=None, random_state=0)
+    problem = model._problem(X, y, X_val, y_val, {})
+    sizes = [
+        (
+            len(split.train),
+            len(problem.validation[0] if problem.validation else split.held_out),
+        )
+        for split in problem.splits
+    ]
+    units = _measure(model, problem, n_samples)
+    n_largest = max(n_train for n_train, _ in sizes)
+    n_epochs = model.estimator.max_epochs
+    trainings = [n_epochs * units.epoch(*size) for size in sizes]
+    stages = {
+        "round_one": sum(trainings),
+        "scoring": sum(units.scoring(*size, n_epochs) for size in sizes),
+    }
+    n_trials = 0
+    if model.drop_fraction == "auto":
+        n_trials = 2 * len(sizes)
+        stages["trials"] = 2 * sum(trainings)
+    n_side_by_side = min(n_processes(model.n_jobs), len(sizes))
+    seconds = sum(stages.values()) / n_side_by_side
+    stages["round_two"] = n_epochs * units.epoch(len(problem.X), 0)
+    return Cost(
+        n_trainings=len(sizes) + n_trials + 1,
+        seconds=seconds + stages["round_two"],
+        seconds_per_stage=stages,
+        memory=_bytes_of_rows(problem) + units.bytes(len(sizes), n_largest),
+    )
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Seconds by row, and what the number of rows has no part in."""
+
+    train: float
+    valid: float
+    scoring: Callable[[int, int, int], float]
+    of_net: float
+    """Bytes of the weights and buffers."""
+    of_round: Callable[[int], float]
+    """Bytes of a round at its peak, by its training rows."""
+
+    def epoch(self, n_train: int, n_held_out: int) -> float:
+        return n_train * self.train + n_held_out * self.valid
+
+    def bytes(self, n_rounds: int, n_train: int) -> float:
+        return n_rounds * self.of_net + self.of_round(n_train)
+
+
+class _Stopwatch(Callback):
+    """Seconds of the phases of the last epoch."""
+
+    def on_epoch_begin(self, net, **kwargs):
+        self.start_ = self.trained_ = perf_counter()
+        self.is_training_ = True
+
+    def on_batch_begin(self, net, training=None, **kwargs):
+        if self.is_training_ and not training:
+            self.is_training_ = False
+            self.trained_ = perf_counter()
+
+    def on_epoch_end(self, net, **kwargs):
+        self.train_ = self.trained_ - self.start_
+        self.valid_ = perf_counter() - self.trained_
+
+
+def _measure(model, problem, n_samples: int) -> _Units:
+    rng = np.random.default_rng(0)
+    split = problem.splits[0]
+    train = problem.rows(_some(split.train, n_samples, rng))
+    held_out = problem.validation or problem.rows(split.held_out)
+    held_out = _cut(held_out, _some(np.arange(len(held_out[0])), n_samples // 2, rng))
+    scoring = model._scoring(len(problem.splits), len(held_out[0]))
+    recorder, watch = scoring.recorder(), _Stopwatch()
+    X, y = train
+    net, checkpoints = train_round(
+        clone(model.estimator).set_params(max_epochs=_EPOCHS),
+        X,
+        y,
+        held_out,
+        n_checkpoints=scoring.n_checkpoints,
+        seed=0,
+        callbacks=[watch] if recorder is None else [watch, recorder],
+        name="estimate of the cost",
+    )
+
+    def score(n_train: int, n_held_out: int):
+        return score_round(
+            scoring.scorer(recorder),
+            0,
+            net,
+            checkpoints,
+            _cut(train, slice(n_train)),
+            _cut(held_out, slice(n_held_out)),
+            n_groups=scoring.n_groups,
+            seed=0,
+            objective=scoring.objective,
+            is_likelihood=scoring.is_likelihood,
+            score_held_out=problem.validation is None,
+        )
+
+    def seconds(*sizes: int) -> float:
+        start = perf_counter()
+        score(*sizes)
+        return perf_counter() - start
+
+    sizes = len(train[0]), len(held_out[0])
+    measure = _seconds_of_replay if recorder else _seconds_of_scoring
+    of_net = sum(
+        value.nbytes
+        for value in module_of(net).state_dict().values()
+        if isinstance(value, torch.Tensor)
+    )
+    curvature = GaussNewton() if model.curvature is None else model.curvature
+    per_row = curvature.bytes_per_row(FunctionalNet(net), *train)
+    n_vectors = (
+        _VECTORS_OF_TRAINING
+        + scoring.n_checkpoints
+        + 2 * sum(result.n_iter for result in score(*sizes).solver_results)
+    )
+
+    def of_round(n_train: int) -> float:
+        n_rows = max(min(curvature.n_samples or n_train, n_train), net.batch_size)
+        graphs = min(per_row * n_rows, curvature.max_memory)
+        return graphs + n_vectors * of_net
+
+    return _Units(
+        train=watch.train_ / sizes[0],
+        valid=watch.valid_ / sizes[1],
+        scoring=measure(seconds, *sizes),
+        of_net=of_net,
+        of_round=of_round,
+    )
+
+
+def _seconds_of_scoring(seconds, n_train: int, n_held_out: int) -> Callable:
+    """Linear in both numbers of rows."""
+    seconds(n_train, n_held_out)
+    whole = seconds(n_train, n_held_out)
+    by_train = max(whole - seconds(n_train // 2, n_held_out), 0.0)
+    by_held_out = max(whole - seconds(n_train, n_held_out // 2), 0.0)
+    per_row = by_train / (n_train - n_train // 2)
+    per_held_out = by_held_out / (n_held_out - n_held_out // 2)
+    fixed = max(whole - n_train * per_row - n_held_out * per_held_out, 0.0)
+    return lambda n, m, _: fixed + n * per_row + m * per_held_out
+
+
+def _seconds_of_replay(seconds, n_train: int, n_held_out: int) -> Callable:
+    """Linear in the rows that pass in training."""
+    per_row = seconds(n_train, n_held_out) / (n_train * _EPOCHS)
+    return lambda n, m, n_epochs: n * n_epochs * per_row
+
+
+def _some(rows: np.ndarray, n_rows: int, rng) -> np.ndarray:
+    return np.sort(rng.permutation(rows)[:n_rows])
+
+
+def _cut(rows: tuple, which) -> tuple:
+    return rows[0][which], rows[1][which]
+
+
+def _bytes_of_rows(problem) -> float:
+    """Count the copies of rows: as float32, and those that are cut for a round."""
+    if isinstance(problem.X, DatasetRows):
+        return 0
+    return 2 * (problem.X.nbytes + problem.targets.values.nbytes)
+
+
+def _duration(seconds: float) -> str:
+    """Say it as people would."""
+    unit, size = next(
+        (
+            (u, s)
+            for u, s in (("d", 86400), ("h", 3600), ("min", 60))
+            if seconds > 2 * s
+        ),
+        ("s", 1),
+    )
+    number = seconds / size
+    return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"

@@ -1,0 +1,60 @@
+"""One net trained by several processes at once, by accelerate.
+
+Each process (rank) runs the same ``fit`` on its share of every batch. All of them score
+all rows, with the same weights; what they decide by is that of the first, lest rounding
+on different hardware should have them train on different rows.
+"""
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from skorch.hf import AccelerateMixin
+from torch import distributed
+
+T = TypeVar("T")
+
+
+def has_ranks(net) -> bool:
+    """Whether a net is trained by several processes at once."""
+    return isinstance(net, AccelerateMixin) and net.accelerator.num_processes > 1
+
+
+def agreed(value: T, net) -> T:
+    """Return the value of the first process."""
+    if not has_ranks(net):
+        return value
+    box: list[Any] = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def summed(values: np.ndarray, net) -> np.ndarray:
+    """Return the sum over the processes."""
+    if not has_ranks(net):
+        return values
+    total = torch.as_tensor(values, device=net.accelerator.device)
+    distributed.all_reduce(total)
+    return total.cpu().numpy()
+
+
+def module_of(net) -> torch.nn.Module:
+    """Return the module of a net, without what spreads it over processes."""
+    if isinstance(net, AccelerateMixin):
+        return net.accelerator.unwrap_model(net.module_, keep_fp32_wrapper=False)
+    return net.module_
+
+
+def device_of(net):
+    """Return the device of a net; None leaves tensors where they are."""
+    is_placed = isinstance(net, AccelerateMixin) and net.device is None
+    return net.accelerator.device if is_placed else net.device
+
+
+def iterator_of_all(net, dataset):
+    """Return the batches of a data set for validation, all of them."""
+    # Not those of this process only.
+    owner: Any = (
+        super(AccelerateMixin, net) if isinstance(net, AccelerateMixin) else net
+    )
+    return owner.get_iterator(dataset, training=False)

@@ -1,0 +1,137 @@
+"""The cost of a fit follows from the parts it is made of."""
+
+import numpy as np
+import pytest
+import torch
+from skorch import NeuralNetRegressor
+from torch.utils.data import TensorDataset
+
+from sk_datadrop import (
+    Cost,
+    DataDropoutRegressor,
+    DatasetRows,
+    GaussNewton,
+    Trajectory,
+    _cost,
+    estimate_cost,
+)
+
+
+class Clock:
+    """Time goes by with the rows that a net sees, and only so."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(_cost, "perf_counter", clock)
+    return clock
+
+
+@pytest.fixture
+def rows():
+    X = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
+    return X, X.sum(axis=1, keepdims=True)
+
+
+def regressor(clock):
+    """Takes one second a row forward, and three in training."""
+
+    class Linear(torch.nn.Linear):
+        def forward(self, X):
+            clock.seconds += len(X) * (3 if self.training else 1)
+            return super().forward(X)
+
+    net = NeuralNetRegressor(
+        Linear,
+        module__in_features=3,
+        module__out_features=1,
+        max_epochs=10,
+        lr=0.01,
+        verbose=0,
+    )
+    curvature = GaussNewton(n_samples=50)
+    return DataDropoutRegressor(net, cv=4, curvature=curvature, random_state=0)
+
+
+@pytest.mark.parametrize("n_samples", [100, 200])
+def test_training_is_that_of_the_rows_seen(n_samples, clock, rows):
+    cost = estimate_cost(regressor(clock), *rows, n_samples=n_samples)
+    # Four rounds of 300 rows and 100 held out, and 400 rows in the end.
+    stages = cost.seconds_per_stage
+    assert stages["round_one"] == pytest.approx(4 * 10 * (300 * 3 + 100))
+    assert stages["round_two"] == pytest.approx(10 * 400 * 3)
+    assert cost.seconds == pytest.approx(sum(stages.values()))
+    assert cost.n_trainings == 5
+
+
+def test_scoring_is_measured_on_few_rows_and_predicted_for_all(clock, rows):
+    expected = {
+        n: estimate_cost(regressor(clock), *rows, n_samples=n) for n in (100, 300)
+    }
+    few, many = (expected[n].seconds_per_stage["scoring"] for n in (100, 300))
+    # The solver may take a step more or less.
+    assert few == pytest.approx(many, rel=0.1)
+    clock.seconds = 0
+    model = regressor(clock).fit(*rows)
+    fitted = clock.seconds - sum(
+        few_of
+        for name, few_of in expected[100].seconds_per_stage.items()
+        if name != "scoring"
+    )
+    # Checks before the training, and products until the solver converges, besides.
+    assert few == pytest.approx(fitted, rel=0.3)
+    assert model.n_dropped_ >= 0
+
+
+def test_trials_and_side_by_side_rounds(clock, rows):
+    plain = estimate_cost(regressor(clock), *rows)
+    auto = estimate_cost(regressor(clock).set_params(drop_fraction="auto"), *rows)
+    assert auto.n_trainings == plain.n_trainings + 8
+    assert auto.seconds_per_stage["trials"] == pytest.approx(
+        2 * plain.seconds_per_stage["round_one"]
+    )
+    stages = plain.seconds_per_stage
+    beside = estimate_cost(regressor(clock).set_params(n_jobs=2), *rows)
+    assert beside.seconds == pytest.approx(
+        (stages["round_one"] + stages["scoring"]) / 2 + stages["round_two"], rel=0.01
+    )
+
+
+def test_replay_takes_longer_with_more_epochs(clock, rows):
+    model = regressor(clock).set_params(engine=Trajectory(), curvature=None)
+    ten = estimate_cost(model, *rows)
+    twenty = estimate_cost(model.set_params(estimator__max_epochs=20), *rows)
+    assert twenty.seconds_per_stage["scoring"] == pytest.approx(
+        2 * ten.seconds_per_stage["scoring"]
+    )
+
+
+def test_rows_on_disk_take_no_memory(clock, rows):
+    X, y = rows
+    in_memory = estimate_cost(regressor(clock), X, y)
+    data = DatasetRows(TensorDataset(torch.tensor(X), torch.tensor(y)))
+    read = estimate_cost(regressor(clock), data, y)
+    assert in_memory.memory - read.memory == 2 * (X.nbytes + y.nbytes)
+
+
+def test_estimate_fits_nothing_and_takes_held_out_rows(clock, rows):
+    X, y = rows
+    model = regressor(clock)
+    cost = estimate_cost(model, X[:300], y[:300], X_val=X[300:], y_val=y[300:])
+    assert cost.n_trainings == 2
+    assert not hasattr(model, "influence_")
+
+
+def test_cost_reads_well():
+    cost = Cost(6, 9000.0, {"round_one": 7100.0, "scoring": 45.0}, 2.34e9)
+    assert str(cost) == (
+        "About 2.5 h and 2.3 GB for 6 trainings: 118 min for round one, 45 s for "
+        "scoring."
+    )
