@@ -1,6 +1,7 @@
 """What the experiments share: flags of data dropout, the random control, the report."""
 
 import argparse
+import multiprocessing
 
 import numpy as np
 import torch
@@ -80,13 +81,21 @@ def dropout_parameters(arguments):
 
 def net_parameters(arguments):
     """Arguments of the skorch net that do not depend on what it is trained on."""
+    loader = {}
+    if arguments.workers:
+        # By name, as the default within a process of joblib's is its own way of
+        # starting another, which torch's loaders cannot use.
+        loader = {
+            "num_workers": arguments.workers,
+            "multiprocessing_context": multiprocessing.get_start_method(),
+        }
     return {
         "max_epochs": arguments.epochs,
         "batch_size": arguments.batch_size,
         "device": arguments.device,
         "iterator_train__shuffle": True,
-        "iterator_train__num_workers": arguments.workers,
-        "iterator_valid__num_workers": arguments.workers,
+        **{f"iterator_train__{name}": value for name, value in loader.items()},
+        **{f"iterator_valid__{name}": value for name, value in loader.items()},
         "train_split": None,
         "verbose": 0,
     }

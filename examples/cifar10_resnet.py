@@ -26,10 +26,10 @@ make the 64,000 batches of the paper, random crops of the image with a border of
 pixels, and its mirror image, except for digits. resnet110 starts with an epoch at a
 tenth of the learning rate. Influence is measured on the images as they are.
 
-Before anything is trained, the cost of it is estimated and printed. On a GPU, with
-``--memory`` and few epochs, try this first::
+Before anything is trained, the cost of it is estimated and printed. Try this first::
 
-    python cifar10_resnet.py --root data --net resnet110 --depth 20 --epochs 20 --cv 0.2
+    python cifar10_resnet.py --net resnet110 --depth 20 --epochs 20 --cv 0.2 \\
+        --label-noise 0.2 --memory rounds
 """
 
 import argparse

@@ -13,6 +13,7 @@ import scipy.io
 import torch
 from PIL import Image
 from skimage import data as photographs
+from torch.utils.data import TensorDataset
 
 import sk_datadrop
 from sk_datadrop import _round_one
@@ -247,6 +248,19 @@ def test_random_drop_keeps_the_class_mix(modules):
     np.testing.assert_array_equal(
         np.bincount(labels[kept]), np.bincount(labels[shuffled])
     )
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_loaders_name_how_they_start_processes(n_workers, modules):
+    script = modules["cifar10_resnet"]
+    arguments = script.parse_arguments(["--workers", str(n_workers), "--device", "cpu"])
+    net = script.make_net(arguments).initialize()
+    rows = TensorDataset(torch.zeros(4, 1), torch.arange(4))
+    for training in (True, False):
+        loader = net.get_iterator(rows, training=training)
+        assert loader.num_workers == n_workers
+        # None would be that of the process, and one of joblib's has its own.
+        assert (loader.multiprocessing_context is None) == (n_workers == 0)
 
 
 def test_numbers_and_names(modules):
