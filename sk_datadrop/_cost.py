@@ -198,7 +198,7 @@ def _measure(model, problem, n_samples: int) -> _Units:
             checkpoints,
             _cut(train, slice(n_train)),
             _cut(held_out, slice(n_held_out)),
-            n_groups=scoring.n_groups,
+            n_groups=min(scoring.n_groups, n_held_out),
             seed=0,
             objective=scoring.objective,
             is_likelihood=scoring.is_likelihood,

@@ -15,8 +15,7 @@ from PIL import Image
 from skimage import data as photographs
 from torch.utils.data import TensorDataset
 
-import sk_datadrop
-from sk_datadrop import _round_one
+from sk_datadrop import DataDropoutClassifier, _round_one
 
 pytest.importorskip("torchvision")
 from torchvision import datasets, transforms
@@ -29,9 +28,6 @@ TINY = "--net resnet110 --depth 8 --width 4 --epochs 1 --batch-size 20 --device 
 @pytest.fixture
 def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    monkeypatch.setattr(
-        sk_datadrop, "estimate_cost", lambda *a: "2 trainings", raising=False
-    )
     yield {name: importlib.import_module(name) for name in NAMES}
     for name in NAMES:
         del sys.modules[name]
@@ -230,7 +226,7 @@ def test_plain_net_is_round_two_of_dropping_nothing(modules, svhn, monkeypatch):
     monkeypatch.setattr(
         transforms.RandomCrop, "forward", lambda self, image: cropped.append(0) or image
     )
-    model = sk_datadrop.DataDropoutClassifier(net, **parameters).fit(rows)
+    model = DataDropoutClassifier(net, **parameters).fit(rows)
     # Half of the rows in round 1, all of them in round 2, and none in scoring.
     assert len(cropped) == 15 + 30
     plain = modules["_experiment"].fit_net(net, rows, arguments.seed)

@@ -328,7 +328,7 @@ class TestKey:
         torch.manual_seed(0)
         module = UserNet()
         net = NeuralNetClassifier(UserNet, criterion=nn.CrossEntropyLoss, **parameters)
-        return round_key(net, module.modules(), SETTINGS)
+        return round_key(net, module.modules(), SETTINGS, [])
 
     def test_is_the_same_for_the_same(self):
         weight = torch.tensor([1.0, 2.0, 3.0])
@@ -383,8 +383,8 @@ class TestKey:
         net = NeuralNetClassifier(UserNet, criterion=nn.CrossEntropyLoss)
         torch.manual_seed(0)
         first, second = UserNet(), UserNet()
-        other = round_key(net, second.modules(), SETTINGS)
-        assert round_key(net, first.modules(), SETTINGS) != other
+        other = round_key(net, second.modules(), SETTINGS, [])
+        assert round_key(net, first.modules(), SETTINGS, []) != other
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.bool, torch.complex64])
     def test_tensors_of_any_dtype(self, dtype):

@@ -149,6 +149,7 @@ class TestOneTrial:
             rows,
             held_out,
             key="",
+            split=Split(np.arange(60), np.arange(60, 90)),
             scales=np.ones(30),
             seed=3,
             scoring=scoring_of(is_likelihood=True),
