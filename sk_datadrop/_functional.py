@@ -19,18 +19,16 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sk_datadrop._derivatives import (
-    METHODS,
-    TOLERANCE,
-    find_method,
-    is_out_of_memory,
-)
+from sk_datadrop._derivatives import METHODS, find_method, is_out_of_memory
 
 _FEW_ROWS = 16
 """Enough to tell how a net can be differentiated, and cheap."""
 
 _RANDOM = 3e-4
 """Relative change of the outputs, passed twice, above rounding on any hardware."""
+
+_COUPLED = 0.1
+"""Relative change of a row's outputs, passed alone, above rounding and TF32."""
 
 _IN_ROW_ORDER = {
     "sampler": None,
@@ -308,8 +306,11 @@ class FunctionalNet:
             )
         if not isinstance(few, Tensor):
             return
-        alone = self._tried(few[:1], "a single row")
-        if _relative_change(outputs[:1], alone) > TOLERANCE:
+        alone = outputs.clone()
+        alone[:1] = self._tried(few[:1], "a single row")
+        # Relative to all rows: one alone may come out as next to nothing.
+        change = _relative_change(outputs, alone) * len(outputs) ** 0.5
+        if change > _COUPLED:
             warnings.warn(
                 "in evaluation mode the outputs of a row depend on the rows beside it "
                 "in the batch: so do the influences, and the predictions. Look for "

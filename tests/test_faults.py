@@ -47,6 +47,7 @@ from sk_datadrop._drop import (
     significantly_negative,
     standard_error,
 )
+from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import _scored
 from sk_datadrop._objectives import class_codes, row_weights
 from sk_datadrop._splits import held_out_splits
@@ -1039,6 +1040,35 @@ def test_a_last_net_that_predicts_no_numbers_is_refused():
     with pytest.raises(ValueError, match="round 2: .* for 16 of the 16 rows it was tr"):
         model.fit(X, y)
     assert not hasattr(model, "estimator_")
+
+
+def test_a_row_that_comes_out_as_nothing_depends_on_no_other():
+    X = torch.randn(16, 200, generator=torch.Generator().manual_seed(0))
+    w = X[1] / X[1].norm()
+    X[0] -= (X[0] @ w) * w
+    net = NeuralNetRegressor(nn.Linear, module__in_features=200, module__out_features=1)
+    net.initialize().module_.weight.data.copy_(w)
+    net.module_.bias.data.zero_()
+    assert abs(net.module_(X[:1]).item()) < 1e-5
+    FunctionalNet(net).check_rows(X, torch.zeros(16, 1))
+
+
+class BatchStatistics(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1, track_running_stats=False)
+        self.linear = nn.Linear(8, 1)
+
+    def forward(self, X):
+        return self.linear(torch.tanh(self.norm(X)).flatten(1))
+
+
+def test_batch_statistics_in_evaluation_mode_are_warned_of():
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(16, 1, 8, generator=generator) * torch.arange(1, 17)[:, None, None]
+    net = NeuralNetRegressor(BatchStatistics).initialize()
+    with pytest.warns(UserWarning, match="depend on the rows beside it"):
+        FunctionalNet(net).check_rows(X, torch.zeros(16, 1))
 
 
 def test_training_rows_that_cannot_be_scored_are_named_and_kept():
