@@ -130,8 +130,10 @@ def find_method(function, point: Tensor) -> str:
 
     Raises
     ------
+    ValueError
+        If there is none.
     RuntimeError
-        If there is none, or memory runs out.
+        If memory runs out.
     """
     agrees = _adjoint_test(function, point)
     failures = []
@@ -139,7 +141,7 @@ def find_method(function, point: Tensor) -> str:
         try:
             agrees(method)
         except RuntimeError as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             failures.append(f"{name}: {error}")
             continue
@@ -152,7 +154,7 @@ def find_method(function, point: Tensor) -> str:
                 stacklevel=3,
             )
         return name
-    raise RuntimeError(
+    raise ValueError(
         "the net cannot be differentiated along a direction "
         f"({'; '.join(failures)}). Make sure that it is deterministic in "
         "evaluation mode, that outputs and gradients are finite, and that the "
@@ -191,7 +193,8 @@ def _adjoint_test(function, point: Tensor) -> Callable:
     return test
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
     # On a CPU and on MPS torch has no class of its own for it.
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in ("out of memory", "can't allocate memory")

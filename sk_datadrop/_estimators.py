@@ -44,7 +44,7 @@ from sk_datadrop._round_one import (
     Scoring,
     run_round_one,
 )
-from sk_datadrop._rounds import train
+from sk_datadrop._rounds import check_predictions, train
 from sk_datadrop._rows import (
     DatasetRows,
     as_rows,
@@ -71,6 +71,7 @@ from sk_datadrop._validation import (
     check_rows,
     encode_labels,
     match_targets,
+    of_argument,
     probe_net,
     route_fit_params,
     rows_of,
@@ -438,7 +439,7 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         bar.set_description("round 2: retraining on the kept rows")
         start = perf_counter()
         X, y = problem.rows(self.sample_indices_)
-        self.estimator_ = train(
+        net = train(
             self.estimator,
             X,
             y,
@@ -448,6 +449,8 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             name="round 2",
             verbose=self._net_verbosity(),
         )
+        check_predictions(net, X, "round 2")
+        self.estimator_ = net
         bar.update()
         self.timings_["round_two"] = perf_counter() - start
 
@@ -524,9 +527,11 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         check_consistent_length(X, targets.values)
         if X_val is None:
             return X, targets, None
-        X_val = self._check_X(X_val)
-        y_val = self._val_targets(y_val)
-        check_consistent_length(X_val, y_val)
+        with of_argument("X_val"):
+            X_val = self._check_X(X_val)
+        with of_argument("y_val"):
+            y_val = self._val_targets(y_val)
+            check_consistent_length(X_val, y_val)
         if len(X_val) < 2:
             raise ValueError(
                 f"X_val holds {len(X_val)} row(s); influence is measured on held-out "
@@ -934,7 +939,8 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         )
         self._is_single_target = targets.values.ndim == 1
         if validation is not None:
-            validation = validation[0], match_targets(validation[1], shape)
+            with of_argument("y_val"):
+                validation = validation[0], match_targets(validation[1], shape)
         return Targets(match_targets(targets.values, shape), None), validation, probe
 
     def predict(self, X):

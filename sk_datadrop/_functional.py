@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
+from math import inf
 
 import torch
 from skorch import NeuralNetClassifier
@@ -18,11 +19,17 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sk_datadrop._derivatives import METHODS, find_method
+from sk_datadrop._derivatives import METHODS, find_method, is_out_of_memory
 from sk_datadrop._ranks import device_of, iterator_of_all, module_of
 
 _FEW_ROWS = 16
 """Enough to tell how a net can be differentiated, and cheap."""
+
+_RANDOM = 3e-4
+"""Relative change of the outputs, passed twice, above rounding on any hardware."""
+
+_COUPLED = 0.1
+"""Relative change of a row's outputs, passed alone, above rounding and TF32."""
 
 _IN_ROW_ORDER = {
     "sampler": None,
@@ -259,9 +266,11 @@ class FunctionalNet:
 
         Raises
         ------
+        ValueError
+            If no method agrees with the gradients.
         RuntimeError
-            If no method agrees with the gradients; or if the method of the first
-            call fails on these rows, rather than go on with another one.
+            If the method of the first call fails on these rows, rather than go on
+            with another one.
         """
 
         def outputs(theta, X=X):
@@ -278,6 +287,104 @@ class FunctionalNet:
         ):
             value, along = METHODS[self.derivative](outputs, self.theta, direction)
         return value.to(self.theta.dtype), along.to(self.theta.dtype)
+
+    @torch.no_grad()
+    def check_rows(self, X, y) -> None:
+        """Check that outputs are numbers, the same every time, and each by itself.
+
+        Parameters
+        ----------
+        X, y : array-like of shape (n_samples, ...)
+            Rows; the first few are run.
+
+        Raises
+        ------
+        ValueError
+            If the net fails in evaluation mode, on several rows or on one, an output
+            is NaN, or the same rows come out otherwise the second time.
+
+        Warns
+        -----
+        UserWarning
+            If the outputs of a row depend on the rows beside it.
+        """
+        few, _ = next(self.batches(X[:_FEW_ROWS], y[:_FEW_ROWS], _FEW_ROWS))
+        outputs = self._tried(few, "the rows")
+        check_not_nan(outputs, "the first rows")
+        change = _relative_change(outputs, self._tried(few, "the rows"))
+        if change > _RANDOM:
+            raise ValueError(
+                "the net is not deterministic in evaluation mode: the same rows, "
+                f"passed twice, come out {change:.2g} apart. Have random layers look "
+                "at self.training, as nn.Dropout does, and let no forward pass change "
+                "parameters or buffers."
+            )
+        if not isinstance(few, Tensor):
+            return
+        alone = outputs.clone()
+        alone[:1] = self._tried(few[:1], "a single row")
+        # Relative to all rows: one alone may come out as next to nothing.
+        change = _relative_change(outputs, alone) * len(outputs) ** 0.5
+        if change > _COUPLED:
+            warnings.warn(
+                "in evaluation mode the outputs of a row depend on the rows beside it "
+                "in the batch: so do the influences, and the predictions. Look for "
+                "batch normalisation without running statistics.",
+                stacklevel=3,
+            )
+
+    @torch.enable_grad()
+    def check_loss(self, X, y) -> None:
+        """Check that the losses of the first rows follow from the parameters.
+
+        Parameters
+        ----------
+        X, y : array-like of shape (n_samples, ...)
+            Rows; the first two are run.
+
+        Raises
+        ------
+        ValueError
+            If net or criterion fail, outputs are not one per row, or no gradient
+            reaches the parameters.
+        """
+        theta = self.theta.clone().requires_grad_()
+        for Xb, yb in self.batches(X[:2], y[:2]):
+            raw = self._tried(Xb, "the rows", theta)
+            if not raw.ndim or len(raw) != len(yb):
+                raise ValueError(
+                    f"the net gives outputs of shape {tuple(raw.shape)} for "
+                    f"{len(yb)} rows. Have it return one entry per row."
+                )
+            if not self._tried_losses(raw, yb).requires_grad:
+                raise ValueError(
+                    "no gradient of the training loss reaches a trainable parameter: "
+                    "influence is undefined. Look for a `detach`, a `no_grad`, or a "
+                    "rounding in module and criterion."
+                )
+
+    def _tried_losses(self, raw: Tensor, y: Tensor) -> Tensor:
+        try:
+            return self.losses_from_raw(raw, y)
+        except (RuntimeError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"criterion {type(self._net.criterion_).__name__} failed on outputs of "
+                f"shape {tuple(raw.shape)}, {raw.dtype}, and targets of shape "
+                f"{tuple(y.shape)}, {y.dtype}: {error}. Check that y suits the "
+                "criterion: its shape, its dtype, and classes counted from 0."
+            ) from error
+
+    def _tried(self, X, what: str, theta: Tensor | None = None) -> Tensor:
+        try:
+            return self.raw_outputs(self.theta if theta is None else theta, X)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"the net failed on {what} in evaluation mode, with "
+                f"{type(error).__name__}: {error}. Check shape and dtype of X, and "
+                "that no layer needs a whole batch or changes parameters in place."
+            ) from error
 
     def check_reached(self, X, y, batch_size: int | None = None) -> None:
         """Warn of trainable parameters that no output depends on.
@@ -381,6 +488,28 @@ def _rebuild(net, state_dict, derivative) -> FunctionalNet:
     functional = FunctionalNet(net, state_dict)
     functional.derivative = derivative
     return functional
+
+
+def check_not_nan(outputs: Tensor, what: str) -> None:
+    """Raise a ValueError if an output is NaN."""
+    n_bad = int(outputs.isnan().flatten(1).any(1).sum()) if outputs.ndim > 1 else 0
+    n_bad = n_bad or int(outputs.isnan().sum())
+    if n_bad:
+        raise ValueError(
+            f"in evaluation mode the net gives NaN for {n_bad} of {len(outputs)} rows "
+            f"among {what}. Scale X, lower the learning rate, or look for a division "
+            "or a logarithm in the module."
+        )
+
+
+def _relative_change(outputs: Tensor, others: Tensor) -> float:
+    """Norm of the difference, relative to that of the outputs; inf for other shapes."""
+    if outputs.shape != others.shape:
+        return inf
+    # Masked logits are minus infinity, and stay so.
+    difference = torch.where(outputs == others, 0, outputs - others)
+    size = torch.where(outputs.isinf(), 0, outputs).double().norm()
+    return float(difference.double().norm() / size) if difference.any() else 0.0
 
 
 class _Placed:

@@ -15,6 +15,7 @@ derivative of the loss of row i along s: one forward-mode pass gives it for all
 rows, and no gradient of a single row is ever formed.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,10 +23,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from sk_datadrop._curvature import Curvature
-from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._functional import FunctionalNet, check_not_nan
 from sk_datadrop._objectives import (
     RowObjective,
     class_codes,
@@ -117,6 +119,7 @@ def influence(
     -------
     Influence
     """
+    net.check_rows(*train)
     net.check_reached(*train, batch_size)
     # Two halves at least where held-out rows are scored, so that they are scored by
     # others: a row's own gradient would always call it helpful.
@@ -152,11 +155,25 @@ def influence(
     else:
         of_held_out = np.full((n_groups, len(held_out[0])), np.nan)
     return Influence(
-        train=scorer(*train, views),
+        train=_scored(scorer(*train, views), views),
         held_out=of_held_out,
         solver_result=result,
         derivative=net.derivative,
     )
+
+
+def _scored(scores: np.ndarray, directions: Tensor) -> np.ndarray:
+    """Set what is not finite to NaN, "not scored", and warn of it."""
+    bad = ~np.isfinite(scores).all(axis=0)
+    if bad.any() and directions.isfinite().all():
+        warnings.warn(
+            f"{bad.sum()} of {len(bad)} training rows are not scored: the derivatives "
+            "of their losses are NaN or too large. Look at the rows whose influence "
+            "is NaN, and scale X and y.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    return np.where(bad, np.nan, scores)
 
 
 def influence_at_checkpoints(
@@ -241,7 +258,27 @@ def objective_gradients(
                 net, X[rows], y[rows], values, scales[rows], weights[rows], batch_size
             )
         )
-    return torch.stack(gradients, dim=1)
+    stacked = torch.stack(gradients, dim=1)
+    if not stacked.isfinite().all():
+        _check_objective_finite(net, X, y, values, scales, batch_size)
+    return stacked
+
+
+@torch.no_grad()
+def _check_objective_finite(net, X, y, values: RowObjective, scales, batch_size):
+    """Raise a ValueError if there are rows to blame for a gradient that is NaN."""
+    n_bad = n_done = 0
+    for Xb, yb in net.batches(X, y, batch_size):
+        check_not_nan(net.raw_outputs(net.theta, Xb), "those held out")
+        of_rows = values(net.theta, Xb, yb, scales[n_done:][: len(yb)])
+        n_bad += int((~of_rows.isfinite()).sum())
+        n_done += len(yb)
+    if n_bad:
+        raise ValueError(
+            f"the held-out objective is NaN or infinite for {n_bad} of {n_done} "
+            "held-out rows. Check objective and criterion on these rows, scale X and "
+            "y, or lower the learning rate."
+        )
 
 
 def _take(rows: tuple[Any, Any], selected) -> tuple[Any, Any]:
@@ -260,6 +297,12 @@ def _objective_gradient(
     for Xb, yb in net.batches(X, y, batch_size):
         theta = net.theta.clone().requires_grad_()
         of_rows = values(theta, Xb, yb, scales[n_done:][: len(yb)])
+        if not of_rows.requires_grad:
+            raise ValueError(
+                "the held-out objective does not follow the parameters: no gradient "
+                "reaches them. Give objective something smooth in the outputs, "
+                "without argmax, comparison, rounding or `detach`."
+            )
         mean = of_rows @ shares[n_done:][: len(yb)].to(of_rows)
         total += torch.autograd.grad(mean, theta)[0]
         n_done += len(yb)
@@ -330,6 +373,9 @@ def row_scores(
         if dtype is not None and not along.isfinite().all():
             # float16 ends at 65,504. NaN would say that a row was not scored.
             along = _batch_scores(net, Xb, yb, directions, None)
+        if not along.isfinite().all():
+            with torch.no_grad():
+                check_not_nan(net.raw_outputs(net.theta, Xb), "those to score")
         scores.append(along)
     return torch.cat(scores, dim=1).double().cpu().numpy()
 

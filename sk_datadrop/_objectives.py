@@ -201,12 +201,21 @@ def row_weights(objective, y, *, is_likelihood: bool) -> np.ndarray:
 
 @torch.no_grad()
 def mean_objective(net: FunctionalNet, objective, X, y, scales, weights) -> float:
-    """Mean of the objective over rows, by `row_scales` and `row_weights`."""
+    """Mean of the objective over rows, by `row_scales` and `row_weights`.
+
+    Raises a ValueError if it is NaN or infinite.
+    """
     values, of_rows, n_done = row_objective(net, objective), [], 0
     for Xb, yb in net.batches(X, y):
         of_rows.append(values(net.theta, Xb, yb, scales[n_done:][: len(yb)]))
         n_done += len(yb)
-    return float(np.average(torch.cat(of_rows).double().cpu(), weights=weights))
+    mean = float(np.average(torch.cat(of_rows).double().cpu(), weights=weights))
+    if not np.isfinite(mean):
+        raise ValueError(
+            f"the held-out objective of the trained net is {mean}. Check objective and "
+            "criterion on the held-out rows, scale X and y, or lower the learning rate."
+        )
+    return mean
 
 
 def check_objective(objective) -> None:

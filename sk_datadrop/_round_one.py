@@ -11,8 +11,8 @@ from skorch import NeuralNet
 
 from sk_datadrop._curvature import Curvature, GaussNewton
 from sk_datadrop._influence import influence_at_checkpoints
-from sk_datadrop._ranks import agreed
-from sk_datadrop._rounds import train_round
+from sk_datadrop._ranks import agreed, device_of
+from sk_datadrop._rounds import named, seeded, train_round
 from sk_datadrop._solvers import Lanczos, Solver
 from sk_datadrop._splits import Split
 from sk_datadrop._trajectory import (
@@ -148,20 +148,22 @@ def run_round_one(
         )
         trained = perf_counter()
         on_stage(f"{name}: scoring")
-        scores = score_round(
-            scoring.scorer(recorder, n_jobs),
-            number,
-            net,
-            checkpoints,
-            train,
-            held_out,
-            n_groups=scoring.n_groups,
-            seed=seed,
-            objective=scoring.objective,
-            is_likelihood=scoring.is_likelihood,
-            score_held_out=score_held_out,
-            on_product=on_product,
-        )
+        # Nothing is drawn, but by nets and objectives that should not.
+        with seeded(seed, device_of(net)), named(name):
+            scores = score_round(
+                scoring.scorer(recorder, n_jobs),
+                number,
+                net,
+                checkpoints,
+                train,
+                held_out,
+                n_groups=scoring.n_groups,
+                seed=seed,
+                objective=scoring.objective,
+                is_likelihood=scoring.is_likelihood,
+                score_held_out=score_held_out,
+                on_product=on_product,
+            )
     return RoundOne(
         net,
         agreed(scores, net),

@@ -18,6 +18,7 @@ from sklearn.base import clone
 from skorch.callbacks import Callback
 from skorch.helper import predefined_split
 
+from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._ranks import device_of, module_of, summed
 from sk_datadrop._rows import DatasetRows, TargetsOfRows, as_dataset
 
@@ -115,9 +116,10 @@ def train(
     Raises
     ------
     ValueError
-        If the training loss becomes NaN or infinite.
+        If net or criterion fail on the rows, or the training loss becomes NaN or
+        infinite.
     """
-    guard = _FiniteLoss(name)
+    guard = _FiniteLoss()
     extra = [guard, *callbacks]
     net = clone(estimator).set_params(verbose=verbose)
     original = {"callbacks": net.callbacks, "verbose": estimator.verbose}
@@ -129,7 +131,7 @@ def train(
         )
     if isinstance(X, DatasetRows):
         X = X.for_training()
-    with seeded(seed, device_of(net)):
+    with seeded(seed, device_of(net)), named(name):
         net.fit(X, None if isinstance(y, TargetsOfRows) else y, **fit_params)
     if len(net.history) > guard.n_epochs_:
         # skorch takes Ctrl-C for the wish to end this training only.
@@ -160,32 +162,83 @@ def seeded(seed: int, device) -> Iterator[None]:
             random.setstate(python_state)
 
 
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Tell in which training something failed, and raise a ValueError of it."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        what = "" if isinstance(error, ValueError) else "the net or its criterion: "
+        advice = ""
+        if "more than 1 value per channel" in str(error):
+            advice = (
+                " Batch normalisation cannot train on one row, such as a last one "
+                "left over: set iterator_train__drop_last=True on the net, or another "
+                "batch_size."
+            )
+        raise ValueError(f"{name}: {what}{error}{advice}") from error
+
+
+def check_predictions(net, X, name: str) -> None:
+    """Raise a ValueError if a trained net predicts no numbers for some rows.
+
+    The training loss is that before the last step, and in training mode.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+    X : array-like of shape (n_samples, ...)
+    name : str
+        What the message calls the training.
+    """
+    n_bad = n_rows = 0
+    # A DataLoader draws a seed for its workers, needed or not.
+    with torch.random.fork_rng(devices=[]):
+        for outputs in net.forward_iter(X):
+            # Not minus infinity, which is the logit of a class ruled out.
+            bad = outputs.isnan() | outputs.isposinf()
+            n_bad += int(bad.reshape(len(bad), -1).any(1).sum())
+            n_rows += len(bad)
+    if n_bad:
+        raise ValueError(
+            f"{name}: the net predicts NaN or infinity for {n_bad} of the {n_rows} "
+            "rows it was trained on. Lower the learning rate, scale X and y, or see "
+            "what the module does in evaluation mode."
+        )
+
+
 def _add_callbacks(net, extra) -> None:
-    named = [(type(cb).__name__, cb) for cb in extra]
+    pairs = [(type(cb).__name__, cb) for cb in extra]
     if net.callbacks == "disable":
         # Ours without the default ones, for this training only.
-        vars(net).update(callbacks=named, get_default_callbacks=list)
+        vars(net).update(callbacks=pairs, get_default_callbacks=list)
     else:
         # First, so that a callback that stops the training does not hide the last
         # epoch from them.
-        net.set_params(callbacks=[*named, *(net.callbacks or [])])
+        net.set_params(callbacks=[*pairs, *(net.callbacks or [])])
 
 
 def _epoch_loss(net, phase: str) -> float:
     """Mean loss of the last epoch over its rows."""
     columns = (f"{phase}_loss", f"{phase}_batch_size")
-    losses, sizes = map(
-        np.array, zip(*net.history[-1, "batches", :, columns], strict=True)
-    )
+    try:
+        losses, sizes = map(
+            np.array, zip(*net.history[-1, "batches", :, columns], strict=True)
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"the net saw no batch in its {phase} phase: with drop_last=True, "
+            f"batch_size={net.batch_size} is more than there are rows. Lower "
+            f"batch_size, or leave iterator_{phase}__drop_last out."
+        ) from error
     total, n_rows = summed(np.array([losses @ sizes, sizes.sum()]), net)
     return float(total / n_rows)
 
 
 class _FiniteLoss(Callback):
     """Stop a training whose loss is no longer finite."""
-
-    def __init__(self, name):
-        self.name = name
 
     def on_train_begin(self, net, **kwargs):
         self.n_epochs_ = 0
@@ -195,9 +248,8 @@ class _FiniteLoss(Callback):
         loss = _epoch_loss(net, "train")
         if not np.isfinite(loss):
             raise ValueError(
-                f"{self.name}: the training loss became {loss} in epoch "
-                f"{len(net.history)}. Lower the learning rate, scale X, or check the "
-                "criterion."
+                f"the training loss became {loss} in epoch {len(net.history)}. Lower "
+                "the learning rate, scale X, or check the criterion."
             )
 
 

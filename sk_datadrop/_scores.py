@@ -13,13 +13,13 @@ from skorch import NeuralNet
 from skorch.exceptions import NotInitializedError
 from torch import nn
 
-from sk_datadrop._curvature import GaussNewton
+from sk_datadrop._curvature import Curvature, GaussNewton
 from sk_datadrop._drop import mean_influence
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import check_autocast, influence
 from sk_datadrop._objectives import check_objective
 from sk_datadrop._rows import as_rows, with_own_targets
-from sk_datadrop._solvers import Lanczos, SolverResult
+from sk_datadrop._solvers import Lanczos, Solver, SolverResult
 
 _LIKELIHOODS = (
     nn.CrossEntropyLoss,
@@ -165,6 +165,8 @@ def influence_scores(
     skorch_net = _as_skorch_net(net, loss, batch_size)
     check_objective(objective)
     check_autocast(autocast)
+    _check_kind("curvature", curvature, Curvature)
+    _check_kind("solver", solver, Solver)
     X, y = _rows_and_targets(X, y)
     X_val, y_val = _rows_and_targets(X_val, y_val)
     if checkpoints is not None and not len(checkpoints):
@@ -172,6 +174,7 @@ def influence_scores(
             "checkpoints is empty; pass at least one state dict, or None for the "
             "net as it is."
         )
+    _check_not_empty(X=X, y=y, X_val=X_val, y_val=y_val)
     check_consistent_length(X, y)
     check_consistent_length(X_val, y_val)
     if len(X_val) < 2:
@@ -185,10 +188,9 @@ def influence_scores(
             f"({len(X_val)}); got {n_groups!r}."
         )
     seed = check_random_state(random_state).randint(2**31 - 1)
-    nets = [
-        FunctionalNet(skorch_net, state_dict)
-        for state_dict in ([None] if checkpoints is None else checkpoints)
-    ]
+    nets = _at_checkpoints(skorch_net, checkpoints)
+    for rows in ((X, y), (X_val, y_val)):
+        nets[0].check_loss(*rows)
     is_likelihood = _is_likelihood(nets[0], skorch_net.criterion_, X_val, y_val)
     influences = [
         influence(
@@ -220,6 +222,30 @@ def influence_scores(
         derivative=str(influences[0].derivative),
         seconds=perf_counter() - start,
     )
+
+
+def _check_kind(name: str, value, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(
+            f"{name} must be None or an instance of {kind.__name__}; got {value!r}."
+        )
+
+
+def _check_not_empty(**arrays) -> None:
+    for name, values in arrays.items():
+        if values is None or not hasattr(values, "__len__") or not len(values):
+            raise ValueError(f"{name} holds no rows; got {values!r}. Pass one or more.")
+
+
+def _at_checkpoints(net, checkpoints) -> list[FunctionalNet]:
+    if checkpoints is None:
+        return [FunctionalNet(net)]
+    try:
+        return [FunctionalNet(net, state_dict) for state_dict in checkpoints]
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"checkpoints must be a list of state dicts of the module: {error}"
+        ) from error
 
 
 def _rows_and_targets(X, y) -> tuple:

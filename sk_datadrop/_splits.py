@@ -59,10 +59,15 @@ def held_out_splits(
     """
     _check_class_sizes(cv, y, classes)
     splitter = _splitter(cv, stratified=classes is not None, random_state=random_state)
-    splits = [
-        Split(_indices(train, len(X)), _indices(held_out, len(X)))
-        for train, held_out in splitter.split(X, y, groups)
-    ]
+    try:
+        pairs = [(train, held_out) for train, held_out in splitter.split(X, y, groups)]
+    except (ValueError, TypeError) as error:
+        shown = cv if isinstance(cv, Real) else type(cv).__name__
+        raise ValueError(
+            f"cv={shown} does not split the {len(X)} rows into pairs (train, held-out):"
+            f" {error}"
+        ) from error
+    splits = [Split(*(_indices(rows, len(X)) for rows in pair)) for pair in pairs]
     if not splits:
         raise ValueError("cv gives no split; it must give at least one.")
     for number, split in enumerate(splits, start=1):
@@ -100,14 +105,26 @@ def _splitter(cv, *, stratified: bool, random_state: int):
 def _indices(rows, n_samples: int) -> np.ndarray:
     """Rows given as indices or as a mask, as indices."""
     rows = np.asarray(rows)
-    if rows.dtype == bool:
-        rows = np.flatnonzero(rows)
+    if rows.dtype == bool and rows.shape == (n_samples,):
+        return np.flatnonzero(rows)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise ValueError(
+            f"cv names rows by an array of shape {rows.shape} and dtype {rows.dtype}; "
+            f"they must be integers, or a mask of shape ({n_samples},)."
+        )
     if rows.size and not 0 <= rows.min() <= rows.max() < n_samples:
         raise ValueError(
             f"cv names rows {rows.min()} to {rows.max()}, but there are {n_samples} "
             "rows, counted from 0."
         )
-    return rows.astype(np.int64)
+    rows = rows.astype(np.int64)
+    if len(np.unique(rows)) < len(rows):
+        raise ValueError(
+            f"cv names {len(rows) - len(np.unique(rows))} of its rows more than once "
+            "in one split. A row is trained on and scored once per round: leave out "
+            "the repetitions."
+        )
+    return rows
 
 
 def _check_class_sizes(cv, y, classes) -> None:

@@ -41,6 +41,7 @@ from sk_datadrop._optimizers import (
     read_options,
     unsupported,
 )
+from sk_datadrop._solvers._base import ZERO_GRADIENT
 
 LARGEST_DEVIATION = 0.01
 """Of a replayed stretch from the recorded one, relative to the way it goes."""
@@ -320,6 +321,8 @@ def trajectory_influences(
         recorder.epoch_ends_[c.epoch - 1]: FunctionalNet(net, c.state_dict)
         for c in checkpoints
     }
+    for at_checkpoint in nets.values():
+        at_checkpoint.check_rows(*held_out)
     gradients = {
         n_steps: objective_gradients(
             at_checkpoint,
@@ -332,6 +335,8 @@ def trajectory_influences(
         / len(checkpoints)
         for n_steps, at_checkpoint in nets.items()
     }
+    if not any(gradient.any() for gradient in gradients.values()):
+        warnings.warn(ZERO_GRADIENT, ConvergenceWarning, stacklevel=2)
     scores = trajectory_scores(
         FunctionalNet(net),
         recorder,

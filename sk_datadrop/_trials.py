@@ -19,7 +19,7 @@ from sk_datadrop._objectives import (
 )
 from sk_datadrop._ranks import agreed
 from sk_datadrop._round_one import Scoring
-from sk_datadrop._rounds import train
+from sk_datadrop._rounds import named, train
 from sk_datadrop._splits import Split
 
 
@@ -192,7 +192,8 @@ def run_trial(
         name=name,
         verbose=verbose,
     )
-    objective = held_out_objective(net, held_out, scales, scoring)
+    with named(name):
+        objective = held_out_objective(net, held_out, scales, scoring)
     return Trial(objective, perf_counter() - start)
 
 

@@ -5,6 +5,8 @@ is refused with a sentence that says what to do.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from skorch.utils import to_tensor
 
+from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._ranks import device_of
 from sk_datadrop._rounds import seeded
@@ -43,6 +46,17 @@ class Targets:
 
     values: np.ndarray | TargetsOfRows
     labels: np.ndarray | None
+
+
+@contextmanager
+def of_argument(name: str) -> Iterator[None]:
+    """Say which argument of ``fit`` an error is about, where the check cannot know."""
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: {error}") from error
 
 
 def check_is_net(estimator, *, wrapper: str) -> None:
@@ -161,7 +175,7 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tup
         targets, or the criterion has no per-row losses.
     """
     with seeded(seed, device_of(estimator)), torch.no_grad():
-        net = clone(estimator).set_params(verbose=0).initialize()
+        net = _initialized(clone(estimator).set_params(verbose=0))
         if engine is not None:
             engine.check_net(net)
         try:
@@ -177,16 +191,29 @@ def probe_net(estimator, X, targets: Targets, *, n_classes, engine, seed) -> tup
         return net, _check_outputs(net, X, targets.values, n_classes)
 
 
+def _initialized(net):
+    try:
+        return net.initialize()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"the net cannot be initialized: {error}. Check module, criterion, "
+            "optimizer, lr, and their arguments (module__..., optimizer__...)."
+        ) from error
+
+
 def _check_outputs(net, X, y, n_classes) -> torch.Size:
     """Run two rows, check what comes out, and return its shape."""
     few = to_tensor(first_rows(X, 2), device=device_of(net))
     net.module_.eval()
     try:
         outputs = net.infer(few.clone())
-    except RuntimeError as error:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ValueError(
-            f"the net failed on rows of shape {X.shape[1:]}: {error}. Check the "
-            "arguments of the module (module__...) against the shape of X."
+            f"the net failed on rows of shape {X.shape[1:]}, with "
+            f"{type(error).__name__}: {error}. Check the arguments of the module "
+            "(module__...) against the shape of X."
         ) from error
     functional = FunctionalNet(net)
     functional.raw_outputs(functional.theta, few)
@@ -194,7 +221,10 @@ def _check_outputs(net, X, y, n_classes) -> torch.Size:
         _check_class_outputs(outputs.shape, n_classes, net)
     else:
         y = match_targets(y, outputs.shape)
-    _check_row_losses(functional, X[:2], y[:2])
+    rows = with_targets(X[:2], y[:2])
+    functional.check_loss(rows, y[:2])
+    functional.check_rows(rows, y[:2])
+    _check_step_loss(net, functional, rows, y[:2])
     return outputs.shape
 
 
@@ -226,9 +256,16 @@ def _check_class_outputs(shape, n_classes: int, estimator) -> None:
         )
 
 
-def _check_row_losses(functional: FunctionalNet, X, y) -> None:
-    for Xb, yb in functional.batches(with_targets(X, y), y):
-        functional.row_losses(functional.theta, Xb, yb)
+def _check_step_loss(net, functional: FunctionalNet, X, y) -> None:
+    Xb, yb = next(functional.batches(X, y))
+    raw = functional.raw_outputs(functional.theta, Xb)
+    loss = net.get_loss(raw, yb, X=Xb, training=True)
+    if loss.ndim:
+        raise ValueError(
+            f"criterion {type(net.criterion_).__name__} gives a loss of shape "
+            f"{tuple(loss.shape)} to train on; it must be one number. Set "
+            "criterion__reduction='mean'."
+        )
 
 
 def validation_of_refit(net, validation):

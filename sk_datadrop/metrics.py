@@ -83,8 +83,9 @@ def r2_score(y_true, y_pred):
 
     One minus the total squared error over the total squared deviation from the
     mean target. For 1-D targets the same as scikit-learn's ``r2_score``, else as
-    ``multioutput="variance_weighted"`` on flattened targets, so that an element
-    that never varies (a black corner of all images) does no harm.
+    ``multioutput="variance_weighted"`` on flattened targets, as long as every element
+    varies: the error of one that does not (a black corner of all images) counts here
+    as any other, where scikit-learn leaves it out.
 
     Parameters
     ----------

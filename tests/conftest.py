@@ -12,6 +12,45 @@ from torch import nn
 from sk_datadrop import _round_one
 from sk_datadrop.datasets import flip_labels
 
+N_CASES = "generated cases"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Count the cases that hypothesis generated and that passed."""
+    counted = 0
+    handle = getattr(item.obj, "hypothesis", None) if hasattr(item, "obj") else None
+    if handle is None:
+        return (yield)
+    test = handle.inner_test
+
+    @functools.wraps(test)
+    def counting(*args, **kwargs):
+        nonlocal counted
+        test(*args, **kwargs)
+        counted += 1
+
+    handle.inner_test = counting
+    try:
+        return (yield)
+    finally:
+        handle.inner_test = test
+        # The reports carry it from workers to the summary.
+        item.user_properties.append((N_CASES, counted))
+
+
+def pytest_terminal_summary(terminalreporter):
+    total = sum(
+        count
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, count in report.user_properties
+        if name == N_CASES
+    )
+    if total:
+        terminalreporter.write_line(f"{total:,} {N_CASES}")
+
 
 class MLP(nn.Module):
     """Two linear layers with a smooth activation in between."""

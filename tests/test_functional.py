@@ -196,7 +196,7 @@ class AlwaysDrops(MLP):
 def test_random_outputs_are_refused(batch):
     net = NeuralNetClassifier(AlwaysDrops, criterion=nn.CrossEntropyLoss)
     functional = FunctionalNet(net.initialize())
-    with pytest.raises(RuntimeError, match="deterministic in evaluation mode"):
+    with pytest.raises(ValueError, match="deterministic in evaluation mode"):
         functional.jvp(batch[0].float(), functional.theta)
 
 

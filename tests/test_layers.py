@@ -494,7 +494,7 @@ class Straight(Sine):
 
 
 def test_differences_that_contradict_the_gradients_are_refused():
-    with pytest.raises(RuntimeError, match="finite differences: contradicts"):
+    with pytest.raises(ValueError, match="finite differences: contradicts"):
         score(Straight)
 
 

@@ -169,6 +169,15 @@ def test_an_interruption_is_not_swallowed(overfitting):
         train_round(net, X, y, held_out, n_checkpoints=1, seed=0, name="x")
 
 
+@pytest.mark.parametrize("phase", ["train", "valid"])
+def test_no_batch_is_refused(classifier, blobs, phase):
+    X, y = blobs
+    classifier.set_params(batch_size=100, callbacks="disable")
+    classifier.set_params(**{f"iterator_{phase}__drop_last": True})
+    with pytest.raises(ValueError, match=f"x: the net saw no batch in its {phase} ph"):
+        train_round(classifier, X, y, blobs, n_checkpoints=1, seed=0, name="x")
+
+
 def test_no_epoch_is_refused(classifier, blobs):
     classifier.set_params(max_epochs=0)
     with pytest.raises(ValueError, match="x: the net trained for no epoch"):

@@ -68,6 +68,15 @@ def test_masks_are_taken_as_rows():
         ([(np.arange(0), np.arange(50))], "leaves none to train on"),
         ([(np.arange(50), np.arange(10))], "trains on rows that it also holds out"),
         ([(np.arange(40), np.arange(40, 50))], "trains on no row of class 'dog'"),
+        ([([0, 0, 1], [2, 3])], "names 1 of its rows more than once"),
+        ([([0, 1], [2, 2])], "names 1 of its rows more than once"),
+        ([([0.5, 1.5], [2, 3])], "an array of shape .2,. and dtype float64"),
+        ([([[0], [1]], [2, 3])], "an array of shape .2, 1. and dtype int64"),
+        ([([True, False], [2, 3])], r"a mask of shape \(50,\)"),
+        ([(["a"], ["b"])], "and dtype <U1"),
+        ([(None, [1, 2])], "and dtype object"),
+        ([1, 2], "cv=list does not split the 50 rows into pairs"),
+        (0.99, "cv=0.99 does not split the 50 rows .* train set will be empty"),
     ],
 )
 def test_bad_cv(cv, message):

@@ -219,7 +219,7 @@ def rounding(tensor: Tensor) -> float:
 
 def check_count(name: str, value) -> None:
     """Raise a ValueError unless `value` is a positive integer."""
-    if not isinstance(value, Integral) or value < 1:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive integer; got {value!r}.")
 
 
