@@ -623,7 +623,7 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         Labels.
     n_features_in_ : int
         Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, if X had any.
     input_shape_ : tuple of int
         Shape of one row.
@@ -842,7 +842,7 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         are of when it was run.
     n_features_in_ : int
         Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, if X had any.
     input_shape_ : tuple of int
         Shape of one row.

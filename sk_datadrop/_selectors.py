@@ -81,7 +81,7 @@ class _BaseSelector(OneToOneFeatureMixin, _BaseRowSelection):
 
         Returns
         -------
-        ndarray of shape (n_features_in_,), dtype object
+        ndarray of shape (n_features,), dtype object
             Names.
 
         Raises
@@ -180,7 +180,7 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         Labels; for a classifier only.
     n_features_in_ : int
         Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, if X had any.
     input_shape_ : tuple of int
         Shape of one row.
@@ -315,7 +315,7 @@ class DataDropoutSampler(_BaseSelector):
         Labels; for a classifier only.
     n_features_in_ : int
         Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, if X had any.
     input_shape_ : tuple of int
         Shape of one row.
