@@ -49,12 +49,22 @@ autodoc_typehints = "none"  # the docstrings say more
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
+EXAMPLES = [
+    "plot_label_noise.py",
+    "plot_inspect.py",
+    "plot_denoising.py",
+    "plot_wrong_unit.py",
+    "plot_grid_search.py",
+    "plot_drop_curve.py",
+    "plot_own_training_loop.py",
+    "plot_solvers_agree.py",
+]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"/plot_",
     "ignore_pattern": r"quickstart\.py",
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": EXAMPLES.index,
     "abort_on_example_error": True,
     "show_memory": False,
     "write_computation_times": False,
@@ -79,7 +89,8 @@ html_theme_options = {
     "footer_end": [],
     "secondary_sidebar_items": ["page-toc"],
 }
-html_sidebars = {"index": [], "changelog": [], "contributing": []}
+# Pages that have no pages below them to navigate to.
+html_sidebars = {page.stem: [] for page in HERE.glob("*.md")}
 
 
 def _skip_inherited(app, what, name, member, skip, options):
@@ -97,7 +108,7 @@ def _visit_math(translator, node):
 
 def _visit_math_block(translator, node):
     formula = convert(node.astext(), display="block")
-    translator.body.append(f'<div class="math">{formula}</div>')
+    translator.body.append(f'<div class="formula">{formula}</div>')
     raise SkipNode
 
 

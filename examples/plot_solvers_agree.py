@@ -106,6 +106,7 @@ for name in names:
     left.plot(exact, results[name].influence, ".", markersize=3, label=name)
 left.axline((0, 0), slope=1, color="0.5", linewidth=1)
 left.set(xlabel="influence, whole matrix", ylabel="influence, by the solver")
+left.ticklabel_format(style="sci", scilimits=(0, 0))
 left.legend(markerscale=3)
 bars = right.barh(list(products), list(products.values()))
 right.bar_label(bars, padding=3)
