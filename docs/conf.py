@@ -45,6 +45,7 @@ myst_heading_anchors = 3
 suppress_warnings = ["config.cache"]  # the sorting key of the gallery cannot be pickled
 
 autosummary_generate = True
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # the docstrings say more
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
