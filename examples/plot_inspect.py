@@ -2,10 +2,10 @@
 Looking at what was dropped
 ===========================
 
-The rows that data dropout calls harmful are mostly fours that somebody labelled nine:
-half of the fours here are. Four pictures and a table show what was dropped, why, and
-how sure the rounds were. Look before you trust: an hour with the most harmful rows
-tells more about a data set than any score.
+Of the fours that somebody labelled nine, half of all fours, nearly all are found, and
+they are the most harmful rows; but many right nines are dropped along with them. Four
+pictures and a table show what was dropped, why, and how sure the rounds were. Look
+before you trust: the share dropped of one class gives the game away.
 """
 
 import os
