@@ -99,6 +99,8 @@ class Curvature(BaseEstimator, ABC):
     ) -> CurvatureOperator:
         """Build the operator for the mean loss of the rows of (X, y).
 
+        The rows are drawn here, once: all products are with the same matrix.
+
         Parameters
         ----------
         net : FunctionalNet
@@ -113,11 +115,34 @@ class Curvature(BaseEstimator, ABC):
         Returns
         -------
         CurvatureOperator
+            Products with the matrix, and its damping, for a solver.
 
         Raises
         ------
         ValueError
             If a parameter is out of range.
+
+        See Also
+        --------
+        check_parameters : Called first.
+        sk_datadrop.Lanczos.solve : Takes the operator.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import GaussNewton
+        >>> from sk_datadrop._functional import FunctionalNet
+        >>> X = np.float32([[1, 0], [0, 1]])
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=2, module__out_features=1,
+        ...     module__bias=False, verbose=0,
+        ... ).initialize()
+        >>> operator = GaussNewton().operator(
+        ...     FunctionalNet(net), X, X[:, :1], random_state=np.random.default_rng(0)
+        ... )
+        >>> operator.product(torch.ones(2))
+        tensor([1., 1.])
         """
         self.check_parameters()
         rows = self._sample_rows(len(X), random_state)
@@ -170,7 +195,28 @@ class Curvature(BaseEstimator, ABC):
         return np.sort(rng.choice(n_available, self.n_samples, replace=False))
 
     def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
+        """Raise a ValueError if a parameter is out of range.
+
+        Called before any training, and before the matrix is built.
+
+        Raises
+        ------
+        ValueError
+            If `damping`, `n_samples` or `max_memory` is not positive, or `scaling`
+            is unknown.
+
+        See Also
+        --------
+        operator : Builds the matrix.
+
+        Examples
+        --------
+        >>> from sk_datadrop import GaussNewton
+        >>> GaussNewton(scaling="row").check_parameters()
+        Traceback (most recent call last):
+            ...
+        ValueError: scaling must be 'tensor' or None; got 'row'.
+        """
         if not isinstance(self.damping, Real) or not self.damping > 0:
             raise ValueError(
                 f"damping must be a positive number, relative to the largest "
@@ -236,6 +282,11 @@ class GaussNewton(Curvature):
         Bytes for the graphs that products with the matrix go back through. They are
         made once, as far as they fit, and otherwise anew in every product, in batches
         that fit. Changes the result by rounding only.
+
+    See Also
+    --------
+    Hessian : With the part that can be negative.
+    Lanczos : Solves with it.
 
     References
     ----------
@@ -303,6 +354,10 @@ class Hessian(Curvature):
         replacement. None, or more than there are, takes all rows.
     max_memory : float, default=1e9
         Bytes for the graphs that products with the matrix go back through.
+
+    See Also
+    --------
+    GaussNewton : Without the part that can be negative.
 
     References
     ----------

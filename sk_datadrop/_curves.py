@@ -25,7 +25,7 @@ class DropCurve:
     their rows, their seed and the number of rows dropped, so they are compared in
     pairs.
 
-    Attributes
+    Parameters
     ----------
     fractions : list of float, "negative" or "auto"
         As asked for.
@@ -39,6 +39,27 @@ class DropCurve:
         Rows dropped.
     n_train, n_test : ndarray of shape (n_runs,), dtype int64
         Rows trained and scored on.
+
+    See Also
+    --------
+    drop_curve : Measures it.
+    DropCurveDisplay : Draws it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sk_datadrop import DropCurve
+    >>> curve = DropCurve(
+    ...     fractions=[0.1],
+    ...     dropout=np.array([[0.8], [0.9]]),
+    ...     random=np.array([[0.7], [0.6]]),
+    ...     none=np.array([0.7, 0.8]),
+    ...     n_dropped=np.array([[10], [10]]),
+    ...     n_train=np.array([100, 100]),
+    ...     n_test=np.array([50, 50]),
+    ... )
+    >>> curve.gain("none")[0]
+    array([0.1])
     """
 
     fractions: list
@@ -52,25 +73,53 @@ class DropCurve:
     def gain(self, over="none") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean paired difference of data dropout to another arm, and its interval.
 
+        Runs are compared in pairs: the arms of a run share their rows and their seed.
+
         Parameters
         ----------
         over : {"none", "random"}, default="none"
+            The arm to compare with: no dropout, or a random drop of as many rows.
 
         Returns
         -------
-        mean, low, high : ndarray of shape (n_fractions,), dtype float64
-            The 95 % interval of Student's t over the runs, corrected for runs that
-            share training rows [1]_; NaN for a single run.
+        mean : ndarray of shape (n_fractions,), dtype float64
+            Mean over the runs.
+        low : ndarray of shape (n_fractions,), dtype float64
+            Lower end of the 95 % interval of Student's t over the runs, corrected for
+            runs that share training rows [1]_; NaN for a single run.
+        high : ndarray of shape (n_fractions,), dtype float64
+            Upper end.
 
         Raises
         ------
         ValueError
             If `over` is something else.
 
+        See Also
+        --------
+        drop_curve : Measures the curve.
+
         References
         ----------
         .. [1] Nadeau, Bengio (2003). Inference for the generalization error.
            doi:10.1023/A:1024068626366
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sk_datadrop import DropCurve
+        >>> curve = DropCurve(
+        ...     fractions=[0.1],
+        ...     dropout=np.array([[0.8], [0.9]]),
+        ...     random=np.array([[0.7], [0.6]]),
+        ...     none=np.array([0.7, 0.8]),
+        ...     n_dropped=np.array([[10], [10]]),
+        ...     n_train=np.array([100, 100]),
+        ...     n_test=np.array([50, 50]),
+        ... )
+        >>> mean, low, high = curve.gain(over="random")
+        >>> mean.round(3), bool(low < 0 < high)
+        (array([0.2]), True)
         """
         if over not in ("none", "random"):
             raise ValueError(f"over must be 'none' or 'random'; got {over!r}.")
@@ -132,6 +181,7 @@ def drop_curve(
     Returns
     -------
     DropCurve
+        Scores of all runs and arms.
 
     Raises
     ------

@@ -15,6 +15,9 @@ KINDS = ("histogram", "gallery", "classes", "agreement")
 class DropCurveDisplay:
     """Gain of data dropout over no dropout and a random drop, by the share dropped.
 
+    Two lines with their 95 % intervals. Where an interval holds zero, dropping that
+    share was not shown to help.
+
     Parameters
     ----------
     curve : DropCurve
@@ -56,6 +59,8 @@ class DropCurveDisplay:
     def from_estimator(cls, estimator, X, y, *, ax=None, **options):
         """Measure with :func:`drop_curve` and draw.
 
+        All trainings take place here; `plot` draws again without any.
+
         Parameters
         ----------
         estimator : DataDropoutClassifier or DataDropoutRegressor
@@ -70,11 +75,35 @@ class DropCurveDisplay:
         Returns
         -------
         DropCurveDisplay
+            With the curve, drawn.
+
+        See Also
+        --------
+        plot : Draws a curve that was measured.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutRegressor, DropCurveDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1, lr=0.1,
+        ... )
+        >>> display = DropCurveDisplay.from_estimator(
+        ...     DataDropoutRegressor(net, cv=2), X, X @ [1.0, 2.0, 3.0],
+        ...     fractions=[0.1], n_repeats=1, cv=2, random_state=0,
+        ... )
+        >>> display.curve.n_dropped.tolist()
+        [[3], [3]]
         """
         return cls(drop_curve(estimator, X, y, **options)).plot(ax)
 
     def plot(self, ax=None):
         """Draw the gains with their 95 % intervals.
+
+        One line against no dropout, one against a random drop of as many rows.
 
         Parameters
         ----------
@@ -85,6 +114,26 @@ class DropCurveDisplay:
         -------
         DropCurveDisplay
             Itself.
+
+        See Also
+        --------
+        from_estimator : Measures and draws.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sk_datadrop import DropCurve, DropCurveDisplay
+        >>> curve = DropCurve(
+        ...     fractions=[0.1],
+        ...     dropout=np.array([[0.8], [0.9]]),
+        ...     random=np.array([[0.7], [0.6]]),
+        ...     none=np.array([0.7, 0.8]),
+        ...     n_dropped=np.array([[10], [10]]),
+        ...     n_train=np.array([100, 100]),
+        ...     n_test=np.array([50, 50]),
+        ... )
+        >>> DropCurveDisplay(curve).plot().ax_.get_xlabel()
+        'share of the training rows dropped'
         """
         ax = _axes(ax)
         shares = np.mean(self.curve.n_dropped / self.curve.n_train[:, None], axis=0)
@@ -112,6 +161,9 @@ class DropCurveDisplay:
 
 class InfluenceDisplay:
     """What data dropout found among the rows.
+
+    Four pictures, see `plot`: all scores, the rows at both ends, the classes, the
+    agreement of two views.
 
     Parameters
     ----------
@@ -165,6 +217,8 @@ class InfluenceDisplay:
     def from_estimator(cls, estimator, X, y, *, kind="histogram", ax=None, n_rows=8):
         """Draw a fitted estimator.
 
+        The estimator has to be fitted; nothing is trained.
+
         Parameters
         ----------
         estimator : DataDropoutClassifier, DataDropoutRegressor, \
@@ -182,11 +236,34 @@ class InfluenceDisplay:
         Returns
         -------
         InfluenceDisplay
+            With the report, drawn.
+
+        See Also
+        --------
+        plot : Draws another picture of the same.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutRegressor, InfluenceDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1, lr=0.1,
+        ... )
+        >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
+        >>> display = InfluenceDisplay.from_estimator(model, X, y, kind="agreement")
+        >>> display.ax_.get_xlabel()
+        'influence, round 1, epoch 10, group 1'
         """
         return cls(estimator, X, y).plot(kind, ax=ax, n_rows=n_rows)
 
     def plot(self, kind="histogram", *, ax=None, n_rows=8):
         """Draw one of the pictures.
+
+        Nothing is computed again, so that several pictures cost little.
 
         Parameters
         ----------
@@ -212,6 +289,25 @@ class InfluenceDisplay:
         ValueError
             If `kind` is unknown, a gallery is given axes, or there are no classes, or
             no two views.
+
+        See Also
+        --------
+        from_estimator : Makes the display and draws.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutRegressor, InfluenceDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1, lr=0.1,
+        ... )
+        >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
+        >>> InfluenceDisplay(model, X, y).plot("gallery", n_rows=3).ax_.shape
+        (2, 3)
         """
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")

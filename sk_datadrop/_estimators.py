@@ -123,10 +123,25 @@ class _BaseRowSelection(MetaEstimatorMixin, BaseEstimator):
     def get_metadata_routing(self):
         """Tell who takes which metadata in ``fit``.
 
+        For scikit-learn, when metadata routing is enabled.
+
         Returns
         -------
         sklearn.utils.metadata_routing.MetadataRouter
             `X_val` and `y_val` for itself, ``fit`` of the net, ``split`` of `cv`.
+
+        See Also
+        --------
+        sklearn.utils.metadata_routing.get_routing_for_object : Calls it.
+
+        Examples
+        --------
+        >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import Linear
+        >>> from sk_datadrop import DataDropoutRegressor
+        >>> model = DataDropoutRegressor(NeuralNetRegressor(Linear))
+        >>> [name for name, _ in model.get_metadata_routing()]
+        ['$self_request', 'estimator']
         """
         router = MetadataRouter(owner=self).add_self_request(self)
         router.add(estimator=self.estimator, method_mapping=self._routes_to("fit"))
@@ -140,6 +155,8 @@ class _BaseRowSelection(MetaEstimatorMixin, BaseEstimator):
     def get_support(self, indices=False):
         """Tell which rows were kept.
 
+        The name is that of scikit-learn's feature selectors; here it is about rows.
+
         Parameters
         ----------
         indices : bool, default=False
@@ -149,6 +166,26 @@ class _BaseRowSelection(MetaEstimatorMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype bool, or (n_kept,), dtype int
             In the order of the rows given to ``fit``.
+
+        See Also
+        --------
+        fit : Decides it.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutRegressor
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+        ...     lr=0.1, verbose=0,
+        ... )
+        >>> model = DataDropoutRegressor(net, drop_fraction=0.1, cv=2, random_state=0)
+        >>> model.fit(X, y).get_support(indices=True).shape
+        (54,)
         """
         check_is_fitted(self, "sample_mask_")
         return self.sample_indices_ if indices else self.sample_mask_
@@ -188,6 +225,8 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
     def fit(self, X, y=None, *, X_val=None, y_val=None, **params):
         """Train, score, drop and retrain.
 
+        Everything that can be checked is checked before the first training.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
@@ -209,8 +248,8 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
 
         Returns
         -------
-        self : object
-            Fitted estimator.
+        object
+            The estimator itself, fitted.
 
         Raises
         ------
@@ -219,6 +258,27 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
         ValueError
             If data, parameters, net and criterion do not fit together, before
             any training; or if a training loss becomes NaN or infinite.
+
+        See Also
+        --------
+        predict : Uses the net of round 2.
+        get_support : Which rows were kept.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutRegressor
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+        ...     lr=0.1, verbose=0,
+        ... )
+        >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
+        >>> len(model.round_one_estimators_), model.influence_.shape
+        (2, (60,))
         """
         # Of another fit: its net must not go with these classes, should this one fail.
         for name in ("estimator_", "cv_results_"):
@@ -668,7 +728,7 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         Labels.
     n_features_in_ : int
         Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, if X had any.
     input_shape_ : tuple of int
         Shape of one row.
@@ -741,6 +801,8 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
     def predict(self, X):
         """Predict labels with the net of round 2.
 
+        The nets of round 1 have no say in it.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
@@ -750,6 +812,25 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         -------
         ndarray of shape (n_samples,)
             Labels, of the type of ``classes_``.
+
+        See Also
+        --------
+        predict_proba : Probabilities.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetClassifier
+        >>> from sk_datadrop import DataDropoutClassifier
+        >>> X = np.random.default_rng(0).normal(size=(60, 2))
+        >>> y = np.where(X[:, 0] > 0, "right", "left")
+        >>> net = NeuralNetClassifier(
+        ...     torch.nn.Linear, module__in_features=2, module__out_features=2,
+        ...     criterion=torch.nn.CrossEntropyLoss, lr=0.5, verbose=0,
+        ... )
+        >>> model = DataDropoutClassifier(net, cv=2, random_state=0).fit(X, y)
+        >>> model.predict([[3.0, 0.0], [-3.0, 0.0]]).tolist()
+        ['right', 'left']
         """
         check_is_fitted(self, "estimator_")
         codes = self.estimator_.predict(self._check_X(X))
@@ -760,6 +841,8 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
     def predict_proba(self, X):
         """Predict class probabilities with the net of round 2.
 
+        In double precision, and summing to one in it.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
@@ -769,6 +852,31 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         -------
         ndarray of shape (n_samples, n_classes), dtype float64
             Columns in the order of ``classes_``.
+
+        Raises
+        ------
+        ValueError
+            If what the net gives are no probabilities.
+
+        See Also
+        --------
+        predict : The most probable label.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetClassifier
+        >>> from sk_datadrop import DataDropoutClassifier
+        >>> X = np.random.default_rng(0).normal(size=(60, 2))
+        >>> y = np.where(X[:, 0] > 0, "right", "left")
+        >>> net = NeuralNetClassifier(
+        ...     torch.nn.Linear, module__in_features=2, module__out_features=2,
+        ...     criterion=torch.nn.CrossEntropyLoss, lr=0.5, verbose=0,
+        ... )
+        >>> model = DataDropoutClassifier(net, cv=2, random_state=0).fit(X, y)
+        >>> proba = model.predict_proba([[3.0, 0.0]])
+        >>> proba.shape, bool(proba[0, 1] > 0.5)
+        ((1, 2), True)
         """
         check_is_fitted(self, "estimator_")
         proba = self.estimator_.predict_proba(self._check_X(X)).astype(np.float64)
@@ -888,7 +996,7 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         are of when it was run.
     n_features_in_ : int
         Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, if X had any.
     input_shape_ : tuple of int
         Shape of one row.
@@ -946,6 +1054,8 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
     def predict(self, X):
         """Predict targets with the net of round 2.
 
+        The nets of round 1 have no say in it.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
@@ -955,6 +1065,26 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         -------
         ndarray of shape (n_samples,) or (n_samples, ...)
             In the shape of y. At most 2-D as float64, images as float32.
+
+        See Also
+        --------
+        score : Coefficient of determination.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutRegressor
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+        ...     lr=0.1, verbose=0,
+        ... )
+        >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
+        >>> model.predict(X[:2]).shape
+        (2,)
         """
         check_is_fitted(self, "estimator_")
         predicted = self.estimator_.predict(self._check_X(X))
@@ -964,6 +1094,8 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
 
     def score(self, X, y, sample_weight=None):
         """Coefficient of determination of the predictions, for any target shape.
+
+        What searches and cross-validation take unless told otherwise.
 
         Parameters
         ----------
@@ -977,13 +1109,33 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         Returns
         -------
         float
-            scikit-learn's R2 for targets of at most two dimensions, else
+            R2 of scikit-learn for targets of at most two dimensions, else
             :func:`sk_datadrop.metrics.r2_score`.
 
         Raises
         ------
         ValueError
             If `sample_weight` is given with image targets.
+
+        See Also
+        --------
+        sk_datadrop.metrics.r2_score : For targets of more than two dimensions.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutRegressor
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+        ...     lr=0.1, verbose=0,
+        ... )
+        >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
+        >>> bool(model.score(X, y) > 0.5)
+        True
         """
         if np.ndim(y) <= 2:
             return super().score(X, y, sample_weight)

@@ -10,6 +10,8 @@ from sk_datadrop._drop import mean_influence, standard_error
 def influence_report(estimator, X, y) -> np.ndarray:
     """Tell for every row what was given, predicted, scored and decided.
 
+    Sort it by ``influence`` and the rows to look at first come first.
+
     Parameters
     ----------
     estimator : DataDropoutClassifier, DataDropoutRegressor, DataDropoutTransformer \
@@ -31,6 +33,11 @@ def influence_report(estimator, X, y) -> np.ndarray:
     ------
     ValueError
         If the rows are not as many as those of ``fit``.
+
+    See Also
+    --------
+    InfluenceDisplay : Draws it.
+    DataDropoutClassifier : Finds it.
 
     Examples
     --------

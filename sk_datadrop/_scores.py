@@ -33,7 +33,9 @@ _LIKELIHOODS = (
 class InfluenceResult:
     """What :func:`influence_scores` found.
 
-    Attributes
+    A record; its fields are attributes of the same names.
+
+    Parameters
     ----------
     influence : ndarray of shape (n_samples,), dtype float64
         Mean over the views. Positive is helpful, negative harmful: the predicted
@@ -47,6 +49,23 @@ class InfluenceResult:
         over reverse" (both exact) or "finite differences".
     seconds : float
         Time spent.
+
+    See Also
+    --------
+    influence_scores : Makes it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sk_datadrop import InfluenceResult
+    >>> InfluenceResult(
+    ...     influence=np.array([1.0, -1.0]),
+    ...     influence_per_view=np.array([[1.0, -1.0]]),
+    ...     solver_results=[],
+    ...     derivative="forward mode",
+    ...     seconds=0.1,
+    ... ).influence.argmin()
+    np.int64(1)
     """
 
     influence: np.ndarray
@@ -124,6 +143,7 @@ def influence_scores(
     Returns
     -------
     InfluenceResult
+        Scores, and how they were reached.
 
     Raises
     ------
@@ -138,6 +158,11 @@ def influence_scores(
     ConvergenceWarning
         If a system could not be solved; where it could not at all, the views of
         that checkpoint are NaN and take no part in the mean.
+
+    See Also
+    --------
+    DataDropoutClassifier : Trains, scores, drops and retrains.
+    DataDropoutRegressor : The same for targets of any shape.
 
     References
     ----------

@@ -28,6 +28,8 @@ class _BaseSelector(OneToOneFeatureMixin, _BaseRowSelection):
     def fit(self, X, y=None, *, X_val=None, y_val=None, **params):
         """Train, score and decide which rows to keep.
 
+        Round 1 of the estimators, without round 2.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
@@ -47,8 +49,8 @@ class _BaseSelector(OneToOneFeatureMixin, _BaseRowSelection):
 
         Returns
         -------
-        self : object
-            Fitted selector.
+        object
+            The selector itself, fitted.
 
         Raises
         ------
@@ -57,6 +59,26 @@ class _BaseSelector(OneToOneFeatureMixin, _BaseRowSelection):
         ValueError
             If data, parameters, net and criterion do not fit together, before
             any training; or if a training loss becomes NaN or infinite.
+
+        See Also
+        --------
+        get_support : Which rows are kept.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutTransformer
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+        ...     lr=0.1, verbose=0,
+        ... )
+        >>> selector = DataDropoutTransformer(net, drop_fraction=0.1, cv=2)
+        >>> selector.fit(X, y).n_dropped_
+        6
         """
         check_is_net(self.estimator, wrapper=type(self).__name__)
         model = _data_dropout_class(self.estimator)(**self.get_params(deep=False))
@@ -76,6 +98,8 @@ class _BaseSelector(OneToOneFeatureMixin, _BaseRowSelection):
     def get_feature_names_out(self, input_features=None):
         """Return the names of the columns, which are those that came in.
 
+        Rows are dropped, columns are not.
+
         Parameters
         ----------
         input_features : array-like of str or None, default=None
@@ -83,7 +107,7 @@ class _BaseSelector(OneToOneFeatureMixin, _BaseRowSelection):
 
         Returns
         -------
-        ndarray of shape (n_features_in_,), dtype object
+        ndarray of shape (n_features,), dtype object
             Names.
 
         Raises
@@ -91,6 +115,26 @@ class _BaseSelector(OneToOneFeatureMixin, _BaseRowSelection):
         ValueError
             If the rows seen in ``fit`` were not those of a table, or the names are
             not those seen in ``fit``.
+
+        See Also
+        --------
+        sklearn.base.OneToOneFeatureMixin : Where it comes from.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutTransformer
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+        ...     lr=0.1, verbose=0,
+        ... )
+        >>> selector = DataDropoutTransformer(net, cv=2, random_state=0).fit(X, y)
+        >>> selector.get_feature_names_out().tolist()
+        ['x0', 'x1', 'x2']
         """
         check_is_fitted(self, "input_shape_")
         if len(self.input_shape_) != 1:
@@ -182,7 +226,7 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         Labels; for a classifier only.
     n_features_in_ : int
         Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, if X had any.
     input_shape_ : tuple of int
         Shape of one row.
@@ -215,6 +259,8 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
     def transform(self, X):
         """Return X as it came, every row of it.
 
+        A step of a pipeline must not drop rows of X alone.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
@@ -224,6 +270,26 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         -------
         array-like of shape (n_samples, ...)
             X itself; an array if X is something without a shape, such as a list.
+
+        See Also
+        --------
+        get_support : Which rows are to be kept.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutTransformer
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+        ...     lr=0.1, verbose=0,
+        ... )
+        >>> selector = DataDropoutTransformer(net, cv=2, random_state=0).fit(X, y)
+        >>> selector.transform(X[:5]).shape
+        (5, 3)
         """
         check_is_fitted(self, "sample_mask_")
         self._check_X(X)
@@ -317,7 +383,7 @@ class DataDropoutSampler(_BaseSelector):
         Labels; for a classifier only.
     n_features_in_ : int
         Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, if X had any.
     input_shape_ : tuple of int
         Shape of one row.
@@ -353,6 +419,8 @@ class DataDropoutSampler(_BaseSelector):
     def fit_resample(self, X, y=None, *, X_val=None, y_val=None, **params):
         """Train, score and return the rows to keep.
 
+        As the samplers of imbalanced-learn do; its pipelines call it in ``fit`` only.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
@@ -370,6 +438,27 @@ class DataDropoutSampler(_BaseSelector):
             Rows kept, in their order, of the type and dtype of X.
         y_kept : array-like of shape (n_kept,) or (n_kept, ...)
             Their targets, of the type and dtype of y.
+
+        See Also
+        --------
+        fit : The same, without returning rows.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutSampler
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+        ...     lr=0.1, verbose=0,
+        ... )
+        >>> sampler = DataDropoutSampler(net, drop_fraction=0.1, cv=2, random_state=0)
+        >>> X_kept, y_kept = sampler.fit_resample(X, y)
+        >>> X_kept.shape, y_kept.shape
+        ((54, 3), (54,))
         """
         if (rows := as_rows(X)) is not None:
             X, y = with_own_targets(rows, y)

@@ -73,6 +73,11 @@ class Trajectory(BaseEstimator):
         is forgotten, as often as needed, and recomputed in the backward pass, which
         for this holds the states of one such gap at a time.
 
+    See Also
+    --------
+    Views : Which epochs are scored.
+    GaussNewton : Influence functions, the default.
+
     References
     ----------
     Hara, Nitanda, Maehara (2019). Data cleansing for models trained with SGD.
@@ -93,7 +98,27 @@ class Trajectory(BaseEstimator):
         self.max_memory = max_memory
 
     def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
+        """Raise a ValueError if a parameter is out of range.
+
+        Called before any training.
+
+        Raises
+        ------
+        ValueError
+            If `smoothing` is negative, or `max_memory` not positive.
+
+        See Also
+        --------
+        check_net : Whether a training can be replayed.
+
+        Examples
+        --------
+        >>> from sk_datadrop import Trajectory
+        >>> Trajectory(smoothing=-1).check_parameters()
+        Traceback (most recent call last):
+            ...
+        ValueError: smoothing must be a number from 0; got -1.
+        """
         if not isinstance(self.smoothing, Real) or not self.smoothing >= 0:
             raise ValueError(
                 f"smoothing must be a number from 0; got {self.smoothing!r}."
@@ -103,9 +128,34 @@ class Trajectory(BaseEstimator):
     def check_net(self, net) -> None:
         """Raise a ValueError if the training of an initialized net cannot be replayed.
 
+        Called before any training. What random augmentation does cannot be seen
+        beforehand; a replay that deviates from the training warns.
+
         Parameters
         ----------
         net : skorch.NeuralNet
+            Initialized, with its optimizer.
+
+        Raises
+        ------
+        ValueError
+            If the optimiser is not one of SGD, Adam and AdamW or has options that are
+            not covered, or the order of the rows cannot be seen.
+
+        See Also
+        --------
+        check_parameters : Whether the parameters are in range.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import Trajectory
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+        ...     optimizer=torch.optim.Adam, verbose=0,
+        ... ).initialize()
+        >>> Trajectory().check_net(net)
         """
         reason = unsupported(net.optimizer_)
         if net.get_params_for("iterator_train").get("num_workers"):

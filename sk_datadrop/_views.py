@@ -33,6 +33,9 @@ class View(NamedTuple):
 class Views(BaseEstimator):
     """Which views of each round are scored.
 
+    A view is one opinion on every row: a round, an epoch, a group of held-out rows.
+    The drop rule asks how far they agree.
+
     Parameters
     ----------
     n_checkpoints : int, default=1
@@ -43,6 +46,11 @@ class Views(BaseEstimator):
         Number of random groups of the held-out rows, each a view. None takes 1
         with three rounds or more, whose disagreement is the better evidence,
         and 8 otherwise. Each group costs a pass over the rows.
+
+    See Also
+    --------
+    DataDropoutClassifier : Takes it as `views`.
+    Trajectory : Another way to score a view.
 
     Examples
     --------
@@ -56,13 +64,61 @@ class Views(BaseEstimator):
         self.n_groups = n_groups
 
     def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
+        """Raise a ValueError if a parameter is out of range.
+
+        Called before any training.
+
+        Raises
+        ------
+        ValueError
+            If `n_checkpoints` or `n_groups` is not a positive integer.
+
+        See Also
+        --------
+        groups : How many groups a round gets.
+
+        Examples
+        --------
+        >>> from sk_datadrop import Views
+        >>> Views(n_checkpoints=0).check_parameters()
+        Traceback (most recent call last):
+            ...
+        ValueError: n_checkpoints must be a positive integer; got 0.
+        """
         check_count("n_checkpoints", self.n_checkpoints)
         if self.n_groups is not None:
             check_count("n_groups", self.n_groups)
 
     def groups(self, n_rounds: int, n_held_out: int) -> int:
-        """Return the number of groups for a round that holds out that many rows."""
+        """Return the number of groups of the held-out rows of a round.
+
+        With three rounds or more their disagreement is the better evidence, and one
+        group does.
+
+        Parameters
+        ----------
+        n_rounds : int
+            Number of rounds of the fit.
+        n_held_out : int
+            Number of rows that the round holds out.
+
+        Returns
+        -------
+        int
+            Number of groups, at most one per row.
+
+        See Also
+        --------
+        check_parameters : Whether the parameters are in range.
+
+        Examples
+        --------
+        >>> from sk_datadrop import Views
+        >>> Views().groups(n_rounds=5, n_held_out=100)
+        1
+        >>> Views().groups(n_rounds=1, n_held_out=100)
+        8
+        """
         n_groups = self.n_groups or (1 if n_rounds >= 3 else 8)
         return min(int(n_groups), n_held_out)
 

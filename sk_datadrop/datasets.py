@@ -14,6 +14,9 @@ __all__ = ["corrupt_targets", "flip_labels"]
 def flip_labels(y, rate, *, kind="symmetric", random_state=None):
     """Give a share of the rows a wrong label.
 
+    The rows are drawn evenly from all classes. Wrong labels of known rows are what
+    precision and recall of a drop rule are measured on.
+
     Parameters
     ----------
     y : array-like of shape (n_samples,)
@@ -38,6 +41,10 @@ def flip_labels(y, rate, *, kind="symmetric", random_state=None):
     ------
     ValueError
         If `rate` or `kind` is out of range or `y` has fewer than two classes.
+
+    See Also
+    --------
+    corrupt_targets : The same for target images.
 
     Examples
     --------
@@ -65,6 +72,9 @@ def flip_labels(y, rate, *, kind="symmetric", random_state=None):
 def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
     """Spoil a share of the target images.
 
+    Errors as they happen to pairs of images: of the transfer curve, of the
+    registration, of the sign, of the focus.
+
     Parameters
     ----------
     y : array-like of shape (n_samples, ..., height, width), dtype float
@@ -91,6 +101,10 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
     ValueError
         If `rate` or `kind` is out of range or `y` has fewer than three
         dimensions.
+
+    See Also
+    --------
+    flip_labels : The same for labels.
 
     Examples
     --------

@@ -19,6 +19,8 @@ __all__ = [
 def mean_squared_error(y_true, y_pred):
     """Mean of the squared differences over all elements.
 
+    Over the rows and all that a target consists of: an image counts by its pixels.
+
     Parameters
     ----------
     y_true, y_pred : array-like of shape (n_samples, ...)
@@ -34,6 +36,11 @@ def mean_squared_error(y_true, y_pred):
     ValueError
         If the shapes differ.
 
+    See Also
+    --------
+    peak_signal_noise_ratio : The same in decibel, for images.
+    r2_score : The same relative to the variance of the targets.
+
     Examples
     --------
     >>> from sk_datadrop.metrics import mean_squared_error
@@ -46,6 +53,9 @@ def mean_squared_error(y_true, y_pred):
 
 def peak_signal_noise_ratio(y_true, y_pred, *, data_range=1.0):
     """Peak signal-to-noise ratio, the mean over the samples.
+
+    The logarithm is taken per sample, as is usual for images, so that a few images
+    that went wrong do not decide.
 
     Parameters
     ----------
@@ -64,6 +74,10 @@ def peak_signal_noise_ratio(y_true, y_pred, *, data_range=1.0):
     ------
     ValueError
         If the shapes differ.
+
+    See Also
+    --------
+    mean_squared_error : Of all elements, without the logarithm.
 
     Examples
     --------
@@ -102,6 +116,11 @@ def r2_score(y_true, y_pred):
     ------
     ValueError
         If the shapes differ.
+
+    See Also
+    --------
+    mean_squared_error : In squared target units.
+    sklearn.metrics.r2_score : For targets of at most two dimensions, with weights.
 
     Examples
     --------

@@ -52,6 +52,10 @@ class SmallCNN(nn.Module):
     ValueError
         If `n_dims` is not 1, 2 or 3.
 
+    See Also
+    --------
+    DnCNN : Images out, too.
+
     Examples
     --------
     >>> import torch
@@ -91,6 +95,8 @@ class SmallCNN(nn.Module):
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         """Return the outputs of one batch.
 
+        The first batch settles the sizes of the layers.
+
         Parameters
         ----------
         X : torch.Tensor of shape (n_samples, n_channels, ...), dtype float
@@ -100,6 +106,17 @@ class SmallCNN(nn.Module):
         -------
         torch.Tensor of shape (n_samples, n_outputs)
             Logits, or predicted values.
+
+        See Also
+        --------
+        sk_datadrop.nets.DnCNN.forward : Of a net that puts out images.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sk_datadrop.nets import SmallCNN
+        >>> SmallCNN(n_outputs=4, channels=(8,)).forward(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 4])
         """
         if X.ndim == 4:
             X = _channels_last(X)
@@ -210,6 +227,9 @@ def _convolution(n_in: int, n_out: int, stride: int = 1) -> list[nn.Module]:
 class DnCNN(nn.Module):
     """Residual denoiser: the input minus a learned estimate of its noise.
 
+    A small version of the net of the paper: the number of layers and their width are
+    parameters, and it takes images of any size.
+
     Parameters
     ----------
     depth : int, default=5
@@ -227,6 +247,10 @@ class DnCNN(nn.Module):
     ------
     ValueError
         If `depth` is below 2.
+
+    See Also
+    --------
+    SmallCNN : One label or a few values out.
 
     References
     ----------
@@ -264,6 +288,8 @@ class DnCNN(nn.Module):
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         """Return the denoised images.
 
+        The convolutions estimate the noise, which is taken from the input.
+
         Parameters
         ----------
         X : torch.Tensor of shape (n_samples, n_channels, height, width)
@@ -273,6 +299,18 @@ class DnCNN(nn.Module):
         -------
         torch.Tensor of the shape of X
             Denoised images, in the units of X.
+
+        See Also
+        --------
+        sk_datadrop.nets.SmallCNN.forward : Of a net that puts out labels or values.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sk_datadrop.nets import DnCNN
+        >>> X = torch.rand(2, 1, 8, 8)
+        >>> DnCNN(depth=2, width=4).forward(X).shape == X.shape
+        True
         """
         return X - self.noise(X)
 

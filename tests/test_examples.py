@@ -1,18 +1,23 @@
 """The examples run whole, on less data and for fewer epochs."""
 
 import importlib.util
+import runpy
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from skorch import NeuralNet
+
+mpl.use("Agg")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def load(name):
-    mpl.use("Agg")
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -65,45 +70,21 @@ def test_quickstart_digits_are_flipped_in_the_training_rows_only():
     np.testing.assert_array_equal(y_test, y_test_again)
 
 
-def test_denoising(monkeypatch, tmp_path, capsys):
-    module = load("plot_denoising")
-    make_net, cut = module.make_net, module.cut_patches
-    monkeypatch.setattr(module, "make_net", lambda: make_net().set_params(max_epochs=2))
-    monkeypatch.setattr(module, "cut_patches", lambda p, n, rng: cut(p, n // 10, rng))
-    figure = tmp_path / "figure.png"
-    monkeypatch.setattr(sys, "argv", ["plot_denoising", "--output", str(figure)])
-    module.main()
-    assert "data dropout" in capsys.readouterr().out
-    assert figure.stat().st_size > 10_000
-
-
-def test_grid_search(monkeypatch, tmp_path, capsys):
-    module = load("plot_grid_search")
-    monkeypatch.setattr(module, "FRACTIONS", [0.0, 0.2])
-    monkeypatch.setattr(module, "N_FOLDS", 2)
-    figure = tmp_path / "figure.png"
-    arguments = ["--rows", "300", "--epochs", "2", "--output", str(figure)]
-    monkeypatch.setattr(sys, "argv", ["plot_grid_search", *arguments])
-    # The callback is pickled into the cache by the name of its module.
-    monkeypatch.setitem(sys.modules, "plot_grid_search", module)
-    module.main()
-    shown = capsys.readouterr().out
-    assert "without memory   15 trainings of round 1,   5 of round 2" in shown
-    assert "with memory       9 trainings of round 1,   5 of round 2" in shown
-    assert "the scores are the same" in shown
-    assert figure.stat().st_size > 10_000
-
-
-def test_drop_curve(monkeypatch, tmp_path, capsys):
-    module = load("plot_drop_curve")
-    monkeypatch.setattr(module, "FRACTIONS", ["negative", 0.2])
-    figure = tmp_path / "figure.png"
-    arguments = ["--rows", "200", "--epochs", "2", "--repeats", "2"]
+@pytest.mark.parametrize(
+    "path", sorted(EXAMPLES.glob("plot_*.py")), ids=lambda path: path.stem
+)
+def test_gallery(path, monkeypatch, capsys):
+    """Every example runs whole, for two epochs; the docs are built with more."""
+    monkeypatch.setenv("SK_DATADROP_QUICK", "1")
     monkeypatch.setattr(
-        sys, "argv", ["plot_drop_curve", *arguments, "--output", str(figure)]
+        NeuralNet, "fit_loop", partialmethod(NeuralNet.fit_loop, epochs=2)
     )
-    module.main()
-    shown = capsys.readouterr().out
-    assert "accuracy without dropout" in shown
-    assert shown.count("[") == 4
-    assert figure.stat().st_size > 10_000
+    plt.close("all")
+    namespace = runpy.run_path(str(path), run_name="__main__")
+    figures = plt.get_fignums()
+    plt.close("all")
+    assert figures
+    assert capsys.readouterr().out
+    title, line, first, *_ = namespace["__doc__"].strip().splitlines()
+    assert len(line) == len(title)
+    assert not first

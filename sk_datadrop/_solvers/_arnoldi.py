@@ -43,6 +43,10 @@ class Arnoldi(Solver):
     random_state : int or None, default=0
         Seed of the start vector. None draws another one each time.
 
+    See Also
+    --------
+    Lanczos : Better for few right-hand sides.
+
     References
     ----------
     Schioppa, Zablotskaia, Vilar, Sokolov (2022). Scaling up influence functions.
@@ -68,7 +72,28 @@ class Arnoldi(Solver):
         self.random_state = random_state
 
     def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
+        """Raise a ValueError if a parameter is out of range.
+
+        Called before any training, and before anything is solved.
+
+        Raises
+        ------
+        ValueError
+            If `rank`, `max_iter` or `tol` is not positive, `rank` exceeds `max_iter`,
+            or `random_state` is no seed.
+
+        See Also
+        --------
+        solve : Solves the system.
+
+        Examples
+        --------
+        >>> from sk_datadrop import Arnoldi
+        >>> Arnoldi(tol=0).check_parameters()
+        Traceback (most recent call last):
+            ...
+        ValueError: tol must be a positive number; got 0.
+        """
         check_count("rank", self.rank)
         check_count("max_iter", self.max_iter)
         check_tol(self.tol)

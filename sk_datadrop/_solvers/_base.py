@@ -74,7 +74,27 @@ class Solver(BaseEstimator, ABC):
 
     @abstractmethod
     def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
+        """Raise a ValueError if a parameter is out of range.
+
+        Called before any training, and before anything is solved.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range.
+
+        See Also
+        --------
+        solve : Solves the system.
+
+        Examples
+        --------
+        >>> from sk_datadrop import Lanczos
+        >>> Lanczos(max_iter=0).check_parameters()
+        Traceback (most recent call last):
+            ...
+        ValueError: max_iter must be a positive integer; got 0.
+        """
 
     @abstractmethod
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
@@ -82,6 +102,9 @@ class Solver(BaseEstimator, ABC):
 
     def solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
         """Solve ``(A + shift D) X = rhs``.
+
+        All solvers find the same solution, down to their tolerance. A matrix that is
+        not positive definite is refused, with a solution of NaN and a message.
 
         Parameters
         ----------
@@ -93,11 +116,28 @@ class Solver(BaseEstimator, ABC):
         Returns
         -------
         SolverResult
+            The solution, how it was reached, and a message if it was not.
 
         Raises
         ------
         ValueError
             If a parameter is out of range.
+
+        See Also
+        --------
+        check_parameters : Called first.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sk_datadrop import Dense
+        >>> from sk_datadrop._curvature import CurvatureOperator
+        >>> operator = CurvatureOperator(
+        ...     lambda v: torch.tensor([2.0, 4.0]) * v, size=2, damping=0.5
+        ... )
+        >>> result = Dense().solve(operator, torch.tensor([[4.0], [6.0]]))
+        >>> result.shift, result.solution.T
+        (2.0, tensor([[1., 1.]]))
         """
         self.check_parameters()
         standard = operator.standardised()

@@ -44,6 +44,10 @@ class CG(Solver):
         ``(A + shift I)^-1 r`` for r of shape (n_parameters,), linear in r,
         symmetric and positive definite.
 
+    See Also
+    --------
+    Lanczos : The same iterates, and the top eigenvalue on the way.
+
     References
     ----------
     Hestenes, Stiefel (1952). Methods of conjugate gradients for solving linear
@@ -67,7 +71,27 @@ class CG(Solver):
         self.preconditioner = preconditioner
 
     def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
+        """Raise a ValueError if a parameter is out of range.
+
+        Called before any training, and before anything is solved.
+
+        Raises
+        ------
+        ValueError
+            If `max_iter` or `tol` is not positive, or `preconditioner` no callable.
+
+        See Also
+        --------
+        solve : Solves the system.
+
+        Examples
+        --------
+        >>> from sk_datadrop import CG
+        >>> CG(tol=0).check_parameters()
+        Traceback (most recent call last):
+            ...
+        ValueError: tol must be a positive number; got 0.
+        """
         check_count("max_iter", self.max_iter)
         check_tol(self.tol)
         if self.preconditioner is not None and not callable(self.preconditioner):

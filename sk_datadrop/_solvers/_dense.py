@@ -23,6 +23,10 @@ class Dense(Solver):
     ValueError
         From `solve`, if there are more parameters than `max_parameters`.
 
+    See Also
+    --------
+    Lanczos : For nets of any size.
+
     Examples
     --------
     >>> from sk_datadrop import Dense
@@ -34,7 +38,27 @@ class Dense(Solver):
         self.max_parameters = max_parameters
 
     def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
+        """Raise a ValueError if a parameter is out of range.
+
+        Called before any training, and before anything is solved.
+
+        Raises
+        ------
+        ValueError
+            If `max_parameters` is not positive.
+
+        See Also
+        --------
+        solve : Solves the system.
+
+        Examples
+        --------
+        >>> from sk_datadrop import Dense
+        >>> Dense(max_parameters=-1).check_parameters()
+        Traceback (most recent call last):
+            ...
+        ValueError: max_parameters must be a positive integer; got -1.
+        """
         check_count("max_parameters", self.max_parameters)
 
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:

@@ -36,6 +36,12 @@ class Lanczos(Solver):
         relative error of the top eigenvalue are below. With a relative damping of
         0.1 about four products reach it; more changed no ranking we measured.
 
+    See Also
+    --------
+    CG : The same iterates with less memory.
+    Arnoldi : One space for many right-hand sides.
+    Dense : The reference, for small nets.
+
     References
     ----------
     Lanczos (1950). An iteration method for the solution of the eigenvalue
@@ -57,7 +63,27 @@ class Lanczos(Solver):
         self.tol = tol
 
     def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
+        """Raise a ValueError if a parameter is out of range.
+
+        Called before any training, and before anything is solved.
+
+        Raises
+        ------
+        ValueError
+            If `max_iter` or `tol` is not positive.
+
+        See Also
+        --------
+        solve : Solves the system.
+
+        Examples
+        --------
+        >>> from sk_datadrop import Lanczos
+        >>> Lanczos(max_iter=0).check_parameters()
+        Traceback (most recent call last):
+            ...
+        ValueError: max_iter must be a positive integer; got 0.
+        """
         check_count("max_iter", self.max_iter)
         check_tol(self.tol)
 
@@ -65,6 +91,9 @@ class Lanczos(Solver):
         self, operator: CurvatureOperator, rhs: Tensor, dampings: Iterable[float]
     ) -> list[SolverResult]:
         """Solve for several relative dampings at the products of the smallest.
+
+        A Krylov space does not depend on the damping: one serves all, and is as large
+        as the smallest damping asks.
 
         Parameters
         ----------
@@ -85,6 +114,24 @@ class Lanczos(Solver):
         ------
         ValueError
             If a parameter or a damping is out of range.
+
+        See Also
+        --------
+        solve : For the damping of the operator.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sk_datadrop import Lanczos
+        >>> from sk_datadrop._curvature import CurvatureOperator
+        >>> operator = CurvatureOperator(
+        ...     lambda v: torch.tensor([2.0, 4.0]) * v, size=2, damping=0.1
+        ... )
+        >>> rhs = torch.tensor([[4.0], [6.0]])
+        >>> for result in Lanczos(tol=1e-6).solve_path(operator, rhs, [0.5, 1.0]):
+        ...     print(round(result.shift, 4), result.n_iter)
+        2.0 2
+        4.0 2
         """
         self.check_parameters()
         standard = operator.standardised()

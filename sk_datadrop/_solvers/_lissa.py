@@ -42,6 +42,10 @@ class LiSSA(Solver):
         Stop once the residual, relative to the norm of the right-hand side, is
         below. The top eigenvalue is found to the same relative accuracy.
 
+    See Also
+    --------
+    CG : The same solution with the root of the products.
+
     References
     ----------
     Agarwal, Bullins, Hazan (2017). Second-order stochastic optimization for machine
@@ -62,7 +66,27 @@ class LiSSA(Solver):
         self.tol = tol
 
     def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range."""
+        """Raise a ValueError if a parameter is out of range.
+
+        Called before any training, and before anything is solved.
+
+        Raises
+        ------
+        ValueError
+            If `max_iter` or `tol` is not positive.
+
+        See Also
+        --------
+        solve : Solves the system.
+
+        Examples
+        --------
+        >>> from sk_datadrop import LiSSA
+        >>> LiSSA(max_iter=2.5).check_parameters()
+        Traceback (most recent call last):
+            ...
+        ValueError: max_iter must be a positive integer; got 2.5.
+        """
         check_count("max_iter", self.max_iter)
         check_tol(self.tol)
 

@@ -1,0 +1,157 @@
+"""Configuration of the documentation: ``python -m sphinx docs docs/_build/html``."""
+
+import html
+import os
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
+from sphinx.util.logging import getLogger
+
+HERE = Path(__file__).parent
+
+# The gallery on less data: minutes instead of the better part of an hour.
+os.environ.setdefault("SK_DATADROP_QUICK", "1")
+
+project = "sk_datadrop"
+copyright = "2026, the sk_datadrop developers"
+version = release = tomllib.loads((HERE.parent / "pyproject.toml").read_text())[
+    "project"
+]["version"]
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "myst_parser",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+default_role = "literal"
+
+# Every link inside the site must lead somewhere. Other projects' names are not looked
+# up: the site is built without a network.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|skorch|sklearn|imblearn|joblib|matplotlib|numpy)\..*"),
+]
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+suppress_warnings = ["config.cache"]  # the sorting key of the gallery cannot be pickled
+
+autosummary_generate = True
+toc_object_entries_show_parents = "hide"
+autodoc_typehints = "none"  # the docstrings say more
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+EXAMPLES = [
+    "plot_label_noise.py",
+    "plot_inspect.py",
+    "plot_denoising.py",
+    "plot_wrong_unit.py",
+    "plot_grid_search.py",
+    "plot_drop_curve.py",
+    "plot_own_training_loop.py",
+    "plot_solvers_agree.py",
+]
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/plot_",
+    "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
+    "within_subsection_order": EXAMPLES.index,
+    "abort_on_example_error": True,
+    "show_memory": False,
+    "write_computation_times": False,
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "plot_gallery": "True",
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "sk_datadrop"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "navbar_align": "left",
+    "navbar_end": ["theme-switcher"],
+    "show_prev_next": False,
+    "header_links_before_dropdown": 7,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "secondary_sidebar_items": ["page-toc"],
+}
+# Pages that have no pages below them to navigate to.
+html_sidebars = {page.stem: [] for page in HERE.glob("*.md")}
+
+
+def _skip_inherited(app, what, name, member, skip, options):
+    """Leave out what scikit-learn, skorch and torch document themselves."""
+    member = getattr(member, "__func__", member)
+    ours = str(getattr(member, "__module__", "")).startswith("sk_datadrop")
+    return None if ours else True
+
+
+def _visit_math(translator, node):
+    """Write MathML, which browsers draw without scripts or a network."""
+    translator.body.append(convert(node.astext()))
+    raise SkipNode
+
+
+def _visit_math_block(translator, node):
+    formula = convert(node.astext(), display="block")
+    translator.body.append(f'<div class="formula">{formula}</div>')
+    raise SkipNode
+
+
+class _Links(HTMLParser):
+    """The anchors of a page, and where its links lead."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.anchors, self.targets = set(), set()
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.anchors.add(attrs.get("id"))
+        self.targets |= {attrs.get("href"), attrs.get("src")} - {None}
+
+
+def _check_links(app, exception):
+    """Warn of links to pages, files or anchors that the site lacks."""
+    if exception or app.builder.name != "html":
+        return
+    site = Path(app.outdir).resolve()
+    pages = {
+        page: _Links(page)
+        for page in site.rglob("*.html")
+        if site / "_static" not in page.parents
+    }
+    for page, links in pages.items():
+        for target in links.targets:
+            url = urlsplit(html.unescape(target))
+            if url.scheme or url.netloc:
+                continue
+            path = (page.parent / unquote(url.path)).resolve() if url.path else page
+            anchor = unquote(url.fragment)
+            if not path.exists() or (
+                anchor and path in pages and anchor not in pages[path].anchors
+            ):
+                getLogger(__name__).warning("%s: no %s", page.name, target)
+
+
+def setup(app):
+    """Register what is ours."""
+    app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
+    app.connect("autodoc-skip-member", _skip_inherited)
+    app.connect("build-finished", _check_links)

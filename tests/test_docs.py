@@ -1,0 +1,83 @@
+"""The documentation is complete, and its examples run."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from numpydoc.validate import validate
+
+import sk_datadrop
+from sk_datadrop import datasets, metrics, nets
+
+DOCS = Path(__file__).parents[1] / "docs"
+MODULES = [sk_datadrop, metrics, nets, datasets]
+
+
+def documented():
+    """Names listed on the API page, with their module."""
+    names, module = set(), "sk_datadrop"
+    for line in (DOCS / "api.rst").read_text().splitlines():
+        if line.startswith((".. currentmodule::", ".. automodule::")):
+            module = line.split()[-1]
+        if line.startswith(".. automodule::"):
+            names.add(module)
+        elif line.startswith(".. data::") or re.fullmatch(r"   \w+", line):
+            names.add(f"{module}.{line.split()[-1]}")
+    return names
+
+
+def public():
+    return {f"{m.__name__}.{name}" for m in MODULES for name in m.__all__}
+
+
+def test_the_api_page_lists_what_is_public():
+    assert documented() == public()
+
+
+def methods(name, cls):
+    """Public methods and properties that this package defines, inherited or not."""
+    for method in dir(cls):
+        member = inspect.getattr_static(cls, method)
+        member = getattr(member, "fget", getattr(member, "__func__", member))
+        if not inspect.isfunction(member) or method.startswith("_"):
+            continue
+        if member.__module__.startswith("sk_datadrop"):
+            yield f"{name}.{method}"
+
+
+def with_docstrings():
+    for module in MODULES:
+        for name in module.__all__:
+            member, full = getattr(module, name), f"{module.__name__}.{name}"
+            if inspect.isclass(member):
+                yield from methods(full, member)
+            # The scorers are instances, which have no docstring of their own.
+            if hasattr(member, "__name__"):
+                yield full
+
+
+@pytest.mark.parametrize("name", sorted(with_docstrings()))
+def test_docstrings_are_complete(name):
+    assert validate(name)["errors"] == []
+
+
+def test_docstrings_are_looked_at():
+    assert {
+        "sk_datadrop.DataDropoutClassifier.predict_proba",
+        "sk_datadrop.DataDropoutSampler.get_support",
+        "sk_datadrop.Lanczos.solve",
+        "sk_datadrop.metrics",
+        "sk_datadrop.nets.DnCNN.forward",
+    } <= set(with_docstrings())
+
+
+@pytest.mark.parametrize("page", ["getting_started", "user_guide"])
+def test_code_of_the_page_runs(page):
+    blocks = re.findall(
+        r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL
+    )
+    assert blocks
+    namespace = {}
+    for code in blocks:
+        exec(code, namespace)
