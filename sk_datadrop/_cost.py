@@ -32,7 +32,9 @@ _EPOCHS = 2
 class Cost:
     """What a fit is expected to cost.
 
-    Attributes
+    Printed, it is a sentence.
+
+    Parameters
     ----------
     n_trainings : int
         Nets trained from scratch: one a round, round 2, and two a round for the trials
@@ -43,6 +45,16 @@ class Cost:
         Seconds of work by stage, as in ``timings_``.
     memory : float
         Bytes of the process at the peak, on top of what it holds now.
+
+    See Also
+    --------
+    estimate_cost : Makes one.
+
+    Examples
+    --------
+    >>> from sk_datadrop import Cost
+    >>> print(Cost(6, 400.0, {"round_one": 310.0, "round_two": 90.0}, 2e9))
+    About 6.7 min and 2 GB for 6 trainings: 5.2 min for round one, 90 s for round two.
     """
 
     n_trainings: int
@@ -74,8 +86,12 @@ def estimate_cost(
     ----------
     estimator : DataDropoutClassifier or DataDropoutRegressor
         Not fitted itself.
-    X, y, X_val, y_val
-        As for ``fit``.
+    X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
+        Rows, as for ``fit``.
+    y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
+        Targets, as for ``fit``.
+    X_val, y_val : array-like, Dataset or None, default=None
+        Rows to measure influence on, as for ``fit``.
     n_samples : int, default=512
         Rows to train and score, as many as there are at most. Should be twice the
         `n_samples` of the curvature, and a few batches.
@@ -83,11 +99,16 @@ def estimate_cost(
     Returns
     -------
     Cost
+        Trainings, seconds and bytes.
 
     Raises
     ------
     ValueError
         If ``fit`` would raise it before any training.
+
+    See Also
+    --------
+    DataDropoutClassifier.fit : What it predicts.
 
     Examples
     --------

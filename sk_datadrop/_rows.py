@@ -106,7 +106,27 @@ class DatasetRows(Dataset):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of rows, and shape of each as far as the first tells."""
+        """Number of rows, and shape of each as far as the first tells.
+
+        The first item of the data set is read for it, once.
+
+        Returns
+        -------
+        tuple of int
+            As of an array of all rows.
+
+        See Also
+        --------
+        DatasetRows.targets : What else is read.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from sk_datadrop import DatasetRows
+        >>> DatasetRows(TensorDataset(torch.zeros(10, 3), torch.zeros(10))).shape
+        (10, 3)
+        """
         if self._row_shape is None:
             self._row_shape = tuple(_as_input(_parts(self.dataset[0])[0]).shape)
         return (len(self), *self._row_shape)
@@ -117,10 +137,32 @@ class DatasetRows(Dataset):
 
         Labels and numbers are read from ``targets``, ``labels`` or ``tensors`` of the
         data set if these agree with its items, else row by row.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_targets), or TargetsOfRows
+            Of the dtype that the data set has them in.
+
+        Raises
+        ------
+        ValueError
+            If there are none among the items.
+
+        See Also
+        --------
+        DatasetRows.with_targets : Other targets for the same rows.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from sk_datadrop import DatasetRows
+        >>> DatasetRows(TensorDataset(torch.zeros(3, 2), torch.arange(3))).targets
+        array([0, 1, 2])
         """
         if isinstance(self._values, np.ndarray):
             return self._values
-        first = self.target_of(0)
+        first = self._target_of(0)
         if first is None:
             raise ValueError(
                 f"the items of {type(self.dataset).__name__} are single values, with "
@@ -132,9 +174,9 @@ class DatasetRows(Dataset):
         known = None if self._values is not None else _listed_targets(self.dataset)
         if known is not None and self._agrees(known):
             return known[self.indices]
-        return np.array([self.target_of(i) for i in range(len(self))])
+        return np.array([self._target_of(i) for i in range(len(self))])
 
-    def target_of(self, number: int):
+    def _target_of(self, number: int):
         """Return the target of a row as the data set has it, a tensor as an array."""
         if self._values is not None:
             target = self._values[number]
@@ -145,12 +187,38 @@ class DatasetRows(Dataset):
     def _agrees(self, known: np.ndarray) -> bool:
         numbers = range(len(self))
         return all(
-            np.array_equal(known[self.indices[i]], self.target_of(i))
+            np.array_equal(known[self.indices[i]], self._target_of(i))
             for i in {*numbers[:_FEW_ROWS], *numbers[-_FEW_ROWS:]}
         )
 
     def with_targets(self, values) -> "DatasetRows":
-        """Return the same rows with other targets, one for each."""
+        """Return the same rows with other targets, one for each.
+
+        For labels that are spoiled on purpose, or kept apart from the images.
+
+        Parameters
+        ----------
+        values : ndarray, numpy.memmap or SliceDataset of shape (n_samples, ...)
+            Targets.
+
+        Returns
+        -------
+        DatasetRows
+            That gives these instead of those of the data set.
+
+        See Also
+        --------
+        DatasetRows.targets : Those there are.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from sk_datadrop import DatasetRows
+        >>> rows = DatasetRows(TensorDataset(torch.zeros(3, 2), torch.arange(3)))
+        >>> rows.with_targets(np.array([2, 2, 1])).targets
+        array([2, 2, 1])
+        """
         if isinstance(values, TargetsOfRows):
             return self
         if isinstance(values, np.memmap):
@@ -160,7 +228,28 @@ class DatasetRows(Dataset):
         return other
 
     def for_training(self) -> "DatasetRows":
-        """Return the same rows as training sees them."""
+        """Return the same rows as training sees them.
+
+        What the nets are fitted on, and nothing else reads.
+
+        Returns
+        -------
+        DatasetRows
+            That reads `augmented`, if there is any.
+
+        See Also
+        --------
+        DatasetRows.with_targets : Other targets for the same rows.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> from sk_datadrop import DatasetRows
+        >>> plain, other = (TensorDataset(torch.full((3, 2), x)) for x in (0.0, 1.0))
+        >>> DatasetRows(plain, augmented=other).for_training()[0][0]
+        tensor([1., 1.])
+        """
         other = copy.copy(self)
         other._source = self.dataset if self.augmented is None else self.augmented
         return other
@@ -182,7 +271,7 @@ class TargetsOfRows:
 
     def __getitem__(self, key):
         if isinstance(key, Integral):
-            return np.asarray(self.rows.target_of(int(key)), dtype=np.float32)
+            return np.asarray(self.rows._target_of(int(key)), dtype=np.float32)
         return TargetsOfRows(self.rows[key])
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:

@@ -148,6 +148,10 @@ class CifarResNet(nn.Module):
     ValueError
         If `depth` is not 6 n + 2.
 
+    See Also
+    --------
+    SmallCNN : For smaller images.
+
     References
     ----------
     He, Zhang, Ren, Sun (2016). Deep residual learning for image recognition, section
@@ -185,6 +189,8 @@ class CifarResNet(nn.Module):
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         """Return the outputs of one batch.
 
+        Images of any size; those of 32 x 32 pixels end as 8 x 8.
+
         Parameters
         ----------
         X : torch.Tensor of shape (n_samples, n_channels, height, width)
@@ -194,6 +200,17 @@ class CifarResNet(nn.Module):
         -------
         torch.Tensor of shape (n_samples, n_outputs)
             Logits, or predicted values.
+
+        See Also
+        --------
+        sk_datadrop.nets.SmallCNN.forward : Of a smaller net.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sk_datadrop.nets import CifarResNet
+        >>> CifarResNet(depth=8, width=4).forward(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
         """
         return self.classifier(self.features(X).mean(dim=(2, 3)))
 

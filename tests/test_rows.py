@@ -356,7 +356,7 @@ def test_data_set_with_nan_is_refused(digits):
     X, y = digits
     X = X.copy()
     X[150, 0, 3, 3] = np.nan
-    with pytest.raises(ValueError, match="loss"):
+    with pytest.raises(ValueError, match="NaN for 1 of 100 rows"):
         classifier().fit(TensorDataset(*map(torch.tensor, (X, y))))
 
 

@@ -178,7 +178,6 @@ y[:40] = (y[:40] + 1) % 10
 net = Net(
     MLP, criterion=CrossEntropy, optimizer=torch.optim.Adam, lr=0.02, max_epochs=5,
     accelerator=Accelerator(cpu=True), device=None, iterator_train__shuffle=True,
-    callbacks__print_log=None,
 )
 model = DataDropoutClassifier(net, cv=2, drop_fraction=0.1).fit(X, y)
 kept = model.sample_indices_.tolist()
@@ -199,14 +198,15 @@ def test_ranks_drop_the_same_rows(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(RANKS)
     package = str(Path(__file__).parents[1])
-    subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "torch.distributed.run"]
         + ["--standalone", "--nproc-per-node", "2", str(script)],
         env=os.environ | {"PYTHONPATH": package, "OUT": str(tmp_path)},
-        check=True,
         capture_output=True,
+        text=True,
         timeout=300,
     )
+    assert process.returncode == 0, process.stderr
     first, second = (tmp_path.joinpath(f"{rank}.json").read_text() for rank in (0, 1))
     assert first == second
     assert len(json.loads(first)[0]) < 240
