@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import check_consistent_length
 from skorch.dataset import Dataset as ArrayDataset
 from skorch.helper import SliceDataset
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
@@ -206,6 +207,11 @@ class DatasetRows(Dataset):
         DatasetRows
             That gives these instead of those of the data set.
 
+        Raises
+        ------
+        ValueError
+            If there are more or fewer of them.
+
         See Also
         --------
         DatasetRows.targets : Those there are.
@@ -219,6 +225,7 @@ class DatasetRows(Dataset):
         >>> rows.with_targets(np.array([2, 2, 1])).targets
         array([2, 2, 1])
         """
+        check_consistent_length(self, values)
         if isinstance(values, TargetsOfRows):
             return self
         if isinstance(values, np.memmap):

@@ -136,7 +136,12 @@ def _kronfluence_analyzer(question, folder):
     task = Task()
     module = kronfluence.prepare_model(question.copy_of_module(), task)
     return kronfluence.Analyzer(
-        "benchmark", module, task, cpu=True, disable_tqdm=True, output_dir=folder
+        "benchmark",
+        module,
+        task,
+        cpu=not next(module.parameters()).is_cuda,
+        disable_tqdm=True,
+        output_dir=folder,
     )
 
 
