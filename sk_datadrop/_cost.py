@@ -1,11 +1,14 @@
 """What a fit will cost, told by a small one.
 
-A round is trained for two epochs on a few of the rows, and scored three times; what the
-fit takes follows from how time grows with the rows. Both parts are linear in them.
+A round is trained for two epochs on a few of the rows, and scored four times; what the
+fit takes follows from how time grows with the rows. Both parts are linear in them. What
+a round holds at a time does not depend on their number, but for copies of the rows.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import nan
 from time import perf_counter
 
 import numpy as np
@@ -13,16 +16,16 @@ import torch
 from sklearn.base import clone
 from skorch.callbacks import Callback
 
-from sk_datadrop._curvature import GaussNewton
-from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._ranks import module_of
 from sk_datadrop._rounds import train_round
 from sk_datadrop._rows import DatasetRows
 from sk_datadrop._views import score_round
 from sk_datadrop._workers import n_processes
 
-_VECTORS_OF_TRAINING = 4
-"""As long as the net: weights, their gradient and two moments of it."""
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _EPOCHS = 2
 """The first pays for what is made once."""
@@ -44,7 +47,8 @@ class Cost:
     seconds_per_stage : dict of str to float
         Seconds of work by stage, as in ``timings_``.
     memory : float
-        Bytes of the process at the peak, on top of what it holds now.
+        Bytes of main memory that the process holds at its peak, all in all. NaN on
+        Windows.
 
     See Also
     --------
@@ -54,7 +58,7 @@ class Cost:
     --------
     >>> from sk_datadrop import Cost
     >>> print(Cost(6, 400.0, {"round_one": 310.0, "round_two": 90.0}, 2e9))
-    About 6.7 min and 2 GB for 6 trainings: 5.2 min for round one, 90 s for round two.
+    About 6.7 min and 2.0 GB for 6 trainings: 5.2 min for round one, 90 s for round two.
     """
 
     n_trainings: int
@@ -68,7 +72,7 @@ class Cost:
             for name, seconds in self.seconds_per_stage.items()
         )
         return (
-            f"About {_duration(self.seconds)} and {self.memory / 1e9:.2g} GB for "
+            f"About {_duration(self.seconds)} and {self.memory / 1e9:.1f} GB for "
             f"{self.n_trainings} trainings: {stages}."
         )
 
@@ -133,7 +137,6 @@ def estimate_cost(
         for split in problem.splits
     ]
     units = _measure(model, problem, n_samples)
-    n_largest = max(n_train for n_train, _ in sizes)
     n_epochs = model.estimator.max_epochs
     trainings = [n_epochs * units.epoch(*size) for size in sizes]
     stages = {
@@ -151,7 +154,7 @@ def estimate_cost(
         n_trainings=len(sizes) + n_trials + 1,
         seconds=seconds + stages["round_two"],
         seconds_per_stage=stages,
-        memory=_bytes_of_rows(problem) + units.bytes(len(sizes), n_largest),
+        memory=_peak() + _bytes_of_rows(problem) + len(sizes) * units.of_net,
     )
 
 
@@ -164,14 +167,9 @@ class _Units:
     scoring: Callable[[int, int, int], float]
     of_net: float
     """Bytes of the weights and buffers."""
-    of_round: Callable[[int], float]
-    """Bytes of a round at its peak, by its training rows."""
 
     def epoch(self, n_train: int, n_held_out: int) -> float:
         return n_train * self.train + n_held_out * self.valid
-
-    def bytes(self, n_rounds: int, n_train: int) -> float:
-        return n_rounds * self.of_net + self.of_round(n_train)
 
 
 class _Stopwatch(Callback):
@@ -238,25 +236,11 @@ def _measure(model, problem, n_samples: int) -> _Units:
         for value in module_of(net).state_dict().values()
         if isinstance(value, torch.Tensor)
     )
-    curvature = GaussNewton() if model.curvature is None else model.curvature
-    per_row = curvature.bytes_per_row(FunctionalNet(net), *train)
-    n_vectors = (
-        _VECTORS_OF_TRAINING
-        + scoring.n_checkpoints
-        + 2 * sum(result.n_iter for result in score(*sizes).solver_results)
-    )
-
-    def of_round(n_train: int) -> float:
-        n_rows = max(min(curvature.n_samples or n_train, n_train), net.batch_size)
-        graphs = min(per_row * n_rows, curvature.max_memory)
-        return graphs + n_vectors * of_net
-
     return _Units(
         train=watch.train_ / sizes[0],
         valid=watch.valid_ / sizes[1],
         scoring=measure(seconds, *sizes),
         of_net=of_net,
-        of_round=of_round,
     )
 
 
@@ -284,6 +268,14 @@ def _some(rows: np.ndarray, n_rows: int, rng) -> np.ndarray:
 
 def _cut(rows: tuple, which) -> tuple:
     return rows[0][which], rows[1][which]
+
+
+def _peak() -> float:
+    """Return the largest resident set so far, that of the small fit included."""
+    if resource is None:
+        return nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _bytes_of_rows(problem) -> float:

@@ -169,47 +169,11 @@ class Curvature(BaseEstimator, ABC):
 
     def _rows_at_a_time(self, net: FunctionalNet, X, y) -> int:
         """Rows whose graphs stay within `max_memory`."""
-        per_row = max(self.bytes_per_row(net, X, y), 1)
-        return int(np.clip(self.max_memory / per_row, 1, _LARGEST_BATCH))
-
-    def bytes_per_row(self, net: FunctionalNet, X, y) -> float:
-        """Measure the graphs that a product goes back through.
-
-        On a few rows, as the batch makes no difference.
-
-        Parameters
-        ----------
-        net : FunctionalNet
-            Net at whose parameters the curvature is taken.
-        X, y : array-like of shape (n_samples, ...)
-            Training rows.
-
-        Returns
-        -------
-        float
-            Bytes for each row.
-
-        See Also
-        --------
-        estimate_cost : What a whole fit takes.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from skorch import NeuralNetRegressor
-        >>> from sk_datadrop import GaussNewton
-        >>> from sk_datadrop._functional import FunctionalNet
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-        ... ).initialize()
-        >>> X = torch.zeros(10, 3)
-        >>> GaussNewton().bytes_per_row(FunctionalNet(net), X, X[:, :1]) > 0
-        True
-        """
         few = min(_FEW_ROWS, len(X))
         with measured_graphs(net.theta) as n_bytes:
             _ = list(self._batch_products(net, X[:few], y[:few], few))
-            return n_bytes() / few
+            per_row = max(n_bytes() / few, 1)
+        return int(np.clip(self.max_memory / per_row, 1, _LARGEST_BATCH))
 
     def _products_that_fit(self, net: FunctionalNet, X, y, size) -> list:
         """Products of the first batches, whose graphs are kept for all products."""

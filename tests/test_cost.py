@@ -1,5 +1,7 @@
 """The cost of a fit follows from the parts it is made of."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -113,12 +115,24 @@ def test_replay_takes_longer_with_more_epochs(clock, rows):
     )
 
 
-def test_rows_on_disk_take_no_memory(clock, rows):
+def test_rows_on_disk_are_not_copied(clock, rows, monkeypatch):
+    monkeypatch.setattr(_cost, "_peak", lambda: 5e9)
     X, y = rows
     in_memory = estimate_cost(regressor(clock), X, y)
     data = DatasetRows(TensorDataset(torch.tensor(X), torch.tensor(y)))
     read = estimate_cost(regressor(clock), data, y)
     assert in_memory.memory - read.memory == 2 * (X.nbytes + y.nbytes)
+    # Three weights and a bias, in four nets of round 1.
+    assert read.memory == 5e9 + 4 * 4 * 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="cannot tell there")
+def test_peak_is_that_of_the_process():
+    before = _cost._peak()
+    held = np.ones(int(before / 8) + 10**7)
+    assert _cost._peak() > before + 5e7
+    del held
+    assert _cost._peak() > before + 5e7
 
 
 def test_estimate_fits_nothing_and_takes_held_out_rows(clock, rows):

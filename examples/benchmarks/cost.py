@@ -1,8 +1,9 @@
 """Does a fit cost what ``estimate_cost`` says, and what would large ones cost?
 
 check
-    For three numbers of rows: the estimate, then the fit, each size in a process of
-    its own. Memory is the rise of the private part of the resident set (Linux).
+    For three numbers of rows: the estimate, then the fit, each in a process of its
+    own. First digits and a CNN, for the time; then images by ten thousands and a net of
+    one convolution, for the memory.
 predict
     Estimates for data sets of the size of CIFAR-10, SVHN and ImageNet, with made-up
     images of their shape, on this machine; nothing but a few rows is trained on.
@@ -15,9 +16,8 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 
 import _peers
 import numpy as np
@@ -27,10 +27,8 @@ from skorch import NeuralNetClassifier
 from torch import nn
 from torch.utils.data import Dataset
 
-from sk_datadrop import DataDropoutClassifier, estimate_cost
+from sk_datadrop import DataDropoutClassifier, _cost, estimate_cost
 from sk_datadrop.nets import CifarResNet, SmallCNN
-
-SIZES = (1_000, 2_000, 4_000)
 
 
 def parse_arguments(arguments=None):
@@ -39,7 +37,7 @@ def parse_arguments(arguments=None):
     )
     parser.add_argument("parts", nargs="*", metavar="check|predict")
     parser.add_argument("--quick", action="store_true", help="tiny, to see it run")
-    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--size", help=argparse.SUPPRESS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("cost.json"))
     parsed = parser.parse_args(arguments)
@@ -68,52 +66,55 @@ def net(module, epochs, device="cpu", **options):
 # What it says, and what it is.
 
 
-class HighWaterMark(threading.Thread):
-    """The largest private resident set while it runs."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.before = self.highest = private_bytes()
-        self.stopped = False
-
-    def run(self):
-        while not self.stopped:
-            self.highest = max(self.highest, private_bytes())
-            sleep(0.01)
-
-
-def private_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
-
-
-def check_size(n_rows, quick) -> dict:
+def digits(n_rows, quick):
     X, y = mnist()
     chosen = np.random.default_rng(0).permutation(len(y))[:n_rows]
-    X, y = X[chosen], y[chosen]
-    model = DataDropoutClassifier(
-        net(SmallCNN, 2 if quick else 8), cv=2 if quick else 5, random_state=0
-    )
+    epochs, cv = (2, 2) if quick else (8, 5)
+    model = DataDropoutClassifier(net(SmallCNN, epochs), cv=cv, random_state=0)
+    return model, X[chosen], y[chosen]
+
+
+def images(n_rows, quick):
+    rng = np.random.default_rng(0)
+    X = rng.random((n_rows, 3, 32, 32), dtype=np.float32)
+    model = DataDropoutClassifier(net(Coarse, 1), cv=0.5, random_state=0)
+    return model, X, np.arange(n_rows) % 10
+
+
+class Coarse(nn.Sequential):
+    """Little to compute for many bytes."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 8, 8, stride=8), nn.Flatten(), nn.Linear(8 * 4 * 4, 10)
+        )
+
+
+KINDS = {
+    "digits": (digits, (1_000, 2_000, 4_000), (200, 400, 600)),
+    "images": (images, (20_000, 40_000, 80_000), (1_000, 2_000, 4_000)),
+}
+
+
+def check_size(kind, n_rows, quick) -> dict:
+    model, X, y = KINDS[kind][0](n_rows, quick)
     # Libraries that are loaded on the way belong to neither.
     estimate_cost(model, X, y, n_samples=64)
     start = perf_counter()
     cost = estimate_cost(model, X, y)
     estimated = perf_counter()
-    mark = HighWaterMark()
-    mark.start()
     model.fit(X, y)
     seconds = perf_counter() - estimated
-    mark.stopped = True
     stages = {
         name: [cost.seconds_per_stage[name], model.timings_[name]]
         for name in cost.seconds_per_stage
     }
     return {
         "rows": n_rows,
+        "bytes of the rows": X.nbytes,
         "seconds of the estimate": estimated - start,
         "seconds": [cost.seconds, seconds],
-        "memory": [cost.memory, mark.highest - mark.before],
+        "memory": [cost.memory, _cost._peak()],
         "trainings": [cost.n_trainings, len(model.round_one_estimators_) + 1],
         "stages": stages,
     }
@@ -121,26 +122,34 @@ def check_size(n_rows, quick) -> dict:
 
 def check(arguments) -> dict:
     if arguments.size:
-        print(json.dumps(check_size(arguments.size, arguments.quick)))
+        kind, size = arguments.size.split()
+        print(json.dumps(check_size(kind, int(size), arguments.quick)))
         return {}
     print("| rows | seconds: said, took | ratio | MB: said, took | ratio | trainings |")
     print("|---|---|---|---|---|---|")
-    lines = []
-    for size in (200, 400, 600) if arguments.quick else SIZES:
-        command = [sys.executable, "-W", "ignore", __file__, "check", "--size"]
-        command += [str(size), *(["--quick"] if arguments.quick else [])]
-        shown = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        line = json.loads(shown.stdout.splitlines()[-1])
-        lines.append(line)
-        (said, took), (bytes_said, bytes_took) = line["seconds"], line["memory"]
-        print(
-            f"| {size:,} | {said:.1f}, {took:.1f} | {said / took:.2f} | "
-            f"{bytes_said / 1e6:.0f}, {bytes_took / 1e6:.0f} | "
-            f"{bytes_said / bytes_took:.2f} | {line['trainings'][0]}, "
-            f"{line['trainings'][1]} |",
-            flush=True,
-        )
+    lines = {}
+    for kind, (_, sizes, few) in KINDS.items():
+        for size in few if arguments.quick else sizes:
+            lines[f"{size:,} {kind}"] = line = in_own_process(kind, size, arguments)
+            print(f"| {size:,} {kind} | {as_cells(line)} |", flush=True)
     return {"check": lines}
+
+
+def in_own_process(kind, size, arguments) -> dict:
+    command = [sys.executable, "-W", "ignore", __file__, "check", "--size"]
+    command += [f"{kind} {size}", *(["--quick"] if arguments.quick else [])]
+    shown = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(shown.stdout.splitlines()[-1])
+
+
+def as_cells(line) -> str:
+    (said, took), (bytes_said, bytes_took) = line["seconds"], line["memory"]
+    return (
+        f"{said:.1f}, {took:.1f} | {said / took:.2f} | "
+        f"{bytes_said / 1e6:.0f}, {bytes_took / 1e6:.0f} | "
+        f"{bytes_said / bytes_took:.2f} | {line['trainings'][0]}, "
+        f"{line['trainings'][1]}"
+    )
 
 
 # What large ones would cost.
