@@ -23,6 +23,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 from skorch import NeuralNetClassifier
+from skorch.dataset import Dataset as ArrayDataset
 from tqdm.auto import tqdm
 
 from sk_datadrop._curvature import Curvature
@@ -192,13 +193,12 @@ class _BaseRowSelection(MetaEstimatorMixin, BaseEstimator):
 
     def _as_rows(self, X, *, reset: bool):
         """Check X and return it as an array, or to be read row by row."""
-        if (rows := as_rows(X)) is None:
+        if (rows := self._unread(X)) is None:
             minimum = 2 if reset else 1
             return validate_data(
                 self, X, reset=reset, ensure_min_samples=minimum, **_ROWS
             )
-        if reset:
-            check_rows(rows, self.engine)
+        check_rows(rows, self.engine, minimum=2 if reset else 1)
         return validate_data(self, rows, reset=reset, skip_check_array=True)
 
     def __sklearn_tags__(self):
@@ -207,8 +207,22 @@ class _BaseRowSelection(MetaEstimatorMixin, BaseEstimator):
         tags.non_deterministic = self.random_state is None
         return tags
 
+    def _unread(self, X) -> DatasetRows | None:
+        """Return rows to be read one by one; None where they are an array."""
+        # Its own data set class makes of an array what it likes.
+        if isinstance(X, np.memmap) and self.estimator.dataset is not ArrayDataset:
+            return None
+        return as_rows(X)
+
+    def _with_own_targets(self, X, y) -> tuple:
+        """Return X and y, those of the data set X if y is None."""
+        rows = self._unread(X) if y is None else None
+        return (X, y) if rows is None else with_own_targets(rows, None)
+
     def _check_X(self, X):
         X = self._as_rows(X, reset=False)
+        # Nothing is asked for their targets, if they have any.
+        X = with_targets(X, np.zeros(len(X)))
         if X.shape[1:] != self.input_shape_:
             raise ValueError(
                 f"X has rows of shape {X.shape[1:]}, but {type(self).__name__} was "
@@ -566,7 +580,7 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
             )
 
     def _check_data(self, X, y, X_val, y_val):
-        if (rows := as_rows(X_val)) is not None:
+        if (rows := self._unread(X_val)) is not None:
             X_val, y_val = with_own_targets(rows, y_val)
         if (X_val is None) != (y_val is None):
             missing = "X_val" if X_val is None else "y_val"
@@ -574,7 +588,7 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
                 f"X_val and y_val go together; {missing} is missing. Pass both, or "
                 "neither and let cv hold rows out."
             )
-        if (rows := as_rows(X)) is not None:
+        if (rows := self._unread(X)) is not None:
             X, y = with_own_targets(rows, y)
         if y is None:
             raise ValueError(
@@ -894,6 +908,46 @@ class DataDropoutClassifier(ClassifierMixin, _BaseDataDropout):
         # Single precision leaves the sum off by 1e-7, which log_loss complains of.
         return proba / sums
 
+    def score(self, X, y=None, sample_weight=None):
+        """Accuracy of the predictions.
+
+        What searches and cross-validation take unless told otherwise.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
+            Rows of the shape seen in ``fit``.
+        y : array-like of shape (n_samples,) or None, default=None
+            Labels. None takes those of the data set X.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Share of the rows whose label is predicted.
+
+        See Also
+        --------
+        DataDropoutRegressor.score : Of targets that are numbers.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetClassifier
+        >>> from sk_datadrop import DataDropoutClassifier
+        >>> X = np.repeat([[-1.0], [1.0]], 20, axis=0)
+        >>> y = np.repeat(["left", "right"], 20)
+        >>> net = NeuralNetClassifier(
+        ...     torch.nn.Linear, module__in_features=1, module__out_features=2,
+        ...     criterion=torch.nn.CrossEntropyLoss, lr=1.0, verbose=0,
+        ... )
+        >>> DataDropoutClassifier(net, cv=2, random_state=0).fit(X, y).score(X, y)
+        1.0
+        """
+        X, y = self._with_own_targets(X, y)
+        return super().score(X, y, sample_weight)
+
 
 class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
     """Drop the training rows that hurt a regressor, and retrain it from scratch.
@@ -1092,7 +1146,7 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
             predicted = predicted.reshape(len(predicted))
         return predicted.astype(np.float64) if predicted.ndim <= 2 else predicted
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X, y=None, sample_weight=None):
         """Coefficient of determination of the predictions, for any target shape.
 
         What searches and cross-validation take unless told otherwise.
@@ -1101,7 +1155,7 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         ----------
         X : array-like of shape (n_samples, ...)
             Rows of the shape seen in ``fit``.
-        y : array-like of shape (n_samples,) or (n_samples, ...)
+        y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
             Targets.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             Only for targets of at most two dimensions.
@@ -1137,6 +1191,7 @@ class DataDropoutRegressor(RegressorMixin, _BaseDataDropout):
         >>> bool(model.score(X, y) > 0.5)
         True
         """
+        X, y = self._with_own_targets(X, y)
         if np.ndim(y) <= 2:
             return super().score(X, y, sample_weight)
         if sample_weight is not None:

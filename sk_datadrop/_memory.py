@@ -72,7 +72,11 @@ def round_key(estimator, modules, settings: dict, rows) -> str:
     for name, value in parameters.items():
         key[name], parts = _as_key(name, value)
         definitions += parts
-    of_rows = [_as_key("X", part) for data in rows for part in key_parts(data)]
+    of_rows = [
+        _as_key("X", part, in_one_copy=True)
+        for data in rows
+        for part in key_parts(data)
+    ]
     key["rows"] = [digest for digest, _ in of_rows]
     definitions += [part for _, parts in of_rows for part in parts]
     seen = _reached(definitions)
@@ -141,14 +145,18 @@ def _is_main(definition) -> bool:
     )
 
 
-def _as_key(name: str, value) -> tuple[str, list]:
-    """Return a hash that tells the value from others, and what it is made of."""
+def _as_key(name: str, value, *, in_one_copy: bool = False) -> tuple[str, list]:
+    """Return a hash that tells the value from others, and what it is made of.
+
+    Of a value too large for two copies it is not seen whether these would be told
+    apart: a round would then be trained again.
+    """
     if isinstance(value, torch.Tensor | np.ndarray):
         return joblib.hash(_plain(value)), []
     hasher = _Hasher()
     try:
         digest = hasher.hash(value)
-        other = _Hasher().hash(copy.deepcopy(value))
+        other = digest if in_one_copy else _Hasher().hash(copy.deepcopy(value))
     except Exception as error:
         raise ValueError(_unhashable(name, value, str(error))) from error
     if digest != other:

@@ -20,7 +20,12 @@ from skorch.helper import predefined_split
 
 from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._ranks import device_of, module_of, summed
-from sk_datadrop._rows import DatasetRows, TargetsOfRows, as_dataset
+from sk_datadrop._rows import (
+    DatasetRows,
+    HeldOutAsTheyAre,
+    TargetsOfRows,
+    as_dataset,
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,9 @@ def train(
             train_split=validation and predefined_split(as_dataset(*validation))
         )
     if isinstance(X, DatasetRows):
+        if validation == "own":
+            original["train_split"] = net.train_split
+            net.set_params(train_split=HeldOutAsTheyAre(net.train_split, X))
         X = X.for_training()
     with seeded(seed, device_of(net)), named(name):
         net.fit(X, None if isinstance(y, TargetsOfRows) else y, **fit_params)

@@ -18,9 +18,6 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 _CHUNK = 2**24
 """Bytes of a memory map that are looked at at a time."""
 
-_FEW_ROWS = 3
-"""At either end, to see whether a list of targets is that of the items."""
-
 
 class DatasetRows(Dataset):
     """Rows of a torch data set, cut as an array is and read one by one.
@@ -72,7 +69,7 @@ class DatasetRows(Dataset):
         self.dataset = dataset
         self.augmented = augmented
         self.indices = np.arange(len(dataset))
-        self._values: np.ndarray | SliceDataset | None = None
+        self._values: np.ndarray | SliceDataset | TargetsOfRows | None = None
         self._source = dataset
         self._row_shape: tuple[int, ...] | None = None
 
@@ -94,7 +91,13 @@ class DatasetRows(Dataset):
         x, y = _parts(self._source[int(self.indices[number])])
         if self._values is not None:
             y = self._values[number]
-        return _as_input(x), self._as_target(y)
+        x = _as_input(x)
+        if not x.isfinite().all():
+            raise ValueError(
+                f"Input X contains NaN or infinity, in row {self.indices[number]} of "
+                "the data set. Leave such rows out, or fill them in."
+            )
+        return x, self._as_target(y)
 
     def _as_target(self, y):
         if y is None or isinstance(y, str | bytes):
@@ -136,8 +139,8 @@ class DatasetRows(Dataset):
     def targets(self):
         """Targets as an array, or as `TargetsOfRows` if each has two axes or more.
 
-        Labels and numbers are read from ``targets``, ``labels`` or ``tensors`` of the
-        data set if these agree with its items, else row by row.
+        Labels and numbers are read row by row, but for those that a `TensorDataset`
+        or a data set of torchvision holds as a list.
 
         Returns
         -------
@@ -173,7 +176,7 @@ class DatasetRows(Dataset):
 
     def _read_targets(self) -> np.ndarray:
         known = None if self._values is not None else _listed_targets(self.dataset)
-        if known is not None and self._agrees(known):
+        if known is not None:
             return known[self.indices]
         return np.array([self._target_of(i) for i in range(len(self))])
 
@@ -184,13 +187,6 @@ class DatasetRows(Dataset):
         else:
             _, target = _parts(self.dataset[int(self.indices[number])])
         return target.numpy() if isinstance(target, torch.Tensor) else target
-
-    def _agrees(self, known: np.ndarray) -> bool:
-        numbers = range(len(self))
-        return all(
-            np.array_equal(known[self.indices[i]], self._target_of(i))
-            for i in {*numbers[:_FEW_ROWS], *numbers[-_FEW_ROWS:]}
-        )
 
     def with_targets(self, values) -> "DatasetRows":
         """Return the same rows with other targets, one for each.
@@ -226,7 +222,7 @@ class DatasetRows(Dataset):
         array([2, 2, 1])
         """
         check_consistent_length(self, values)
-        if isinstance(values, TargetsOfRows):
+        if isinstance(values, TargetsOfRows) and values.are_of(self):
             return self
         if isinstance(values, np.memmap):
             values = SliceDataset(DatasetRows(MemoryMap(values)))
@@ -262,6 +258,26 @@ class DatasetRows(Dataset):
         return other
 
 
+class HeldOutAsTheyAre:
+    """A ``train_split`` whose validation rows are not augmented.
+
+    Parameters
+    ----------
+    split : callable
+        That of a net.
+    rows : DatasetRows
+        What is split.
+    """
+
+    def __init__(self, split, rows: DatasetRows) -> None:
+        self.split = split
+        self.rows = rows
+
+    def __call__(self, dataset, y=None, **options):
+        train, held_out = self.split(dataset, y, **options)
+        return train, self.rows[np.asarray(held_out.indices)]
+
+
 class TargetsOfRows:
     """Targets that are as large as rows, and read together with them only.
 
@@ -280,6 +296,15 @@ class TargetsOfRows:
         if isinstance(key, Integral):
             return np.asarray(self.rows._target_of(int(key)), dtype=np.float32)
         return TargetsOfRows(self.rows[key])
+
+    def are_of(self, rows: DatasetRows) -> bool:
+        """Whether rows carry these targets already, in this order."""
+        own = self.rows
+        return (
+            own.dataset is rows.dataset
+            and own._values is rows._values
+            and np.array_equal(own.indices, rows.indices)
+        )
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.stack([self[i] for i in range(len(self))]).astype(dtype)
@@ -316,7 +341,8 @@ class MemoryMap(Dataset):
         root: Any = self.array
         while isinstance(root.base, np.memmap):
             root = root.base
-        if getattr(root, "filename", None) is None:
+        # What is written to a copy on write is in no file.
+        if getattr(root, "filename", None) is None or root.mode == "c":
             return MemoryMap, (np.array(self.array),)
         start, of_root = (
             array.__array_interface__["data"][0] for array in (self.array, root)
@@ -347,6 +373,8 @@ def key_parts(rows) -> Iterator:
     elif isinstance(rows, SliceDataset):
         yield from (rows.idx, rows.indices_)
         yield from key_parts(rows.dataset)
+    elif isinstance(rows, TargetsOfRows):
+        yield from key_parts(rows.rows)
     elif isinstance(rows, MemoryMap):
         yield from chunks(rows.array)
     else:
@@ -357,6 +385,8 @@ def as_rows(X) -> DatasetRows | None:
     """Return rows that are not all in memory as such; None if X is anything else."""
     if isinstance(X, DatasetRows):
         return X
+    if isinstance(X, Subset) and isinstance(X.dataset, DatasetRows):
+        return X.dataset[np.asarray(X.indices)]
     if isinstance(X, np.memmap) and X.dtype.kind in "biuf" and X.ndim > 1:
         return DatasetRows(MemoryMap(X))
     return DatasetRows(X) if isinstance(X, Dataset | SliceDataset) else None
@@ -364,6 +394,8 @@ def as_rows(X) -> DatasetRows | None:
 
 def with_own_targets(rows: DatasetRows, y) -> tuple[DatasetRows, Any]:
     """Return rows and targets: those given, or those of the data set if y is None."""
+    if isinstance(y, np.memmap) and y.ndim < 2:
+        y = np.array(y)
     if isinstance(y, SliceDataset | np.memmap):
         rows, y = rows.with_targets(y), None
     return rows, rows.targets if y is None else y
@@ -400,33 +432,46 @@ def _check_map_style(name: str, dataset) -> None:
 
 
 def _parts(item) -> tuple:
-    if isinstance(item, tuple | list):
-        return (*item, None)[:2]
-    return item, None
+    if not isinstance(item, tuple | list):
+        return item, None
+    if len(item) != 2:
+        raise ValueError(
+            f"items of a data set must be x, or a pair (x, y); got {len(item)} values."
+        )
+    return tuple(item)
 
 
 def _as_input(x) -> torch.Tensor:
-    try:
-        return torch.as_tensor(
-            x if isinstance(x, torch.Tensor) else np.array(x)
-        ).float()
-    except TypeError as error:
+    x = x if isinstance(x, torch.Tensor) else np.asarray(x)
+    kind = "c" if isinstance(x, torch.Tensor) and x.is_complex() else "f"
+    kind = x.dtype.kind if isinstance(x, np.ndarray) else kind
+    if kind not in "biuf":
         raise TypeError(
-            f"rows must be arrays or tensors; got {type(x).__name__}. Give the data "
-            "set a transform that makes tensors of them, such as torchvision's "
+            f"rows must be arrays or tensors of real numbers; got {x!r:.80}. Give the "
+            "data set a transform that makes tensors of them, such as torchvision's "
             "ToTensor."
-        ) from error
+        )
+    if isinstance(x, np.ndarray):
+        # Too large a number becomes infinity, which is found.
+        with np.errstate(over="ignore"):
+            x = torch.as_tensor(np.array(x, dtype=np.float32))
+    return x.detach().float()
 
 
 def _listed_targets(dataset) -> np.ndarray | None:
-    """Return the list of targets that many data sets have, if there is one."""
-    if isinstance(dataset, Subset):
+    """Return the targets that a data set holds as a list, if its items have no others.
+
+    A data set of the user may change them on the way.
+    """
+    if type(dataset) is Subset:
         of_all = _listed_targets(dataset.dataset)
         return None if of_all is None else of_all[np.asarray(dataset.indices)]
-    if isinstance(dataset, TensorDataset):
+    if type(dataset) is TensorDataset:
         return dataset.tensors[1].numpy() if len(dataset.tensors) > 1 else None
-    for name in ("targets", "labels"):
-        values = getattr(dataset, name, None)
-        if values is not None and np.shape(values)[:1] == (len(dataset),):
-            return np.asarray(values)
+    is_plain = getattr(dataset, "target_transform", None) is None
+    if is_plain and type(dataset).__module__.startswith("torchvision."):
+        for name in ("targets", "labels"):
+            values = getattr(dataset, name, None)
+            if values is not None and np.shape(values) == (len(dataset),):
+                return np.asarray(values)
     return None

@@ -460,7 +460,7 @@ class DataDropoutSampler(_BaseSelector):
         >>> X_kept.shape, y_kept.shape
         ((54, 3), (54,))
         """
-        if (rows := as_rows(X)) is not None:
+        if not isinstance(X, np.ndarray) and (rows := as_rows(X)) is not None:
             X, y = with_own_targets(rows, y)
         kept = self.fit(X, y, X_val=X_val, y_val=y_val, **params).sample_indices_
         return _safe_indexing(X, kept), _safe_indexing(y, kept)

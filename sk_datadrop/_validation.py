@@ -90,16 +90,16 @@ def check_labels(y, name="y") -> np.ndarray:
     return y
 
 
-def check_rows(X: DatasetRows, engine) -> None:
-    """Raise a ValueError unless there are two rows at least, none known to be bad.
+def check_rows(X: DatasetRows, engine, *, minimum: int) -> None:
+    """Raise a ValueError unless there are rows enough, none known to be bad.
 
     Those of a memory map are all looked at, a few at a time; those of a data set are
     not: reading them may take as long as an epoch, in which they show.
     """
-    if len(X) < 2:
+    if len(X) < minimum:
         raise ValueError(
-            f"Found array with {len(X)} sample(s) while a minimum of 2 is required: "
-            "give X more rows."
+            f"Found array with {len(X)} sample(s) while a minimum of {minimum} is "
+            "required: give X more rows."
         )
     if len(X.shape) < 2:
         raise ValueError(
@@ -113,6 +113,8 @@ def check_rows(X: DatasetRows, engine) -> None:
         )
     if isinstance(X.dataset, MemoryMap):
         for chunk in chunks(X.dataset.array):
+            with np.errstate(over="ignore"):
+                chunk = chunk.astype(np.float32)
             assert_all_finite(chunk, input_name="X")
 
 

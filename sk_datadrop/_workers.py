@@ -5,6 +5,7 @@ Whoever sets a backend of joblib (loky, dask, ray) has the calls made there.
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 
 from sk_datadrop._memory import lend_to_main
+
+_ONE_AT_A_TIME = Lock()
 
 
 def n_processes(n_jobs) -> int:
@@ -52,6 +55,8 @@ def run_all(
 
 def _run_in_worker(function: Callable, n_threads: int, lent, /, **arguments):
     """Call a function as the caller would: sums depend on the number of threads."""
-    torch.set_num_threads(n_threads)
-    lend_to_main(lent)
-    return function(**arguments)
+    # A worker of dask may have several threads, and torch has one generator.
+    with _ONE_AT_A_TIME:
+        torch.set_num_threads(n_threads)
+        lend_to_main(lent)
+        return function(**arguments)

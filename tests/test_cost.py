@@ -56,6 +56,7 @@ def regressor(clock):
         module__out_features=1,
         max_epochs=10,
         lr=0.01,
+        batch_size=50,
         verbose=0,
     )
     curvature = GaussNewton(n_samples=50)

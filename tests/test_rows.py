@@ -12,8 +12,11 @@ import pytest
 import torch
 from joblib import hash as joblib_hash
 from sklearn.datasets import load_digits
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 from skorch import NeuralNetClassifier, NeuralNetRegressor
+from skorch.callbacks import EarlyStopping
+from skorch.dataset import Dataset as ArrayDataset
+from skorch.dataset import ValidSplit
 from skorch.helper import SliceDataset
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
@@ -27,7 +30,7 @@ from sk_datadrop import (
     drop_curve,
     influence_scores,
 )
-from sk_datadrop._rows import MemoryMap, chunks
+from sk_datadrop._rows import MemoryMap, as_rows, chunks
 from sk_datadrop.nets import DnCNN, SmallCNN
 
 NAMES = np.array(list("abcdefghij"))
@@ -185,13 +188,115 @@ def test_labels_of_any_kind(digits):
     assert set(model.predict(X)) <= set(NAMES)
 
 
-def test_targets_come_from_the_list_only_if_the_items_agree():
+def test_targets_are_those_of_the_items():
     data = Items(6, lambda i: (torch.zeros(2), i % 2))
-    data.targets = [0, 1, 0, 1, 0, 1]
-    data.seen = []
-    assert DatasetRows(data).targets.tolist() == data.targets
-    data.targets = [0, 0, 0, 1, 1, 1]
+    data.targets = [0, 1, 0, 1, 1, 1]
     assert DatasetRows(data).targets.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_lists_of_targets_are_taken_where_they_are_the_same():
+    data = TensorDataset(torch.zeros(4, 2), torch.arange(4))
+    part = Subset(Subset(data, [3, 1, 0]), [2, 0])
+    assert DatasetRows(part)[::-1].targets.tolist() == [3, 0]
+
+
+def test_image_targets_in_another_order(pairs):
+    X, y = pairs
+    order = np.random.default_rng(0).permutation(len(X))
+    rows = DatasetRows(TensorDataset(*map(torch.tensor, (X, y))))
+    expected = denoiser().fit(X, y[order])
+    model = denoiser().fit(rows, rows.targets[order])
+    np.testing.assert_array_equal(model.influence_, expected.influence_)
+
+
+def test_part_of_augmented_rows_stays_augmented(digits):
+    X, y = digits
+    plain = TensorDataset(*map(torch.tensor, (X, y)))
+    rows = DatasetRows(
+        plain, augmented=TensorDataset(torch.tensor(X + 1), plain.tensors[1])
+    )
+    part = as_rows(Subset(rows, [5, 2]))
+    np.testing.assert_array_equal(part.for_training()[1][0], X[2] + 1)
+
+
+def test_validation_rows_of_round_two_are_not_augmented(digits):
+    X, y = digits
+    seen = []
+
+    def item(i):
+        seen.append(i)
+        return X[i], y[i]
+
+    plain = TensorDataset(*map(torch.tensor, (X, y)))
+    rows = DatasetRows(plain, augmented=Items(len(X), item))
+    model = classifier(cv=0.5, drop_fraction=0.0)
+    model.set_params(
+        estimator__train_split=ValidSplit(4), estimator__callbacks=[EarlyStopping()]
+    )
+    model.fit(rows, y)
+    # Two epochs of half of the rows, and of three quarters.
+    assert len(seen) == 2 * 100 + 2 * 150
+    assert model.estimator_.train_split.cv == 4
+
+
+def test_changes_to_a_copy_on_write_reach_workers(digits, tmp_path):
+    X, _ = digits
+    memory_map(X, tmp_path / "X.npy")
+    changed = np.load(tmp_path / "X.npy", mmap_mode="c")
+    changed /= 3
+    sent = pickle.loads(pickle.dumps(MemoryMap(changed)))
+    np.testing.assert_array_equal(sent.array, X / 3)
+
+
+def test_labels_on_disk_keep_their_dtype(digits, tmp_path):
+    X, y = digits
+    rows = memory_map(X, tmp_path / "X.npy")
+    labels = memory_map(2**25 + y, tmp_path / "y.npy")
+    classes = classifier().fit(rows, labels).classes_
+    assert classes.tolist() == np.unique(2**25 + y).tolist()
+
+
+def test_memory_map_goes_through_the_data_set_class_of_a_net(digits, tmp_path):
+    X, y = digits
+
+    class Shifted(ArrayDataset):
+        def transform(self, X, y):
+            X, y = super().transform(X, y)
+            return X + 1, y
+
+    model = classifier().set_params(estimator__dataset=Shifted)
+    expected = model.fit(X, y).influence_
+    found = model.fit(memory_map(X, tmp_path / "X.npy"), y).influence_
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_search_without_y(digits):
+    X, y = digits
+    rows = DatasetRows(TensorDataset(*map(torch.tensor, (X, y))))
+    grid = {"drop_fraction": [0.0, 0.2]}
+    folds = KFold(2)
+    found = GridSearchCV(classifier(), grid, cv=folds).fit(rows)
+    expected = GridSearchCV(classifier(), grid, cv=folds).fit(X, y)
+    np.testing.assert_array_equal(
+        found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
+    )
+
+
+@pytest.mark.parametrize("kind", [">f4", "longdouble"])
+def test_memory_maps_of_rare_dtypes(kind, digits, tmp_path):
+    X, y = digits
+    found = classifier().fit(memory_map(X.astype(kind), tmp_path / "X.npy"), y)
+    np.testing.assert_array_equal(found.influence_, classifier().fit(X, y).influence_)
+
+
+def test_bad_rows_are_not_predicted(digits, tmp_path):
+    X, y = digits
+    model = classifier().fit(X, y)
+    bad = X.astype(np.float64)
+    bad[3, 0, 1, 1] = 1e300
+    for rows in (memory_map(bad, tmp_path / "X.npy"), Items(9, lambda i: bad[i])):
+        with pytest.raises(ValueError, match="infinity"):
+            model.predict(rows)
 
 
 def test_augmented_rows_are_for_training_only(digits):
@@ -337,6 +442,8 @@ def test_workers_read_memory_maps(digits, tmp_path):
         (Items(1, lambda i: (np.zeros(2), 0)), None, "1 sample"),
         (Items(9, lambda i: (object(), i % 2)), None, "a transform that makes tensors"),
         (Items(9, lambda i: (np.float32(1), i % 2)), None, "one axis or more"),
+        (Items(9, lambda i: (np.ones(2), 0, 0)), None, "got 3 values"),
+        (Items(9, lambda i: (np.ones(2) * 1j, i % 2)), None, "real numbers"),
     ],
 )
 def test_unfit_data_sets_are_refused(rows, y, message):
@@ -356,7 +463,7 @@ def test_data_set_with_nan_is_refused(digits):
     X, y = digits
     X = X.copy()
     X[150, 0, 3, 3] = np.nan
-    with pytest.raises(ValueError, match="NaN for 1 of 100 rows"):
+    with pytest.raises(ValueError, match="NaN or infinity, in row 150"):
         classifier().fit(TensorDataset(*map(torch.tensor, (X, y))))
 
 
