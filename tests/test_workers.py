@@ -11,6 +11,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from distributed import Client, LocalCluster
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetClassifier
@@ -104,12 +105,11 @@ def test_functional_net_goes_to_workers(digits):
 @pytest.fixture(scope="module")
 def cluster():
     """Two processes of dask."""
-    distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(
+        LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
         ) as cluster,
-        distributed.Client(cluster) as client,
+        Client(cluster) as client,
     ):
         yield client
 
@@ -194,7 +194,6 @@ else:
 
 
 def test_ranks_drop_the_same_rows(tmp_path):
-    pytest.importorskip("accelerate")
     script = tmp_path / "train.py"
     script.write_text(RANKS)
     package = str(Path(__file__).parents[1])
