@@ -49,6 +49,7 @@ from sk_datadrop._rounds import check_predictions, train
 from sk_datadrop._rows import (
     DatasetRows,
     as_rows,
+    in_memory,
     with_own_targets,
     with_targets,
 )
@@ -596,6 +597,7 @@ class _BaseDataDropout(_BaseRowSelection, ABC):
                 "None."
             )
         X = self._as_rows(X, reset=True)
+        y = y if isinstance(X, DatasetRows) else in_memory(y)
         self.input_shape_ = X.shape[1:]
         targets = self._fit_targets(y)
         check_consistent_length(X, targets.values)

@@ -411,6 +411,11 @@ def as_dataset(X, y) -> Dataset:
     return X if isinstance(X, DatasetRows) else ArrayDataset(X, y)
 
 
+def in_memory(y):
+    """Return targets that would be read with their rows as an array."""
+    return np.asarray(y) if isinstance(y, TargetsOfRows) else y
+
+
 def row_of(X, number: int):
     """Return one row, without its target."""
     return X[number][0].numpy() if isinstance(X, DatasetRows) else X[number]

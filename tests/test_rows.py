@@ -209,6 +209,14 @@ def test_image_targets_in_another_order(pairs):
     np.testing.assert_array_equal(model.influence_, expected.influence_)
 
 
+def test_targets_of_a_data_set_for_arrays(pairs):
+    X, y = pairs
+    rows = DatasetRows(TensorDataset(*map(torch.tensor, (X, y))))
+    np.testing.assert_array_equal(
+        denoiser().fit(X, rows.targets).influence_, denoiser().fit(X, y).influence_
+    )
+
+
 def test_part_of_augmented_rows_stays_augmented(digits):
     X, y = digits
     plain = TensorDataset(*map(torch.tensor, (X, y)))
