@@ -32,6 +32,12 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+_LONG_ENOUGH = 1.0
+"""Seconds of an epoch that can be measured."""
+
+_MOST_TIMES = 8
+"""As many rows as asked for, to get there."""
+
 _FEWEST_HELD_OUT = 16
 """Of which views can be made, and whose number makes a difference to time."""
 
@@ -90,9 +96,10 @@ def estimate_cost(
 ) -> Cost:
     """Predict what ``fit`` will cost, by a small fit on some of the rows.
 
-    Takes about as long as three epochs on `n_samples` rows. What it does not see:
-    callbacks that stop a training early, rounds that `memory` knows, machines that slow
-    down when busy, and systems that are harder to solve for a net trained to the end.
+    Takes about as long as three epochs on `n_samples` rows, or a few seconds. What it
+    does not see: callbacks that stop a training early, rounds that `memory` knows,
+    machines that slow down when busy, and systems that are harder to solve for a net
+    trained to the end.
 
     Parameters
     ----------
@@ -105,8 +112,9 @@ def estimate_cost(
     X_val, y_val : array-like, Dataset or None, default=None
         Rows to measure influence on, as for ``fit``.
     n_samples : int, default=512
-        Rows to train and score, as many as there are at most. Should be twice the
-        `n_samples` of the curvature, and a few batches.
+        Rows to train and score, as many as there are at most, and more where these
+        take less than a second. Should be twice the `n_samples` of the curvature, and
+        a few batches.
 
     Returns
     -------
@@ -198,59 +206,76 @@ class _Stopwatch(Callback):
 
 
 def _measure(model, problem, n_samples: int) -> _Units:
-    rng = np.random.default_rng(0)
     n_samples = max(n_samples, model.estimator.batch_size)
-    split = problem.splits[0]
-    train = problem.rows(_some(split.train, n_samples, rng))
-    held_out = problem.validation or problem.rows(split.held_out)
-    held_out = _cut(held_out, _some(np.arange(len(held_out[0])), n_samples // 2, rng))
-    scoring = model._scoring(len(problem.splits), len(held_out[0]))
-    recorder, watch = scoring.recorder(), _Stopwatch()
-    X, y = train
-    net, checkpoints = train_round(
-        _without_files(clone(model.estimator)).set_params(max_epochs=_EPOCHS),
-        X,
-        y,
-        held_out,
-        n_checkpoints=scoring.n_checkpoints,
-        seed=0,
-        callbacks=[watch] if recorder is None else [watch, recorder],
-        name="estimate of the cost",
+    few = _SmallRound(model, problem, n_samples)
+    if few.seconds < _LONG_ENOUGH:
+        longer = min(_LONG_ENOUGH / max(few.seconds, 1e-3), _MOST_TIMES)
+        few = _SmallRound(model, problem, int(longer * n_samples))
+    return _Units(
+        train=few.watch.train_ / len(few.train[0]),
+        valid=few.watch.valid_ / len(few.held_out[0]),
+        scoring=few.measure_scoring(),
+        of_net=sum(
+            value.nbytes
+            for value in module_of(few.net).state_dict().values()
+            if isinstance(value, torch.Tensor)
+        ),
     )
 
-    def score(n_train: int, n_held_out: int):
-        return score_round(
-            scoring.scorer(recorder),
-            0,
-            net,
-            checkpoints,
-            _cut(train, slice(n_train)),
-            _cut(held_out, slice(n_held_out)),
-            n_groups=min(scoring.n_groups, n_held_out),
+
+class _SmallRound:
+    """A round on some of its rows, trained."""
+
+    def __init__(self, model, problem, n_samples: int) -> None:
+        rng = np.random.default_rng(0)
+        split = problem.splits[0]
+        self.train = problem.rows(_some(split.train, n_samples, rng))
+        if problem.validation is None:
+            self.held_out = problem.rows(_some(split.held_out, n_samples // 2, rng))
+        else:
+            rows = _some(np.arange(len(problem.validation[0])), n_samples // 2, rng)
+            self.held_out = _cut(problem.validation, rows)
+        self.score_held_out = problem.validation is None
+        self.scoring = model._scoring(len(problem.splits), len(self.held_out[0]))
+        self.recorder, self.watch = self.scoring.recorder(), _Stopwatch()
+        X, y = self.train
+        self.net, self.checkpoints = train_round(
+            _without_files(clone(model.estimator)).set_params(max_epochs=_EPOCHS),
+            X,
+            y,
+            self.held_out,
+            n_checkpoints=self.scoring.n_checkpoints,
             seed=0,
-            objective=scoring.objective,
-            is_likelihood=scoring.is_likelihood,
-            score_held_out=problem.validation is None,
+            callbacks=[self.watch, *([self.recorder] if self.recorder else [])],
+            name="estimate of the cost",
         )
 
-    def seconds(*sizes: int) -> float:
+    @property
+    def seconds(self) -> float:
+        """Of the last epoch."""
+        return self.watch.train_ + self.watch.valid_
+
+    def seconds_to_score(self, n_train: int, n_held_out: int) -> float:
         start = perf_counter()
-        score(*sizes)
+        score_round(
+            self.scoring.scorer(self.recorder),
+            0,
+            self.net,
+            self.checkpoints,
+            _cut(self.train, slice(n_train)),
+            _cut(self.held_out, slice(n_held_out)),
+            n_groups=min(self.scoring.n_groups, n_held_out),
+            seed=0,
+            objective=self.scoring.objective,
+            is_likelihood=self.scoring.is_likelihood,
+            score_held_out=self.score_held_out,
+        )
         return perf_counter() - start
 
-    sizes = len(train[0]), len(held_out[0])
-    measure = _seconds_of_replay if recorder else _seconds_of_scoring
-    of_net = sum(
-        value.nbytes
-        for value in module_of(net).state_dict().values()
-        if isinstance(value, torch.Tensor)
-    )
-    return _Units(
-        train=watch.train_ / sizes[0],
-        valid=watch.valid_ / sizes[1],
-        scoring=measure(seconds, *sizes),
-        of_net=of_net,
-    )
+    def measure_scoring(self) -> Callable[[int, int, int], float]:
+        measure = _seconds_of_replay if self.recorder else _seconds_of_scoring
+        sizes = len(self.train[0]), len(self.held_out[0])
+        return measure(self.seconds_to_score, *sizes)
 
 
 def _without_files(net):
@@ -304,10 +329,10 @@ def _peak() -> float:
 
 
 def _bytes_of_rows(problem) -> float:
-    """Count the copies of rows: as float32, and those that are cut for a round."""
+    """Count the rows that are cut for a round; all were as float32 before."""
     if isinstance(problem.X, DatasetRows):
         return 0
-    return 2 * (problem.X.nbytes + problem.targets.values.nbytes)
+    return problem.X.nbytes + problem.targets.values.nbytes
 
 
 def _duration(seconds: float) -> str:
