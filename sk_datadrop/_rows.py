@@ -121,7 +121,7 @@ class DatasetRows(Dataset):
 
         See Also
         --------
-        DatasetRows.targets : What else is read.
+        DatasetRows.with_targets : Other targets for the same rows.
 
         Examples
         --------
@@ -210,7 +210,7 @@ class DatasetRows(Dataset):
 
         See Also
         --------
-        DatasetRows.targets : Those there are.
+        DatasetRows.for_training : The rows as training sees them.
 
         Examples
         --------
