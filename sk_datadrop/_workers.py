@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
 
 from sk_datadrop._memory import lend_to_main
@@ -55,8 +55,9 @@ def run_all(
 
 def _run_in_worker(function: Callable, n_threads: int, lent, /, **arguments):
     """Call a function as the caller would: sums depend on the number of threads."""
-    # A worker of dask may have several threads, and torch has one generator.
-    with _ONE_AT_A_TIME:
+    # A worker of dask may have several threads, and torch has one generator. What is
+    # called here shares nothing out again, and so waits for no other.
+    with _ONE_AT_A_TIME, parallel_config(backend="sequential"):
         torch.set_num_threads(n_threads)
         lend_to_main(lent)
         return function(**arguments)
