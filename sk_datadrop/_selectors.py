@@ -13,16 +13,13 @@ from sklearn.base import (
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
-from sk_datadrop._estimators import (
-    DataDropoutClassifier,
-    DataDropoutRegressor,
-    _BaseRowSelection,
-)
+from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
+from sk_datadrop._row_selection import BaseRowSelection
 from sk_datadrop._rows import as_rows, with_own_targets
 from sk_datadrop._validation import check_is_net
 
 
-class _BaseSelector(OneToOneFeatureMixin, _BaseRowSelection):
+class _BaseSelector(OneToOneFeatureMixin, BaseRowSelection):
     """What transformer and sampler share: an estimator that stops after round 1."""
 
     def fit(self, X, y=None, *, X_val=None, y_val=None, **params):

@@ -132,7 +132,7 @@ import numpy as np, torch
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetClassifier
 from skorch.callbacks import EpochScoring
-from sk_datadrop import DataDropoutClassifier, _estimators
+from sk_datadrop import DataDropoutClassifier
 
 class Block(torch.nn.Linear):
     pass

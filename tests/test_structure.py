@@ -32,6 +32,8 @@ ORDER = [
     "_round_one",
     "_trials",
     "_validation",
+    "_row_selection",
+    "_two_rounds",
     "_estimators",
     "_selectors",
     "_cost",

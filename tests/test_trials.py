@@ -18,8 +18,8 @@ from sk_datadrop import (
     DataDropoutRegressor,
     DataDropoutTransformer,
     Trajectory,
-    _estimators,
     _trials,
+    _two_rounds,
     drop_curve,
 )
 from sk_datadrop._round_one import Scoring
@@ -225,7 +225,7 @@ class TestAuto:
     ):
         """Against nets one would train oneself; each class keeps a row."""
         fractions = np.array([0, 0.5, 0.97])
-        monkeypatch.setattr(_estimators, "fractions_to_try", lambda *_: fractions)
+        monkeypatch.setattr(_two_rounds, "fractions_to_try", lambda *_: fractions)
         X, y, _ = spoiled_blobs
         rows = np.arange(90)
         splits = [Split(rows[rows % 3 != k], rows[rows % 3 == k]) for k in range(3)]
@@ -262,7 +262,7 @@ class TestAuto:
             overlaps.append(overlap)
             return len(objectives[0]) - 1
 
-        monkeypatch.setattr(_estimators, "one_standard_error", choose)
+        monkeypatch.setattr(_two_rounds, "one_standard_error", choose)
         X, y, _ = spoiled_blobs
         options = {"cv": 3, "random_state": 0}
         model = DataDropoutClassifier(classifier, drop_fraction="auto", **options)
@@ -275,13 +275,13 @@ class TestAuto:
         self, classifier, spoiled_blobs, monkeypatch
     ):
         bars = []
-        original = _estimators.tqdm
+        original = _two_rounds.tqdm
 
         def kept(**options):
             bars.append(original(file=io.StringIO(), **options))
             return bars[-1]
 
-        monkeypatch.setattr(_estimators, "tqdm", kept)
+        monkeypatch.setattr(_two_rounds, "tqdm", kept)
         X, y, _ = spoiled_blobs
         DataDropoutClassifier(
             classifier, drop_fraction="auto", cv=3, random_state=0, verbose=1
@@ -290,7 +290,7 @@ class TestAuto:
 
     def test_drops_nothing_if_that_does_harm(self, classifier, blobs, monkeypatch):
         """Scores upside down, so that "negative" drops the most helpful rows."""
-        original = _estimators.run_round_one
+        original = _two_rounds.run_round_one
 
         def upside_down(*args, **kwargs):
             result = original(*args, **kwargs)
@@ -298,7 +298,7 @@ class TestAuto:
             scores = replace(scores, train=-scores.train, held_out=-scores.held_out)
             return replace(result, scores=scores)
 
-        monkeypatch.setattr(_estimators, "run_round_one", upside_down)
+        monkeypatch.setattr(_two_rounds, "run_round_one", upside_down)
         model = DataDropoutClassifier(classifier, cv=3, random_state=0).fit(*blobs)
         assert model.n_dropped_ > 30
         model.set_params(drop_fraction="auto").fit(*blobs)
@@ -342,7 +342,7 @@ class TestAuto:
         self, classifier, spoiled_blobs, tmp_path, retrained, monkeypatch, change
     ):
         fractions = np.array([0, 0.1])
-        monkeypatch.setattr(_estimators, "fractions_to_try", lambda *_: fractions)
+        monkeypatch.setattr(_two_rounds, "fractions_to_try", lambda *_: fractions)
         X, y, _ = spoiled_blobs
         options = {"cv": 2, "random_state": 0, "memory": str(tmp_path)}
         model = DataDropoutClassifier(classifier, drop_fraction="auto", **options)

@@ -15,8 +15,8 @@ from sk_datadrop import (
     GaussNewton,
     Lanczos,
     Views,
-    _estimators,
     _round_one,
+    _two_rounds,
 )
 
 
@@ -30,7 +30,7 @@ def _no_training(request, monkeypatch):
         raise AssertionError("trained before the input was checked")
 
     monkeypatch.setattr(_round_one, "train_round", refuse)
-    monkeypatch.setattr(_estimators, "train", refuse)
+    monkeypatch.setattr(_two_rounds, "train", refuse)
 
 
 @pytest.mark.parametrize("estimator", [LogisticRegression(), MLP(), MLP, None])
