@@ -1,8 +1,8 @@
 """What a fit will cost, told by a small one.
 
-A round is trained for two epochs on a few of the rows, and scored four times; what the
-fit takes follows from how time grows with the rows. Both parts are linear in them. What
-a round holds at a time does not depend on their number, but for copies of the rows.
+A round is trained for two epochs on a few of the rows, and scored a few times; what
+the fit takes follows from how time grows with the rows. Both parts are linear in them.
+What a round holds at a time does not depend on their number, but for copies of the rows.
 """
 
 import sys
@@ -38,8 +38,17 @@ _LONG_ENOUGH = 1.0
 _MOST_TIMES = 8
 """As many rows as asked for, to get there."""
 
-_FEWEST_HELD_OUT = 16
+_FEWER = 8
+"""Times, to see what a row adds to the time of a scoring pass."""
+
+_FEWEST_TRAIN = 256
+"""Of which the curvature is measured by default: with fewer it would cost less."""
+
+_FEWEST_HELD_OUT = 32
 """Of which views can be made, and whose number makes a difference to time."""
+
+_TIMES = 3
+"""To score the same rows; the fastest is the one that nothing else slowed down."""
 
 _EPOCHS = 2
 """The first pays for what is made once."""
@@ -57,7 +66,8 @@ class Cost:
         Nets trained from scratch: one a round, round 2, and two a round for the trials
         of "auto" (none where it finds nothing to drop).
     seconds : float
-        From start to end, with rounds side by side as `n_jobs` has them.
+        From start to end, with rounds side by side as `n_jobs` has them: that of the
+        stages, and of the checks before them.
     seconds_per_stage : dict of str to float
         Seconds of work by stage, as in ``timings_``.
     memory : float
@@ -144,7 +154,9 @@ def estimate_cost(
     6
     """
     model = clone(estimator).set_params(memory=None, random_state=0)
+    start = perf_counter()
     problem = model._problem(X, y, X_val, y_val, {})
+    checks = perf_counter() - start
     sizes = [
         (
             len(split.train),
@@ -168,7 +180,7 @@ def estimate_cost(
     stages["round_two"] = n_epochs * units.epoch(len(problem.X), 0)
     return Cost(
         n_trainings=len(sizes) + n_trials + 1,
-        seconds=seconds + stages["round_two"],
+        seconds=checks + seconds + stages["round_two"],
         seconds_per_stage=stages,
         memory=_peak() + _bytes_of_rows(problem) + len(sizes) * units.of_net,
     )
@@ -294,14 +306,15 @@ def _without_files(net):
 
 def _seconds_of_scoring(seconds, n_train: int, n_held_out: int) -> Callable:
     """Linear in both numbers of rows."""
-    seconds(n_train, n_held_out)
-    whole = seconds(n_train, n_held_out)
-    by_train = max(whole - seconds(n_train // 2, n_held_out), 0.0)
-    by_held_out = 0.0
-    if n_held_out >= 2 * _FEWEST_HELD_OUT:
-        by_held_out = max(whole - seconds(n_train, n_held_out // 2), 0.0)
-    per_row = by_train / (n_train - n_train // 2)
-    per_held_out = by_held_out / (n_held_out - n_held_out // 2)
+    fewer = max(n_train // _FEWER, min(n_train // 2, _FEWEST_TRAIN), 1)
+    fewer_held_out = max(n_held_out // _FEWER, min(n_held_out, _FEWEST_HELD_OUT))
+    sizes = (n_train, n_held_out), (fewer, n_held_out), (n_train, fewer_held_out)
+    # In turns, as a machine is slow for a while.
+    measured = [[seconds(*size) for size in sizes] for _ in range(_TIMES)]
+    whole, of_fewer, of_fewer_held_out = np.min(measured, axis=0)
+    per_row = max(whole - of_fewer, 0.0) / max(n_train - fewer, 1)
+    per_held_out = max(whole - of_fewer_held_out, 0.0)
+    per_held_out /= max(n_held_out - fewer_held_out, 1)
     fixed = max(whole - n_train * per_row - n_held_out * per_held_out, 0.0)
     return lambda n, m, _: fixed + n * per_row + m * per_held_out
 

@@ -439,11 +439,12 @@ def _check_map_style(name: str, dataset) -> None:
 def _parts(item) -> tuple:
     if not isinstance(item, tuple | list):
         return item, None
-    if len(item) != 2:
+    if len(item) not in (1, 2):
         raise ValueError(
             f"items of a data set must be x, or a pair (x, y); got {len(item)} values."
         )
-    return tuple(item)
+    # `TensorDataset(inputs)` gives tuples of one.
+    return item[0], item[1] if len(item) == 2 else None
 
 
 def _as_input(x) -> torch.Tensor:

@@ -70,7 +70,8 @@ def test_training_is_that_of_the_rows_seen(n_samples, clock, rows):
     stages = cost.seconds_per_stage
     assert stages["round_one"] == pytest.approx(4 * 10 * (300 * 3 + 100))
     assert stages["round_two"] == pytest.approx(10 * 400 * 3)
-    assert cost.seconds == pytest.approx(sum(stages.values()))
+    # The checks ask the net for a few rows.
+    assert 0 < cost.seconds - sum(stages.values()) < 20
     assert cost.n_trainings == 5
 
 

@@ -97,6 +97,7 @@ CLASSIFICATION = {
         y,
     ),
     "x alone and y": lambda X, y, path: (Items(len(X), lambda i: X[i]), y),
+    "x in tuples of one and y": lambda X, y, path: (TensorDataset(torch.tensor(X)), y),
     "float64": lambda X, y, path: (
         Items(len(X), lambda i: (X[i].astype(np.float64), y[i])),
     ),
@@ -447,6 +448,7 @@ def test_workers_read_memory_maps(digits, tmp_path):
     [
         (Items(9, lambda i: np.zeros(2)), np.arange(8) % 2, "inconsistent"),
         (Items(9, lambda i: np.zeros(2)), None, "no targets among them. Pass y"),
+        (TensorDataset(torch.zeros(9, 2)), None, "no targets among them. Pass y"),
         (Items(1, lambda i: (np.zeros(2), 0)), None, "1 sample"),
         (Items(9, lambda i: (object(), i % 2)), None, "a transform that makes tensors"),
         (Items(9, lambda i: (np.float32(1), i % 2)), None, "one axis or more"),
