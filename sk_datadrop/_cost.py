@@ -2,7 +2,7 @@
 
 A round is trained for two epochs on a few of the rows, and scored a few times; what
 the fit takes follows from how time grows with the rows. Both parts are linear in them.
-What a round holds at a time does not depend on their number, but for copies of the rows.
+What a round holds at a time does not depend on their number, save copies of the rows.
 """
 
 import sys
