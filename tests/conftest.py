@@ -1,6 +1,7 @@
 """Small nets and data sets the tests share."""
 
 import functools
+import os
 
 import numpy as np
 import pytest
@@ -68,6 +69,8 @@ class MLP(nn.Module):
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
+    """Here and in the processes that tests start: they run side by side."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
 
