@@ -135,7 +135,7 @@ def train(
             train_split=validation and predefined_split(as_dataset(*validation))
         )
     if isinstance(X, DatasetRows):
-        if validation == "own":
+        if validation == "own" and X.augmented is not None:
             original["train_split"] = net.train_split
             net.set_params(train_split=HeldOutAsTheyAre(net.train_split, X))
         X = X.for_training()

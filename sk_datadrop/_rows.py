@@ -264,7 +264,8 @@ class HeldOutAsTheyAre:
     Parameters
     ----------
     split : callable
-        That of a net.
+        That of a net. It may withhold rows of another data set, which stay as they
+        are.
     rows : DatasetRows
         What is split.
     """
@@ -275,7 +276,9 @@ class HeldOutAsTheyAre:
 
     def __call__(self, dataset, y=None, **options):
         train, held_out = self.split(dataset, y, **options)
-        return train, self.rows[np.asarray(held_out.indices)]
+        if isinstance(held_out, Subset) and held_out.dataset is dataset:
+            held_out = self.rows[np.asarray(held_out.indices)]
+        return train, held_out
 
 
 class TargetsOfRows:

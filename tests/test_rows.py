@@ -12,12 +12,13 @@ import pytest
 import torch
 from joblib import hash as joblib_hash
 from sklearn.datasets import load_digits
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, KFold
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import EarlyStopping
 from skorch.dataset import Dataset as ArrayDataset
 from skorch.dataset import ValidSplit
-from skorch.helper import SliceDataset
+from skorch.helper import SliceDataset, predefined_split
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from sk_datadrop import (
@@ -246,6 +247,24 @@ def test_validation_rows_of_round_two_are_not_augmented(digits):
     # Two epochs of half of the rows, and of three quarters.
     assert len(seen) == 2 * 100 + 2 * 150
     assert model.estimator_.train_split.cv == 4
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_validation_rows_of_another_data_set_stay_as_they_are(digits, part):
+    X, y = digits
+    data = TensorDataset(*map(torch.tensor, (X, y)))
+    other = TensorDataset(*map(torch.tensor, (1 - X, y)))
+    other = Subset(other, range(3, 9)) if part else other
+    model = classifier(cv=0.5, drop_fraction=0.0)
+    model.set_params(
+        estimator__train_split=predefined_split(other),
+        estimator__callbacks=[EarlyStopping()],
+    )
+    model.fit(DatasetRows(data, augmented=data))
+    losses = model.estimator_.history[:, "valid_loss"]
+    rows, labels = zip(*other, strict=True)
+    proba = model.estimator_.predict_proba(torch.stack(rows))
+    assert losses[-1] == pytest.approx(log_loss(labels, proba, labels=range(10)), 1e-4)
 
 
 def test_changes_to_a_copy_on_write_reach_workers(digits, tmp_path):
