@@ -167,7 +167,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
     True
     """
 
-    _is_likelihood = True
+    _is_classification = True
 
     def _fit_targets(self, y):
         y = check_labels(y)
@@ -470,7 +470,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     20
     """
 
-    _is_likelihood = False
+    _is_classification = False
 
     def _fit_targets(self, y):
         return Targets(check_real_targets(y), None)

@@ -324,7 +324,7 @@ def trajectory_influences(
     recorder: TrajectoryRecorder,
     smoothing: float,
     objective,
-    is_likelihood: bool,
+    is_classification: bool,
     n_groups: int,
     seed: int,
     batch_size: int | None = None,
@@ -347,7 +347,7 @@ def trajectory_influences(
         See `Trajectory`.
     objective : {"bounded", "loss"} or callable
         See `resolve_objective`.
-    is_likelihood : bool
+    is_classification : bool
         See `influence`.
     n_groups : int
         Number of random groups the held-out rows are split into; each gives
@@ -365,7 +365,7 @@ def trajectory_influences(
         One, with the last epoch. Held-out rows are never trained on and score NaN.
     """
     rng = np.random.default_rng(seed)
-    codes = class_codes(held_out[1], is_likelihood=is_likelihood)
+    codes = class_codes(held_out[1], is_classification=is_classification)
     groups = split_groups(codes, n_groups, rng)
     nets = {
         recorder.epoch_ends_[c.epoch - 1]: FunctionalNet(net, c.state_dict)
@@ -379,7 +379,7 @@ def trajectory_influences(
             held_out,
             groups,
             objective=objective,
-            is_likelihood=is_likelihood,
+            is_classification=is_classification,
             batch_size=batch_size,
         )
         / len(checkpoints)
