@@ -378,7 +378,7 @@ class BaseDataDropout(BaseRowSelection, ABC):
             y,
             classes=classes,
             random_state=_derived_seed(seed),
-            **split_params,
+            split_params=split_params,
         )
 
     def _check_parameters(self):
