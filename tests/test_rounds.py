@@ -69,6 +69,23 @@ def test_seeded_restores_the_generators_after_an_error():
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
 
 
+@pytest.mark.parametrize(("device", "number"), [("cuda:1", 1), ("cuda", 0)])
+def test_seeded_touches_no_other_device(device, number, monkeypatch):
+    """Generators of the CPU stand in for those of devices."""
+    devices = [torch.Generator().manual_seed(7) for _ in range(3)]
+    monkeypatch.setattr(torch.cuda, "default_generators", devices)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, pytest.fail)
+    with seeded(5, device):
+        seeds = [generator.initial_seed() for generator in devices]
+        drawn = torch.rand(3, generator=devices[number])
+    assert seeds == [5 if i == number else 7 for i in range(3)]
+    assert [generator.initial_seed() for generator in devices] == [7, 7, 7]
+    assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(5)))
+
+
 def test_the_trained_net_holds_no_rows_and_no_extra_callbacks(classifier, blobs):
     X, y = np.tile(blobs[0], (500, 1)), np.tile(blobs[1], 500)
     classifier.set_params(max_epochs=1, batch_size=512)
