@@ -296,6 +296,8 @@ class _HeldOutCheckpoints(Callback):
     def on_epoch_end(self, net, **kwargs):
         current = Checkpoint(len(net.history), _copy_of_state(module_of(net)))
         loss = _epoch_loss(net, "valid")
+        # No loss is lower than NaN.
+        loss = np.inf if np.isnan(loss) else loss
         if loss < self.lowest_ or not self.kept_:
             self.lowest_ = loss
             self.kept_ = [*self.recent_, current]

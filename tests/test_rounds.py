@@ -6,6 +6,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping
 
 from sk_datadrop._rounds import seeded, train, train_round
@@ -127,6 +128,21 @@ def test_checkpoints_surround_the_lowest_held_out_loss(overfitting):
     assert set(around) <= set(epochs)
     assert epochs == sorted(epochs)
     assert len(epochs) <= 3
+
+
+class NaNAtFirst(NeuralNetClassifier):
+    def get_loss(self, *args, training=False, **kwargs):
+        loss = super().get_loss(*args, training=training, **kwargs)
+        return loss if training or len(self.history) > 1 else loss * torch.nan
+
+
+def test_a_held_out_loss_of_nan_is_not_the_lowest(overfitting):
+    net, X, y, held_out = overfitting
+    net = NaNAtFirst(**net.get_params(deep=False))
+    trained, (checkpoint,) = train_round(
+        net, X, y, held_out, n_checkpoints=1, seed=0, name="x"
+    )
+    assert checkpoint.epoch == 1 + np.nanargmin(held_out_losses(trained)) > 1
 
 
 def test_early_stopping_sees_the_held_out_rows(overfitting):
