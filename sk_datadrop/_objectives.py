@@ -6,7 +6,7 @@ class, or it would take the rows of a rare or difficult class for outliers.
 """
 
 from collections.abc import Callable
-from math import inf
+from sys import float_info
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,11 @@ def resolve_objective(objective) -> Objective:
 
 
 def largest_change(objective) -> float:
-    """Return how far leaving a row out can at most change the mean objective."""
-    return 1.0 if objective == "bounded" else inf
+    """Return how far leaving a row out can at most change the mean objective.
+
+    Less than infinity, which is no score.
+    """
+    return 1.0 if objective == "bounded" else float_info.max
 
 
 def row_objective(net: FunctionalNet, objective) -> RowObjective:

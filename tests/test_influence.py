@@ -251,6 +251,22 @@ def test_held_out_rows_are_scored_like_training_rows(scored):
     np.testing.assert_allclose(column[seen], products[seen], rtol=1e-9)
 
 
+def test_infinite_scores_of_held_out_rows_are_none():
+    train, (X, y) = make_regression()
+    net = linear_net(NeuralNetRegressor, nn.MSELoss, np.ones((1, N_FEATURES)))
+    X = X.copy()
+    X[0] = 1e200
+    result = score(
+        net,
+        train,
+        (X, y),
+        objective=lambda outputs, y: outputs[:, 0].sigmoid(),
+        is_classification=False,
+    )
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(result.held_out)), [0])
+    assert np.isfinite(result.held_out[:, 1:]).all()
+
+
 def test_held_out_rows_can_be_left_unscored(scored):
     assert np.isnan(score(*scored, score_held_out=False).held_out).all()
 
