@@ -310,7 +310,8 @@ class TargetsOfRows:
         )
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.stack([self[i] for i in range(len(self))]).astype(dtype)
+        stacked = np.stack([self[i] for i in range(len(self))])
+        return np.asarray(stacked, dtype=dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -388,8 +389,10 @@ def as_rows(X) -> DatasetRows | None:
     """Return rows that are not all in memory as such; None if X is anything else."""
     if isinstance(X, DatasetRows):
         return X
-    if isinstance(X, Subset) and isinstance(X.dataset, DatasetRows):
-        return X.dataset[np.asarray(X.indices)]
+    # Of the user's own kinds of subset each may change its items.
+    if type(X) is Subset and isinstance(X.dataset, DatasetRows | Subset):
+        rows = as_rows(X.dataset)
+        return None if rows is None else rows[np.asarray(X.indices)]
     if isinstance(X, np.memmap) and X.dtype.kind in "biuf" and X.ndim > 1:
         return DatasetRows(MemoryMap(X))
     return DatasetRows(X) if isinstance(X, Dataset | SliceDataset) else None

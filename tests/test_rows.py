@@ -225,8 +225,32 @@ def test_part_of_augmented_rows_stays_augmented(digits):
     rows = DatasetRows(
         plain, augmented=TensorDataset(torch.tensor(X + 1), plain.tensors[1])
     )
-    part = as_rows(Subset(rows, [5, 2]))
-    np.testing.assert_array_equal(part.for_training()[1][0], X[2] + 1)
+    for subset in Subset(rows, [5, 2]), Subset(Subset(rows, [2, 7, 5]), [2, 0]):
+        part = as_rows(subset)
+        np.testing.assert_array_equal(part.for_training()[1][0], X[2] + 1)
+        assert part.targets.tolist() == y[[5, 2]].tolist()
+
+
+def test_a_subset_of_the_user_keeps_its_items(digits):
+    class Negated(Subset):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return -x, y
+
+        def __getitems__(self, indices):
+            return [self[i] for i in indices]
+
+    X, y = digits
+    data = TensorDataset(*map(torch.tensor, (X, y)))
+    for rows in Subset(data, [2, 5]), DatasetRows(data):
+        part = as_rows(Subset(Negated(rows, [1, 0]), [1]))
+        np.testing.assert_array_equal(part[0][0], -rows[0][0])
+
+
+def test_targets_read_with_their_rows_keep_their_dtype(pairs):
+    targets = DatasetRows(TensorDataset(*map(torch.tensor, pairs))).targets
+    assert np.asarray(targets).dtype == np.float32
+    assert np.asarray(targets, dtype=np.float64).dtype == np.float64
 
 
 def test_validation_rows_of_round_two_are_not_augmented(digits):
