@@ -153,7 +153,8 @@ def influence_scores(
     Raises
     ------
     TypeError
-        If `net` is neither, or a plain module has no `loss`.
+        If `net` is neither, a plain module has no `loss` or a skorch net one, or
+        `curvature` or `solver` is of another kind.
     ValueError
         If the net is not initialized, lengths differ, fewer than two held-out
         rows are given, or a parameter is out of range.
@@ -312,6 +313,12 @@ def _as_skorch_net(net, loss, batch_size) -> NeuralNet:
         if not net.initialized_:
             raise NotInitializedError(
                 f"this {type(net).__name__} is not trained. Call its fit first."
+            )
+        if loss is not None:
+            raise TypeError(
+                f"a {type(net).__name__} was trained with its own criterion, by which "
+                f"its rows are scored; got loss={loss!r}. Leave loss out, or pass "
+                "net.module_."
             )
         return net
     if not isinstance(net, nn.Module):

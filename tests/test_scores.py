@@ -276,6 +276,11 @@ def test_bad_input(blobs, net, options, error, message):
         influence_scores(net, *split(blobs), **options)
 
 
+def test_a_skorch_net_takes_no_other_loss(trained, blobs):
+    with pytest.raises(TypeError, match="own criterion.*got loss='nonsense'"):
+        influence_scores(trained, *split(blobs), loss="nonsense")
+
+
 def test_lengths_must_agree(trained, blobs):
     X, y, X_val, y_val = split(blobs)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
