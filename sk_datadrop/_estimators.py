@@ -207,7 +207,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows of the shape seen in ``fit``.
 
         Returns
@@ -247,7 +247,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows of the shape seen in ``fit``.
 
         Returns
@@ -500,7 +500,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows of the shape seen in ``fit``.
 
         Returns
@@ -541,10 +541,10 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows of the shape seen in ``fit``.
         y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            Targets.
+            Targets. None takes those of the data set X.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             Only for targets of at most two dimensions.
 

@@ -25,10 +25,12 @@ from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
     DataDropoutSampler,
+    DataDropoutTransformer,
     DatasetRows,
     InfluenceDisplay,
     Trajectory,
     drop_curve,
+    influence_report,
     influence_scores,
 )
 from sk_datadrop._rows import MemoryMap, as_rows, chunks
@@ -408,10 +410,16 @@ def test_edges_take_data_sets(digits):
     )
     np.testing.assert_array_equal(targets, y[model.sample_mask_])
     np.testing.assert_array_equal(kept[0][0], X[model.sample_indices_[0]])
+    transformer = DataDropoutTransformer(**model.get_params(deep=False)).fit(data)
+    assert transformer.transform(data) is data
     expected = influence_scores(model.estimator_, X, y, X, y, random_state=0)
     scores = influence_scores(model.estimator_, data, None, data, None, random_state=0)
     np.testing.assert_array_equal(scores.influence, expected.influence)
-    display = InfluenceDisplay.from_estimator(model, data, None, kind="gallery")
+    report = influence_report(model, X, y)
+    np.testing.assert_array_equal(influence_report(model, data), report)
+    np.testing.assert_array_equal(influence_report(model, data, y.tolist()), report)
+    InfluenceDisplay.from_estimator(model, data, y.tolist(), kind="gallery")
+    display = InfluenceDisplay.from_estimator(model, data, kind="gallery")
     expected = InfluenceDisplay.from_estimator(model, X, y, kind="gallery")
     for ax, other in zip(display.ax_.flat, expected.ax_.flat, strict=True):
         assert ax.get_title() == other.get_title()
