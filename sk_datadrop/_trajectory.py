@@ -327,9 +327,8 @@ def trajectory_influences(
     is_classification: bool,
     n_groups: int,
     seed: int,
-    batch_size: int | None = None,
+    score_held_out: bool = False,
     on_product: Callable[[], object] = lambda: None,
-    **_,
 ) -> list[tuple[int, Influence]]:
     """Score the rows of `train` through the training of the net.
 
@@ -354,8 +353,8 @@ def trajectory_influences(
         one view.
     seed : int
         Splits the groups.
-    batch_size : int or None, default=None
-        Rows per forward pass over the held-out rows.
+    score_held_out : bool, default=False
+        For `influence_at_checkpoints`; here it makes no difference.
     on_product : callable
         Called after every step backwards.
 
@@ -380,7 +379,7 @@ def trajectory_influences(
             groups,
             objective=objective,
             is_classification=is_classification,
-            batch_size=batch_size,
+            batch_size=None,
         )
         / len(checkpoints)
         for n_steps, at_checkpoint in nets.items()
