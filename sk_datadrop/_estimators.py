@@ -47,7 +47,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
           recommends. Each round is trained twice more, without as many of its lowest
           rows, and compared on the rows it holds out, by views that these had no part
           in; nothing is dropped if that is within a standard error of the best.
-          Costs nothing where "negative" drops nothing. Needs folds, three of them with
+          No training where "negative" drops nothing. Needs folds, three of them with
           `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled stratified folds, one round each;
@@ -361,7 +361,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
           recommends. Each round is trained twice more, without as many of its lowest
           rows, and compared on the rows it holds out, by views that these had no part
           in; nothing is dropped if that is within a standard error of the best.
-          Costs nothing where "negative" drops nothing. Needs folds, three of them with
+          No training where "negative" drops nothing. Needs folds, three of them with
           `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled folds, one round each;

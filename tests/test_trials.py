@@ -305,7 +305,7 @@ class TestAuto:
         assert len(model.cv_results_["drop_fraction"]) == 3
         assert model.n_dropped_ == 0
 
-    def test_costs_nothing_where_nothing_is_harmful(self, classifier, blobs, retrained):
+    def test_trains_nothing_where_nothing_is_harmful(self, classifier, blobs, retrained):
         model = DataDropoutClassifier(
             classifier.set_params(max_epochs=20),
             drop_fraction="auto",
@@ -314,6 +314,7 @@ class TestAuto:
         ).fit(*blobs)
         assert not retrained
         np.testing.assert_array_equal(model.cv_results_["drop_fraction"], [0])
+        assert model.cv_results_["objective"].shape == (5, 1)
         assert model.n_dropped_ == 0
 
     def test_workers_and_memory_change_nothing(
