@@ -16,7 +16,7 @@ from sk_datadrop._solvers import SolverResult
 from sk_datadrop._solvers._base import check_count
 
 Scorer = Callable[..., list[tuple[int, Influence]]]
-"""(net, checkpoints, train, held_out, ...) -> epoch and influences of each checkpoint."""
+"""(net, checkpoints, train, held_out, ...) -> epoch and influence, by checkpoint."""
 
 
 class View(NamedTuple):

@@ -305,7 +305,7 @@ class TestAuto:
         assert len(model.cv_results_["drop_fraction"]) == 3
         assert model.n_dropped_ == 0
 
-    def test_trains_nothing_where_nothing_is_harmful(self, classifier, blobs, retrained):
+    def test_no_training_where_nothing_is_harmful(self, classifier, blobs, retrained):
         model = DataDropoutClassifier(
             classifier.set_params(max_epochs=20),
             drop_fraction="auto",
