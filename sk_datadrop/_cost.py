@@ -279,7 +279,7 @@ class _SmallRound:
             n_groups=min(self.scoring.n_groups, n_held_out),
             seed=0,
             objective=self.scoring.objective,
-            is_likelihood=self.scoring.is_likelihood,
+            is_classification=self.scoring.is_classification,
             score_held_out=self.score_held_out,
         )
         return perf_counter() - start

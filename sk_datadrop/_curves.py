@@ -140,7 +140,7 @@ def _interval(values, overlap: float) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def drop_curve(
     estimator,
     X,
-    y,
+    y=None,
     *,
     fractions=(0.05, 0.1, 0.2, 0.3, 0.4),
     n_repeats=3,
@@ -162,9 +162,11 @@ def drop_curve(
     ----------
     estimator : DataDropoutClassifier or DataDropoutRegressor
         Not fitted; its `drop_fraction` plays no part.
-    X, y : array-like of shape (n_samples, ...)
-        Rows. Where their targets are wrong, those scored on are too: this lowers all
-        scores alike, and makes differences smaller.
+    X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
+        Rows.
+    y : array-like of shape (n_samples, ...) or None, default=None
+        Targets. None takes those of the data set X. Where they are wrong, those scored
+        on are too: this lowers all scores alike, and makes differences smaller.
     fractions : sequence of float, "negative" or "auto", default=(0.05, 0.1, ...)
         What to set `drop_fraction` to.
     n_repeats : int, default=3

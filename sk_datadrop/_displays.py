@@ -1,13 +1,11 @@
 """Pictures of what was found, as scikit-learn's displays draw theirs."""
 
-from typing import Any
-
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sk_datadrop._curves import DropCurve, drop_curve
-from sk_datadrop._report import influence_report
-from sk_datadrop._rows import as_rows, row_of, with_own_targets
+from sk_datadrop._report import influence_report, rows_and_targets
+from sk_datadrop._rows import DatasetRows, row_of
 
 KINDS = ("histogram", "gallery", "classes", "agreement")
 
@@ -56,7 +54,7 @@ class DropCurveDisplay:
         self.curve = curve
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, ax=None, **options):
+    def from_estimator(cls, estimator, X, y=None, *, ax=None, **options):
         """Measure with :func:`drop_curve` and draw.
 
         All trainings take place here; `plot` draws again without any.
@@ -65,8 +63,10 @@ class DropCurveDisplay:
         ----------
         estimator : DataDropoutClassifier or DataDropoutRegressor
             Not fitted.
-        X, y : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows.
+        y : array-like of shape (n_samples, ...) or None, default=None
+            Targets. None takes those of the data set X.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None makes a figure.
         **options : dict
@@ -170,8 +170,10 @@ class InfluenceDisplay:
     estimator : DataDropoutClassifier, DataDropoutRegressor, DataDropoutTransformer \
             or DataDropoutSampler
         Fitted.
-    X, y : array-like of shape (n_samples, ...)
+    X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
         The rows it was fitted on, in the same order.
+    y : array-like of shape (n_samples, ...) or None, default=None
+        Their targets. None takes those of the data set X.
 
     Attributes
     ----------
@@ -202,19 +204,19 @@ class InfluenceDisplay:
     'influence'
     """
 
-    def __init__(self, estimator, X, y) -> None:
+    def __init__(self, estimator, X, y=None) -> None:
         check_is_fitted(estimator, "influence_")
         self.estimator = estimator
-        self.X: Any = as_rows(X)
-        self.y: Any = y
-        if self.X is None:
-            self.X, self.y = np.asarray(X), np.asarray(y)
-        else:
-            self.X, self.y = with_own_targets(self.X, y)
-        self.report_ = influence_report(estimator, self.X, self.y)
+        X, y = rows_and_targets(X, y)
+        self.report_ = influence_report(estimator, X, y)
+        if not isinstance(X, DatasetRows):
+            X, y = np.asarray(X), np.asarray(y)
+        self.X, self.y = X, y
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, kind="histogram", ax=None, n_rows=8):
+    def from_estimator(
+        cls, estimator, X, y=None, *, kind="histogram", ax=None, n_rows=8
+    ):
         """Draw a fitted estimator.
 
         The estimator has to be fitted; nothing is trained.
@@ -224,8 +226,10 @@ class InfluenceDisplay:
         estimator : DataDropoutClassifier, DataDropoutRegressor, \
                 DataDropoutTransformer or DataDropoutSampler
             Fitted.
-        X, y : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             The rows it was fitted on, in the same order.
+        y : array-like of shape (n_samples, ...) or None, default=None
+            Their targets. None takes those of the data set X.
         kind : {"histogram", "gallery", "classes", "agreement"}, default="histogram"
             See `plot`.
         ax : matplotlib.axes.Axes or None, default=None

@@ -47,7 +47,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
           recommends. Each round is trained twice more, without as many of its lowest
           rows, and compared on the rows it holds out, by views that these had no part
           in; nothing is dropped if that is within a standard error of the best.
-          Costs nothing where "negative" drops nothing. Needs folds, three of them with
+          No training where "negative" drops nothing. Needs folds, three of them with
           `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled stratified folds, one round each;
@@ -167,7 +167,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
     True
     """
 
-    _is_likelihood = True
+    _is_classification = True
 
     def _fit_targets(self, y):
         y = check_labels(y)
@@ -207,7 +207,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows of the shape seen in ``fit``.
 
         Returns
@@ -247,7 +247,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows of the shape seen in ``fit``.
 
         Returns
@@ -361,7 +361,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
           recommends. Each round is trained twice more, without as many of its lowest
           rows, and compared on the rows it holds out, by views that these had no part
           in; nothing is dropped if that is within a standard error of the best.
-          Costs nothing where "negative" drops nothing. Needs folds, three of them with
+          No training where "negative" drops nothing. Needs folds, three of them with
           `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled folds, one round each;
@@ -470,7 +470,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     20
     """
 
-    _is_likelihood = False
+    _is_classification = False
 
     def _fit_targets(self, y):
         return Targets(check_real_targets(y), None)
@@ -500,7 +500,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows of the shape seen in ``fit``.
 
         Returns
@@ -541,10 +541,10 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows of the shape seen in ``fit``.
         y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            Targets.
+            Targets. None takes those of the data set X.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             Only for targets of at most two dimensions.
 

@@ -1,7 +1,7 @@
 """A fitted skorch net as pure functions of one flat parameter vector.
 
-The only file that touches an ``nn.Module``. It works on a private copy in
-evaluation mode, so the caller's net keeps its flags, buffers and gradients.
+All scoring goes through it. It works on a private copy of the module in evaluation
+mode, so the caller's net keeps its flags, buffers and gradients.
 """
 
 import copy
@@ -38,6 +38,12 @@ _IN_ROW_ORDER = {
     "drop_last": False,
 }
 """Options of a data loader that passes every row once, in order."""
+
+_WEIGHTED_LOSSES = (torch.nn.modules.loss._WeightedLoss, torch.nn.BCEWithLogitsLoss)
+"""Criteria of torch with weights of classes."""
+
+_NEUTRAL = {"weight": None, "pos_weight": None, "label_smoothing": 0.0}
+"""Their options that change how much a class, or the label of a row, counts."""
 
 
 class FunctionalNet:
@@ -238,8 +244,8 @@ class FunctionalNet:
             self._module.eval()
         rows = self.losses_from_raw(raw, y)
         loss = self._training_net.get_loss(raw, y, X=X, training=True)
-        # What one unit of row loss counts for: 1 / n, 1 for reduction "sum", and n
-        # over the sum of the weights for criteria with class weights.
+        # What one unit of row loss counts for: 1 / n, 1 for reduction "sum", and one
+        # over the sum of the weights of the rows for criteria with class weights.
         total = rows.detach().sum()
         unit = loss.detach() / total if total else 1 / len(rows)
         return loss + unit * ((row_weights - 1) * rows).sum()
@@ -362,6 +368,17 @@ class FunctionalNet:
                     "influence is undefined. Look for a `detach`, a `no_grad`, or a "
                     "rounding in module and criterion."
                 )
+            self._try_likelihoods(raw, yb)
+
+    def _try_likelihoods(self, raw: Tensor, y: Tensor) -> None:
+        try:
+            self.likelihoods_from_raw(raw, y)
+        except (RuntimeError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"criterion {type(self._net.criterion_).__name__} failed without class "
+                f"weights, as the held-out rows are measured: {error}. Have it work "
+                "with weight=None, or give what it needs another name."
+            ) from error
 
     def _tried_losses(self, raw: Tensor, y: Tensor) -> Tensor:
         try:
@@ -607,15 +624,15 @@ def _per_row(criterion) -> tuple[str, torch.nn.Module]:
 
 
 def _plain(criterion) -> torch.nn.Module:
-    """Copy of a criterion without class weights and label smoothing."""
+    """Copy of a criterion without class weights and label smoothing.
+
+    Those of torch only: what a criterion of the user calls so may be anything.
+    """
     criterion = copy.deepcopy(criterion)
-    for name, neutral in [
-        ("weight", None),
-        ("pos_weight", None),
-        ("label_smoothing", 0.0),
-    ]:
-        if hasattr(criterion, name):
-            setattr(criterion, name, neutral)
+    if isinstance(criterion, _WEIGHTED_LOSSES):
+        for name, neutral in _NEUTRAL.items():
+            if hasattr(criterion, name):
+                setattr(criterion, name, neutral)
     return criterion
 
 

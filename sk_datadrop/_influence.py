@@ -73,7 +73,7 @@ def influence(
     held_out: tuple[Any, Any],
     *,
     objective,
-    is_likelihood: bool,
+    is_classification: bool,
     curvature: Curvature,
     solver: Solver,
     n_groups: int,
@@ -94,9 +94,9 @@ def influence(
         Rows the net was trained on, and rows the objective is measured on.
     objective : {"bounded", "loss"} or callable
         See `resolve_objective`.
-    is_likelihood : bool
-        Whether the training loss is a negative log-likelihood with scale 1, as
-        for classification; else "bounded" takes its scale from the held-out rows.
+    is_classification : bool
+        Whether the targets are classes: `row_scales` and `row_weights` tell what
+        "bounded" makes of it.
     curvature : Curvature
     solver : Solver
     n_groups : int
@@ -124,14 +124,14 @@ def influence(
     # Two halves at least where held-out rows are scored, so that they are scored by
     # others: a row's own gradient would always call it helpful.
     n_parts = max(n_groups, 2) if score_held_out else n_groups
-    codes = class_codes(held_out[1], is_likelihood=is_likelihood)
+    codes = class_codes(held_out[1], is_classification=is_classification)
     groups = split_groups(codes, n_parts, random_state)
     gradients = objective_gradients(
         net,
         held_out,
         groups,
         objective=objective,
-        is_likelihood=is_likelihood,
+        is_classification=is_classification,
         batch_size=batch_size,
     )
     operator = curvature.operator(
@@ -240,15 +240,15 @@ def objective_gradients(
     groups,
     *,
     objective,
-    is_likelihood,
+    is_classification,
     batch_size,
 ) -> Tensor:
     """Gradients of the held-out objective of each group, (n_parameters, n_groups)."""
     X, y = held_out
     values = row_objective(net, objective)
-    weights = row_weights(objective, y, is_likelihood=is_likelihood)
+    weights = row_weights(objective, y, is_classification=is_classification)
     scales = row_scales(
-        net, objective, X, y, is_likelihood=is_likelihood, batch_size=batch_size
+        net, objective, X, y, is_classification=is_classification, batch_size=batch_size
     )
     gradients = []
     for group in range(groups.max() + 1):

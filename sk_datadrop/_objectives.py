@@ -6,7 +6,7 @@ class, or it would take the rows of a rare or difficult class for outliers.
 """
 
 from collections.abc import Callable
-from math import inf
+from sys import float_info
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,11 @@ def resolve_objective(objective) -> Objective:
 
 
 def largest_change(objective) -> float:
-    """Return how far leaving a row out can at most change the mean objective."""
-    return 1.0 if objective == "bounded" else inf
+    """Return how far leaving a row out can at most change the mean objective.
+
+    Less than infinity, which is no score.
+    """
+    return 1.0 if objective == "bounded" else float_info.max
 
 
 def row_objective(net: FunctionalNet, objective) -> RowObjective:
@@ -95,22 +98,23 @@ def row_objective(net: FunctionalNet, objective) -> RowObjective:
     return values
 
 
-def class_codes(y, *, is_likelihood: bool) -> np.ndarray:
+def class_codes(y, *, is_classification: bool) -> np.ndarray:
     """Return the class number of every row; one class for targets that are none.
 
     Parameters
     ----------
     y : array-like of shape (n_samples, ...)
-        Targets. Those that are not whole numbers are probabilities, and no classes.
-    is_likelihood : bool
-        Whether the training loss is that of a classifier.
+        Targets. Those that are not whole numbers are probabilities, and no class
+        numbers.
+    is_classification : bool
+        Whether the targets are classes.
 
     Returns
     -------
     ndarray of shape (n_samples,), dtype int64
     """
     none = np.zeros(len(y), dtype=np.int64)
-    if not is_likelihood:
+    if not is_classification:
         return none
     # numpy reads neither other devices nor bfloat16.
     y = y.cpu().double().numpy() if isinstance(y, Tensor) else np.asarray(y)
@@ -121,7 +125,7 @@ def class_codes(y, *, is_likelihood: bool) -> np.ndarray:
 
 @torch.no_grad()
 def row_scales(
-    net: FunctionalNet, objective, X, y, *, is_likelihood: bool, batch_size=None
+    net: FunctionalNet, objective, X, y, *, is_classification: bool, batch_size=None
 ) -> np.ndarray:
     """Losses at which the bounded objective levels off.
 
@@ -131,14 +135,14 @@ def row_scales(
     objective : {"bounded", "loss"} or callable
     X, y : array-like of shape (n_samples, ...)
         Held-out rows.
-    is_likelihood : bool
-        Whether the training loss is that of a classifier.
+    is_classification : bool
+        Whether the targets are classes.
     batch_size : int or None, default=None
 
     Returns
     -------
     ndarray of shape (n_samples,), dtype float64
-        For a classifier 1, or the median loss of the rows of a class if that is larger:
+        For classes 1, or the median loss of the rows of a class if that is larger:
         where the net hardly knows a class, its rows are no outliers. Otherwise
         ``2.985**2`` times the median loss, as the median of a mean over many values is
         about their variance. One for other objectives.
@@ -148,7 +152,7 @@ def row_scales(
     ValueError
         If a loss is negative.
     """
-    codes = class_codes(y, is_likelihood=is_likelihood)
+    codes = class_codes(y, is_classification=is_classification)
     if objective != "bounded":
         return np.ones(len(codes))
     losses = np.concatenate(
@@ -165,13 +169,13 @@ def row_scales(
     medians = np.array(
         [np.median(losses[codes == code]) for code in range(codes.max() + 1)]
     )
-    if is_likelihood:
+    if is_classification:
         return np.maximum(medians, 1.0)[codes]
     # A net that fits half the rows exactly must not divide zero by zero.
     return np.maximum(WELSCH**2 * medians, np.finfo(np.float32).tiny)[codes]
 
 
-def row_weights(objective, y, *, is_likelihood: bool) -> np.ndarray:
+def row_weights(objective, y, *, is_classification: bool) -> np.ndarray:
     """Weights of held-out rows in the mean of the objective.
 
     Parameters
@@ -179,8 +183,8 @@ def row_weights(objective, y, *, is_likelihood: bool) -> np.ndarray:
     objective : {"bounded", "loss"} or callable
     y : array-like of shape (n_samples, ...)
         Targets of the held-out rows.
-    is_likelihood : bool
-        Whether the training loss is that of a classifier.
+    is_classification : bool
+        Whether the targets are classes.
 
     Returns
     -------
@@ -193,7 +197,7 @@ def row_weights(objective, y, *, is_likelihood: bool) -> np.ndarray:
     .. [1] Brodersen, Ong, Stephan, Buhmann (2010). The balanced accuracy and its
        posterior distribution. doi:10.1109/ICPR.2010.764
     """
-    codes = class_codes(y, is_likelihood=is_likelihood)
+    codes = class_codes(y, is_classification=is_classification)
     if objective != "bounded":
         return np.ones(len(codes))
     return 1 / np.bincount(codes)[codes]

@@ -5,9 +5,10 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from sk_datadrop._drop import mean_influence, standard_error
+from sk_datadrop._rows import as_rows, with_own_targets
 
 
-def influence_report(estimator, X, y) -> np.ndarray:
+def influence_report(estimator, X, y=None) -> np.ndarray:
     """Tell for every row what was given, predicted, scored and decided.
 
     Sort it by ``influence`` and the rows to look at first come first.
@@ -17,8 +18,11 @@ def influence_report(estimator, X, y) -> np.ndarray:
     estimator : DataDropoutClassifier, DataDropoutRegressor, DataDropoutTransformer \
             or DataDropoutSampler
         Fitted.
-    X, y : array-like of shape (n_samples, ...)
+    X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
         The rows it was fitted on, in the same order.
+    y : array-like of shape (n_samples, ...) or None, default=None
+        Their targets. None takes those of the data set X; of an array it leaves
+        target and prediction out.
 
     Returns
     -------
@@ -58,6 +62,7 @@ def influence_report(estimator, X, y) -> np.ndarray:
     (True, 0)
     """
     check_is_fitted(estimator, "influence_per_view_")
+    X, y = rows_and_targets(X, y)
     check_consistent_length(X, y, estimator.sample_mask_)
     views = estimator.influence_per_view_
     columns = {"row": np.arange(len(estimator.sample_mask_))}
@@ -75,3 +80,11 @@ def influence_report(estimator, X, y) -> np.ndarray:
     for name, values in columns.items():
         report[name] = values
     return report
+
+
+def rows_and_targets(X, y) -> tuple:
+    """Return rows and targets, those of a data set to be taken by number."""
+    if (rows := as_rows(X)) is None:
+        return X, y
+    rows, y = with_own_targets(rows, y)
+    return rows, np.asarray(y) if isinstance(y, list | tuple) else y

@@ -28,7 +28,7 @@ class Scoring:
     """How the rows of a round are scored: parameters of the estimators."""
 
     objective: Any
-    is_likelihood: bool
+    is_classification: bool
     engine: Trajectory | None
     curvature: Curvature | None
     solver: Solver | None
@@ -160,7 +160,7 @@ def run_round_one(
                 n_groups=scoring.n_groups,
                 seed=seed,
                 objective=scoring.objective,
-                is_likelihood=scoring.is_likelihood,
+                is_classification=scoring.is_classification,
                 score_held_out=score_held_out,
                 on_product=on_product,
             )

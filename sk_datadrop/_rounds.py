@@ -135,7 +135,7 @@ def train(
             train_split=validation and predefined_split(as_dataset(*validation))
         )
     if isinstance(X, DatasetRows):
-        if validation == "own":
+        if validation == "own" and X.augmented is not None:
             original["train_split"] = net.train_split
             net.set_params(train_split=HeldOutAsTheyAre(net.train_split, X))
         X = X.for_training()
@@ -155,19 +155,36 @@ def train(
 @contextmanager
 def seeded(seed: int, device) -> Iterator[None]:
     """Seed torch, numpy and Python within the block, and leave all as found."""
-    is_cuda = device is not None and torch.device(device).type == "cuda"
-    devices = [torch.device(device)] if is_cuda else []
+    # torch.manual_seed would seed those of all devices.
+    generators = _generators(device)
+    states = [generator.get_state() for generator in generators]
     numpy_state = np.random.get_state()  # noqa: NPY002
     python_state = random.getstate()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+
+def _generators(device) -> list[torch.Generator]:
+    """Return torch's generators that a net draws from: the CPU's, and its device's."""
+    device = torch.device("cpu" if device is None else device)
+    generators = [torch.default_generator]
+    if device.type in ("cuda", "xpu"):
+        backend = getattr(torch, device.type)
+        backend.init()
+        number = backend.current_device() if device.index is None else device.index
+        generators.append(backend.default_generators[number])
+    elif device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    return generators
 
 
 @contextmanager
@@ -279,6 +296,8 @@ class _HeldOutCheckpoints(Callback):
     def on_epoch_end(self, net, **kwargs):
         current = Checkpoint(len(net.history), _copy_of_state(module_of(net)))
         loss = _epoch_loss(net, "valid")
+        # No loss is lower than NaN.
+        loss = np.inf if np.isnan(loss) else loss
         if loss < self.lowest_ or not self.kept_:
             self.lowest_ = loss
             self.kept_ = [*self.recent_, current]

@@ -264,7 +264,8 @@ class HeldOutAsTheyAre:
     Parameters
     ----------
     split : callable
-        That of a net.
+        That of a net. It may withhold rows of another data set, which stay as they
+        are.
     rows : DatasetRows
         What is split.
     """
@@ -275,7 +276,9 @@ class HeldOutAsTheyAre:
 
     def __call__(self, dataset, y=None, **options):
         train, held_out = self.split(dataset, y, **options)
-        return train, self.rows[np.asarray(held_out.indices)]
+        if isinstance(held_out, Subset) and held_out.dataset is dataset:
+            held_out = self.rows[np.asarray(held_out.indices)]
+        return train, held_out
 
 
 class TargetsOfRows:
@@ -307,7 +310,8 @@ class TargetsOfRows:
         )
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return np.stack([self[i] for i in range(len(self))]).astype(dtype)
+        stacked = np.stack([self[i] for i in range(len(self))])
+        return np.asarray(stacked, dtype=dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -385,8 +389,10 @@ def as_rows(X) -> DatasetRows | None:
     """Return rows that are not all in memory as such; None if X is anything else."""
     if isinstance(X, DatasetRows):
         return X
-    if isinstance(X, Subset) and isinstance(X.dataset, DatasetRows):
-        return X.dataset[np.asarray(X.indices)]
+    # Of the user's own kinds of subset each may change its items.
+    if type(X) is Subset and isinstance(X.dataset, DatasetRows | Subset):
+        rows = as_rows(X.dataset)
+        return None if rows is None else rows[np.asarray(X.indices)]
     if isinstance(X, np.memmap) and X.dtype.kind in "biuf" and X.ndim > 1:
         return DatasetRows(MemoryMap(X))
     return DatasetRows(X) if isinstance(X, Dataset | SliceDataset) else None

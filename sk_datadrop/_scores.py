@@ -7,6 +7,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from sklearn.base import is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_consistent_length, check_random_state
 from skorch import NeuralNet
@@ -27,6 +28,7 @@ _LIKELIHOODS = (
     nn.BCEWithLogitsLoss,
     nn.BCELoss,
 )
+"""Criteria of classes, even where the targets are probabilities."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +115,15 @@ def influence_scores(
         ``loss(outputs, y) -> tensor of shape (n_rows,)``. A skorch net brings its
         own.
     objective : {"bounded", "loss"} or callable, default="bounded"
-        What the held-out rows measure. "bounded" is one minus the probability of
-        the true class, averaged over the classes, where the loss is a log-likelihood
-        (cross-entropy and its kin, or a function of class numbers), and
+        What the held-out rows measure. "bounded" is ``1 - exp(-loss)`` averaged over
+        the classes where the targets are classes, which under cross-entropy is one
+        minus the probability of the true class, and
         ``1 - exp(-loss / (2.985**2 median(loss)))`` elsewhere; "loss" is the training
         loss; a callable gets (outputs, y) and returns a tensor of shape (n_rows,),
-        lower being better.
+        lower being better. Targets are classes to a skorch classifier, and not to a
+        skorch regressor. To other nets they are under CrossEntropyLoss, NLLLoss,
+        BCELoss and BCEWithLogitsLoss of torch and, whatever the loss, where they are
+        integers and the outputs have one more axis, of several classes.
     checkpoints : list of dict or None, default=None
         State dicts of several epochs of the training, to average over; None takes
         the net as it is. Scores are best before the net memorises.
@@ -148,7 +153,8 @@ def influence_scores(
     Raises
     ------
     TypeError
-        If `net` is neither, or a plain module has no `loss`.
+        If `net` is neither, a plain module has no `loss` or a skorch net one, or
+        `curvature` or `solver` is of another kind.
     ValueError
         If the net is not initialized, lengths differ, fewer than two held-out
         rows are given, or a parameter is out of range.
@@ -216,14 +222,14 @@ def influence_scores(
     nets = _at_checkpoints(skorch_net, checkpoints)
     for rows in ((X, y), (X_val, y_val)):
         nets[0].check_loss(*rows)
-    is_likelihood = _is_likelihood(nets[0], skorch_net.criterion_, X_val, y_val)
+    is_classification = _is_classification(nets[0], X_val, y_val)
     influences = [
         influence(
             net_,
             (X, y),
             (X_val, y_val),
             objective=objective,
-            is_likelihood=is_likelihood,
+            is_classification=is_classification,
             curvature=GaussNewton() if curvature is None else curvature,
             solver=Lanczos() if solver is None else solver,
             n_groups=int(n_groups),
@@ -308,6 +314,12 @@ def _as_skorch_net(net, loss, batch_size) -> NeuralNet:
             raise NotInitializedError(
                 f"this {type(net).__name__} is not trained. Call its fit first."
             )
+        if loss is not None:
+            raise TypeError(
+                f"a {type(net).__name__} was trained with its own criterion, by which "
+                f"its rows are scored; got loss={loss!r}. Leave loss out, or pass "
+                "net.module_."
+            )
         return net
     if not isinstance(net, nn.Module):
         raise TypeError(
@@ -329,15 +341,18 @@ def _as_skorch_net(net, loss, batch_size) -> NeuralNet:
     ).initialize()
 
 
-def _is_likelihood(net: FunctionalNet, criterion, X, y) -> bool:
-    """Whether "bounded" is one minus the probability of the true class.
+def _is_classification(net: FunctionalNet, X, y) -> bool:
+    """Whether the targets are classes, as they are to `DataDropoutClassifier`.
 
-    Of a loss that is a function nothing is known but its arguments: class numbers
-    are integers, and lack the axis of the outputs that counts the classes.
+    A net that scikit-learn takes for a classifier or a regressor is one. Of any other
+    the targets decide, as a criterion may be anything: class numbers are integers, and
+    lack the axis of the outputs that counts the classes.
     """
-    if not isinstance(criterion, _RowLoss):
-        return isinstance(criterion, _LIKELIHOODS)
+    if is_classifier(net.skorch_net) or is_regressor(net.skorch_net):
+        return is_classifier(net.skorch_net)
+    if isinstance(net.skorch_net.criterion_, _LIKELIHOODS):
+        return True
     Xb, yb = next(net.batches(X[:1], y[:1]))
-    return not yb.is_floating_point() and (
-        net.raw_outputs(net.theta, Xb).ndim == yb.ndim + 1
-    )
+    raw = net.raw_outputs(net.theta, Xb)
+    is_label = not yb.is_floating_point() and raw.ndim == yb.ndim + 1
+    return is_label and raw.shape[1] > 1

@@ -12,6 +12,7 @@ from sklearn.base import (
 )
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
+from torch.utils.data import Dataset
 
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._row_selection import BaseRowSelection
@@ -260,13 +261,13 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows of the shape seen in ``fit``.
 
         Returns
         -------
-        array-like of shape (n_samples, ...)
-            X itself; an array if X is something without a shape, such as a list.
+        array-like of shape (n_samples, ...) or torch.utils.data.Dataset
+            X itself; an array if X is a list or the like.
 
         See Also
         --------
@@ -290,7 +291,7 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         """
         check_is_fitted(self, "sample_mask_")
         self._check_X(X)
-        return X if hasattr(X, "shape") else np.asarray(X)
+        return X if hasattr(X, "shape") or isinstance(X, Dataset) else np.asarray(X)
 
     def _routes_to(self, callee):
         # Older scikit-learn does not see the fit in fit_transform by itself.
@@ -420,21 +421,30 @@ class DataDropoutSampler(_BaseSelector):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Rows, as for ``fit``.
-        y : array-like of shape (n_samples,) or (n_samples, ...)
-            Targets, as for ``fit``.
-        X_val, y_val : array-like or None, default=None
+        y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
+            Targets, as for ``fit``. None takes those of the data set X.
+        X_val, y_val : array-like, Dataset or None, default=None
             Rows to measure influence on, instead of `cv`. Not returned.
         **params : dict
             As for ``fit``.
 
         Returns
         -------
-        X_kept : array-like of shape (n_kept, ...)
-            Rows kept, in their order, of the type and dtype of X.
+        X_kept : array-like of shape (n_kept, ...) or DatasetRows
+            Rows kept, in their order: of the type and dtype of X, of a data set as
+            :class:`DatasetRows`.
         y_kept : array-like of shape (n_kept,) or (n_kept, ...)
-            Their targets, of the type and dtype of y.
+            Their targets, of the type and dtype of y; those of a data set as its
+            ``DatasetRows.targets`` has them.
+
+        Raises
+        ------
+        TypeError
+            If `estimator` is not a skorch net.
+        ValueError
+            As ``fit`` does.
 
         See Also
         --------

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from numbers import Integral, Real
+from types import MappingProxyType
 
 import numpy as np
 from sklearn.model_selection import (
@@ -25,7 +26,7 @@ class Split:
 
 
 def held_out_splits(
-    cv, X, y, *, classes=None, random_state: int, groups=None
+    cv, X, y, *, classes=None, random_state: int, split_params=MappingProxyType({})
 ) -> list[Split]:
     """Split the rows as `cv` says.
 
@@ -43,8 +44,8 @@ def held_out_splits(
         Names of the classes, for a classifier.
     random_state : int
         Shuffles int and float.
-    groups : array-like of shape (n_samples,) or None, default=None
-        For a splitter that keeps groups together.
+    split_params : mapping, default={}
+        For the ``split`` of a splitter, such as ``groups`` of shape (n_samples,).
 
     Returns
     -------
@@ -60,7 +61,8 @@ def held_out_splits(
     _check_class_sizes(cv, y, classes)
     splitter = _splitter(cv, stratified=classes is not None, random_state=random_state)
     try:
-        pairs = [(train, held_out) for train, held_out in splitter.split(X, y, groups)]
+        found = splitter.split(X, y, **split_params)
+        pairs = [(train, held_out) for train, held_out in found]
     except (ValueError, TypeError) as error:
         shown = cv if isinstance(cv, Real) else type(cv).__name__
         raise ValueError(

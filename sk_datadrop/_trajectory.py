@@ -324,12 +324,11 @@ def trajectory_influences(
     recorder: TrajectoryRecorder,
     smoothing: float,
     objective,
-    is_likelihood: bool,
+    is_classification: bool,
     n_groups: int,
     seed: int,
-    batch_size: int | None = None,
+    score_held_out: bool = False,
     on_product: Callable[[], object] = lambda: None,
-    **_,
 ) -> list[tuple[int, Influence]]:
     """Score the rows of `train` through the training of the net.
 
@@ -347,15 +346,15 @@ def trajectory_influences(
         See `Trajectory`.
     objective : {"bounded", "loss"} or callable
         See `resolve_objective`.
-    is_likelihood : bool
+    is_classification : bool
         See `influence`.
     n_groups : int
         Number of random groups the held-out rows are split into; each gives
         one view.
     seed : int
         Splits the groups.
-    batch_size : int or None, default=None
-        Rows per forward pass over the held-out rows.
+    score_held_out : bool, default=False
+        For `influence_at_checkpoints`; here it makes no difference.
     on_product : callable
         Called after every step backwards.
 
@@ -365,7 +364,7 @@ def trajectory_influences(
         One, with the last epoch. Held-out rows are never trained on and score NaN.
     """
     rng = np.random.default_rng(seed)
-    codes = class_codes(held_out[1], is_likelihood=is_likelihood)
+    codes = class_codes(held_out[1], is_classification=is_classification)
     groups = split_groups(codes, n_groups, rng)
     nets = {
         recorder.epoch_ends_[c.epoch - 1]: FunctionalNet(net, c.state_dict)
@@ -379,8 +378,8 @@ def trajectory_influences(
             held_out,
             groups,
             objective=objective,
-            is_likelihood=is_likelihood,
-            batch_size=batch_size,
+            is_classification=is_classification,
+            batch_size=None,
         )
         / len(checkpoints)
         for n_steps, at_checkpoint in nets.items()

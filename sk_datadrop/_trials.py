@@ -110,7 +110,7 @@ def scales_of(net, held_out: tuple[Any, Any], scoring: Scoring) -> np.ndarray:
         FunctionalNet(net),
         scoring.objective,
         *held_out,
-        is_likelihood=scoring.is_likelihood,
+        is_classification=scoring.is_classification,
     )
 
 
@@ -132,7 +132,7 @@ def held_out_objective(
     float
     """
     weights = row_weights(
-        scoring.objective, held_out[1], is_likelihood=scoring.is_likelihood
+        scoring.objective, held_out[1], is_classification=scoring.is_classification
     )
     objective = mean_objective(
         FunctionalNet(net), scoring.objective, *held_out, scales, weights

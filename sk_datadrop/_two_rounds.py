@@ -71,7 +71,7 @@ from sk_datadrop._workers import n_processes, run_all
 class BaseDataDropout(BaseRowSelection, ABC):
     """What classifier and regressor share: all but the targets."""
 
-    _is_likelihood: bool
+    _is_classification: bool
 
     def fit(self, X, y=None, *, X_val=None, y_val=None, **params):
         """Train, score, drop and retrain.
@@ -292,7 +292,7 @@ class BaseDataDropout(BaseRowSelection, ABC):
         views = Views() if self.views is None else self.views
         return Scoring(
             objective=self.objective,
-            is_likelihood=self._is_likelihood,
+            is_classification=self._is_classification,
             engine=self.engine,
             curvature=self.curvature,
             solver=self.solver,
@@ -378,7 +378,7 @@ class BaseDataDropout(BaseRowSelection, ABC):
             y,
             classes=classes,
             random_state=_derived_seed(seed),
-            **split_params,
+            split_params=split_params,
         )
 
     def _check_parameters(self):

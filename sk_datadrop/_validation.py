@@ -218,6 +218,7 @@ def _check_outputs(net, X, y, n_classes) -> torch.Size:
             "(module__...) against the shape of X."
         ) from error
     functional = FunctionalNet(net)
+    # Refuses a module that returns several tensors, before shapes are looked at.
     functional.raw_outputs(functional.theta, few)
     if n_classes is not None:
         _check_class_outputs(outputs.shape, n_classes, net)

@@ -16,13 +16,13 @@ from sk_datadrop._solvers import SolverResult
 from sk_datadrop._solvers._base import check_count
 
 Scorer = Callable[..., list[tuple[int, Influence]]]
-"""(net, checkpoints, train, held_out, ...) -> epoch and influences of each view."""
+"""(net, checkpoints, train, held_out, ...) -> epoch and influence, by checkpoint."""
 
 
 class View(NamedTuple):
-    """Where a row of ``influence_per_view_`` comes from (all count from 0).
+    """Where a row of ``influence_per_view_`` comes from.
 
-    `epoch` counts from 1, as the history of a skorch net does.
+    `round` and `group` count from 0, `epoch` from 1 as the history of a skorch net.
     """
 
     round: int

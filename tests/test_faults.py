@@ -844,15 +844,15 @@ def test_scores_against_those_of_scikit_learn(pair):
     ),
     st.booleans(),
 )
-def test_weights_of_the_rows_held_out(y, is_likelihood):
-    codes = class_codes(y, is_likelihood=is_likelihood)
-    weights = row_weights("bounded", y, is_likelihood=is_likelihood)
+def test_weights_of_the_rows_held_out(y, is_classification):
+    codes = class_codes(y, is_classification=is_classification)
+    weights = row_weights("bounded", y, is_classification=is_classification)
     groups = pd.Series(weights).groupby(codes).sum()
     np.testing.assert_allclose(groups, 1)
-    if is_likelihood:
+    if is_classification:
         assert len(groups) == len(set(y))
         np.testing.assert_array_equal(np.unique(y)[codes], y)
-    np.testing.assert_array_equal(row_weights("loss", y, is_likelihood=True), 1)
+    np.testing.assert_array_equal(row_weights("loss", y, is_classification=True), 1)
 
 
 @cases(80)

@@ -278,6 +278,57 @@ def test_likelihoods_ignore_class_weights_and_smoothing(batch):
     assert torch.equal(net.criterion_.weight, weights)
 
 
+class Weighs(nn.MSELoss):
+    """Has weights of targets, which torch knows nothing of."""
+
+    def __init__(self, reduction="mean"):
+        super().__init__(reduction=reduction)
+        self.register_buffer("weight", torch.tensor([1.0, 2.0, 3.0]))
+
+    def forward(self, outputs, y):
+        return self.weight * super().forward(outputs, y)
+
+
+def test_weights_of_a_criterion_of_the_user_stay(batch):
+    functional = FunctionalNet(fitted(NeuralNetRegressor, Weighs))
+    raw = functional.raw_outputs(functional.theta, batch[0])
+    torch.testing.assert_close(
+        functional.likelihoods_from_raw(raw, 0 * raw),
+        (raw**2 * torch.tensor([1, 2, 3])).mean(1),
+    )
+
+
+class NeedsWeights(nn.CrossEntropyLoss):
+    def forward(self, outputs, y):
+        return self.weight[y] * F.cross_entropy(outputs, y, reduction=self.reduction)
+
+
+def test_a_criterion_that_needs_its_weights_is_refused_before_training(batch):
+    net = fitted(NeuralNetClassifier, NeedsWeights, criterion__weight=torch.ones(3))
+    with pytest.raises(ValueError, match="NeedsWeights failed without class weights"):
+        FunctionalNet(net).check_loss(*batch)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_unit_of_row_loss_is_one_over_the_sum_of_the_weights(reduction, batch):
+    X, y = batch
+    weights = torch.tensor([1.0, 2.0, 50.0], dtype=torch.float64)
+    net = fitted(
+        NeuralNetClassifier,
+        nn.CrossEntropyLoss,
+        criterion__weight=weights,
+        criterion__reduction=reduction,
+    )
+    functional = FunctionalNet(net)
+    of_rows = torch.ones(6, requires_grad=True)
+    loss = functional.training_loss(functional.theta, X, y, of_rows)
+    rows = functional.row_losses(functional.theta, X, y)
+    total = weights[y].sum() if reduction == "mean" else 1
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, of_rows)[0].double(), rows / total, rtol=1e-5, atol=0
+    )
+
+
 @pytest.mark.filterwarnings("ignore:You set iterator_valid__shuffle=True")
 def test_a_shuffling_iterator_does_not_shuffle_the_scores():
     net = fitted(

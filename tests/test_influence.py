@@ -35,7 +35,7 @@ def linear_net(net_class, criterion, weights):
 def score(net, train, held_out, **options):
     defaults = {
         "objective": "loss",
-        "is_likelihood": True,
+        "is_classification": True,
         "curvature": GaussNewton(n_samples=None),
         "solver": Dense(),
         "n_groups": 1,
@@ -123,15 +123,15 @@ def test_sign_and_size_against_refits_without_each_row(
     ridge = 0.02
     weights = np.full(N_TRAIN, 1 / N_TRAIN)
     W = refit(*train, weights, ridge)
-    is_likelihood = criterion is nn.CrossEntropyLoss
-    scale = 1.0 if is_likelihood else 2.985**2 * np.median(losses(W, *held_out))
+    is_classification = criterion is nn.CrossEntropyLoss
+    scale = 1.0 if is_classification else 2.985**2 * np.median(losses(W, *held_out))
 
     def measure(W):
         values = losses(W, *held_out)
         if objective == "loss":
             return values.mean()
         values = 1 - np.exp(-values / scale)
-        if not is_likelihood:
+        if not is_classification:
             return values.mean()
         return np.mean([values[held_out[1] == c].mean() for c in range(3)])
 
@@ -142,7 +142,7 @@ def test_sign_and_size_against_refits_without_each_row(
         effects.append(measure(refit(*train, without, ridge)) - measure(W))
 
     net = linear_net(net_class, criterion, W)
-    options = {"objective": objective, "is_likelihood": is_likelihood}
+    options = {"objective": objective, "is_classification": is_classification}
     top = score(net, train, held_out, **options).solver_result.top_eigenvalue
     curvature = GaussNewton(damping=ridge / top, n_samples=None)
     scores = score(net, train, held_out, curvature=curvature, **options).train[0]
@@ -204,7 +204,7 @@ def test_classes_weigh_the_same_in_the_bounded_objective(scored):
             (X, y),
             np.zeros(9, dtype=int),
             objective=objective,
-            is_likelihood=True,
+            is_classification=True,
             batch_size=4,
         ).T
         torch.testing.assert_close(found, gradient)
@@ -249,6 +249,22 @@ def test_held_out_rows_are_scored_like_training_rows(scored):
     column = result.held_out[:, 0]
     seen = ~np.isnan(column)
     np.testing.assert_allclose(column[seen], products[seen], rtol=1e-9)
+
+
+def test_infinite_scores_of_held_out_rows_are_none():
+    train, (X, y) = make_regression()
+    net = linear_net(NeuralNetRegressor, nn.MSELoss, np.ones((1, N_FEATURES)))
+    X = X.copy()
+    X[0] = 1e200
+    result = score(
+        net,
+        train,
+        (X, y),
+        objective=lambda outputs, y: outputs[:, 0].sigmoid(),
+        is_classification=False,
+    )
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(result.held_out)), [0])
+    assert np.isfinite(result.held_out[:, 1:]).all()
 
 
 def test_held_out_rows_can_be_left_unscored(scored):

@@ -465,7 +465,7 @@ def score(function, **options):
         (X, y),
         (X[:20], y[:20]),
         objective="loss",
-        is_likelihood=False,
+        is_classification=False,
         curvature=GaussNewton(),
         solver=Lanczos(),
         n_groups=1,

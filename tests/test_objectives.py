@@ -46,14 +46,14 @@ def slope():
 def test_regression_levels_off_at_three_deviations_in_any_unit(slope, unit):
     X, y = unit * np.array([[1], [3], [-2], [5]], np.float32), np.zeros((4, 1))
     scales = row_scales(
-        slope, "bounded", X, y.astype(np.float32), is_likelihood=False, batch_size=3
+        slope, "bounded", X, y.astype(np.float32), is_classification=False, batch_size=3
     )
     np.testing.assert_allclose(scales, 2.985**2 * (4 + 9) / 2 * unit**2, rtol=1e-6)
 
 
 def test_bounded_survives_a_median_of_zero(slope):
     X = np.array([[0], [0], [0], [1]], np.float32)
-    scales = row_scales(slope, "bounded", X, 0 * X, is_likelihood=False)
+    scales = row_scales(slope, "bounded", X, 0 * X, is_classification=False)
     values = resolve_objective("bounded")(
         torch.tensor([0.0, 0.0, 0.0, 1.0]), None, None, torch.as_tensor(scales)
     )
@@ -69,16 +69,16 @@ def test_scale_is_the_median_loss_of_a_class_the_net_hardly_knows():
     y = np.repeat([0, 2, 5], 4) % 3  # classes 0 and 2
     functional = FunctionalNet(net)
     losses = -np.log(net.predict_proba(X)[np.arange(12), y])
-    scales = row_scales(functional, "bounded", X, y, is_likelihood=True)
+    scales = row_scales(functional, "bounded", X, y, is_classification=True)
     rare = np.median(losses[y == 2])
     assert rare > 4
     assert losses[y == 0].max() < 1
     np.testing.assert_allclose(scales, np.where(y == 2, rare, 1), rtol=1e-5)
     np.testing.assert_array_equal(
-        row_scales(functional, "loss", X, y, is_likelihood=True), np.ones(12)
+        row_scales(functional, "loss", X, y, is_classification=True), np.ones(12)
     )
     values = 1 - np.exp(-losses / scales)
-    weights = row_weights("bounded", y, is_likelihood=True)
+    weights = row_weights("bounded", y, is_classification=True)
     found = mean_objective(functional, "bounded", X, y, scales, weights)
     expected = (values[y == 0].mean() + values[y == 2].mean()) / 2
     assert found == pytest.approx(expected, rel=1e-5)
@@ -86,16 +86,18 @@ def test_scale_is_the_median_loss_of_a_class_the_net_hardly_knows():
 
 def test_classes_weigh_the_same():
     y = ["b", "a", "b", "b"]
-    np.testing.assert_array_equal(class_codes(y, is_likelihood=True), [1, 0, 1, 1])
-    weights = row_weights("bounded", y, is_likelihood=True)
+    np.testing.assert_array_equal(class_codes(y, is_classification=True), [1, 0, 1, 1])
+    weights = row_weights("bounded", y, is_classification=True)
     np.testing.assert_allclose(weights, [1 / 3, 1, 1 / 3, 1 / 3])
-    np.testing.assert_array_equal(row_weights("loss", y, is_likelihood=True), ONES)
+    np.testing.assert_array_equal(row_weights("loss", y, is_classification=True), ONES)
     column = torch.tensor([[1.0], [0.0], [1.0]])
-    np.testing.assert_array_equal(class_codes(column, is_likelihood=True), [1, 0, 1])
+    np.testing.assert_array_equal(
+        class_codes(column, is_classification=True), [1, 0, 1]
+    )
 
 
 @pytest.mark.parametrize(
-    ("y", "is_likelihood"),
+    ("y", "is_classification"),
     [
         ([1.0, 2.0], False),
         (torch.ones(2, dtype=torch.bfloat16), False),
@@ -104,8 +106,8 @@ def test_classes_weigh_the_same():
     ],
     ids=["real", "a dtype numpy lacks", "2-D", "probabilities"],
 )
-def test_targets_that_are_no_classes_weigh_the_same(y, is_likelihood):
-    weights = row_weights("bounded", y, is_likelihood=is_likelihood)
+def test_targets_that_are_no_classes_weigh_the_same(y, is_classification):
+    weights = row_weights("bounded", y, is_classification=is_classification)
     np.testing.assert_array_equal(weights, [0.5, 0.5])
 
 
@@ -133,7 +135,11 @@ def test_bounded_refuses_losses_below_zero():
         ValueError, match="needs a training loss that is never negative; got -1"
     ):
         row_scales(
-            FunctionalNet(net.initialize()), "bounded", X, X[:, :1], is_likelihood=False
+            FunctionalNet(net.initialize()),
+            "bounded",
+            X,
+            X[:, :1],
+            is_classification=False,
         )
 
 

@@ -6,6 +6,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping
 
 from sk_datadrop._rounds import seeded, train, train_round
@@ -69,6 +70,23 @@ def test_seeded_restores_the_generators_after_an_error():
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
 
 
+@pytest.mark.parametrize(("device", "number"), [("cuda:1", 1), ("cuda", 0)])
+def test_seeded_touches_no_other_device(device, number, monkeypatch):
+    """Generators of the CPU stand in for those of devices."""
+    devices = [torch.Generator().manual_seed(7) for _ in range(3)]
+    monkeypatch.setattr(torch.cuda, "default_generators", devices)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, pytest.fail)
+    with seeded(5, device):
+        seeds = [generator.initial_seed() for generator in devices]
+        drawn = torch.rand(3, generator=devices[number])
+    assert seeds == [5 if i == number else 7 for i in range(3)]
+    assert [generator.initial_seed() for generator in devices] == [7, 7, 7]
+    assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(5)))
+
+
 def test_the_trained_net_holds_no_rows_and_no_extra_callbacks(classifier, blobs):
     X, y = np.tile(blobs[0], (500, 1)), np.tile(blobs[1], 500)
     classifier.set_params(max_epochs=1, batch_size=512)
@@ -110,6 +128,21 @@ def test_checkpoints_surround_the_lowest_held_out_loss(overfitting):
     assert set(around) <= set(epochs)
     assert epochs == sorted(epochs)
     assert len(epochs) <= 3
+
+
+class NaNAtFirst(NeuralNetClassifier):
+    def get_loss(self, *args, training=False, **kwargs):
+        loss = super().get_loss(*args, training=training, **kwargs)
+        return loss if training or len(self.history) > 1 else loss * torch.nan
+
+
+def test_a_held_out_loss_of_nan_is_not_the_lowest(overfitting):
+    net, X, y, held_out = overfitting
+    net = NaNAtFirst(**net.get_params(deep=False))
+    trained, (checkpoint,) = train_round(
+        net, X, y, held_out, n_checkpoints=1, seed=0, name="x"
+    )
+    assert checkpoint.epoch == 1 + np.nanargmin(held_out_losses(trained)) > 1
 
 
 def test_early_stopping_sees_the_held_out_rows(overfitting):

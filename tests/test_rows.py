@@ -12,22 +12,25 @@ import pytest
 import torch
 from joblib import hash as joblib_hash
 from sklearn.datasets import load_digits
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, KFold
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import EarlyStopping
 from skorch.dataset import Dataset as ArrayDataset
 from skorch.dataset import ValidSplit
-from skorch.helper import SliceDataset
+from skorch.helper import SliceDataset, predefined_split
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
     DataDropoutSampler,
+    DataDropoutTransformer,
     DatasetRows,
     InfluenceDisplay,
     Trajectory,
     drop_curve,
+    influence_report,
     influence_scores,
 )
 from sk_datadrop._rows import MemoryMap, as_rows, chunks
@@ -224,8 +227,32 @@ def test_part_of_augmented_rows_stays_augmented(digits):
     rows = DatasetRows(
         plain, augmented=TensorDataset(torch.tensor(X + 1), plain.tensors[1])
     )
-    part = as_rows(Subset(rows, [5, 2]))
-    np.testing.assert_array_equal(part.for_training()[1][0], X[2] + 1)
+    for subset in Subset(rows, [5, 2]), Subset(Subset(rows, [2, 7, 5]), [2, 0]):
+        part = as_rows(subset)
+        np.testing.assert_array_equal(part.for_training()[1][0], X[2] + 1)
+        assert part.targets.tolist() == y[[5, 2]].tolist()
+
+
+def test_a_subset_of_the_user_keeps_its_items(digits):
+    class Negated(Subset):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return -x, y
+
+        def __getitems__(self, indices):
+            return [self[i] for i in indices]
+
+    X, y = digits
+    data = TensorDataset(*map(torch.tensor, (X, y)))
+    for rows in Subset(data, [2, 5]), DatasetRows(data):
+        part = as_rows(Subset(Negated(rows, [1, 0]), [1]))
+        np.testing.assert_array_equal(part[0][0], -rows[0][0])
+
+
+def test_targets_read_with_their_rows_keep_their_dtype(pairs):
+    targets = DatasetRows(TensorDataset(*map(torch.tensor, pairs))).targets
+    assert np.asarray(targets).dtype == np.float32
+    assert np.asarray(targets, dtype=np.float64).dtype == np.float64
 
 
 def test_validation_rows_of_round_two_are_not_augmented(digits):
@@ -246,6 +273,24 @@ def test_validation_rows_of_round_two_are_not_augmented(digits):
     # Two epochs of half of the rows, and of three quarters.
     assert len(seen) == 2 * 100 + 2 * 150
     assert model.estimator_.train_split.cv == 4
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_validation_rows_of_another_data_set_stay_as_they_are(digits, part):
+    X, y = digits
+    data = TensorDataset(*map(torch.tensor, (X, y)))
+    other = TensorDataset(*map(torch.tensor, (1 - X, y)))
+    other = Subset(other, range(3, 9)) if part else other
+    model = classifier(cv=0.5, drop_fraction=0.0)
+    model.set_params(
+        estimator__train_split=predefined_split(other),
+        estimator__callbacks=[EarlyStopping()],
+    )
+    model.fit(DatasetRows(data, augmented=data))
+    losses = model.estimator_.history[:, "valid_loss"]
+    rows, labels = zip(*other, strict=True)
+    proba = model.estimator_.predict_proba(torch.stack(rows))
+    assert losses[-1] == pytest.approx(log_loss(labels, proba, labels=range(10)), 1e-4)
 
 
 def test_changes_to_a_copy_on_write_reach_workers(digits, tmp_path):
@@ -365,10 +410,16 @@ def test_edges_take_data_sets(digits):
     )
     np.testing.assert_array_equal(targets, y[model.sample_mask_])
     np.testing.assert_array_equal(kept[0][0], X[model.sample_indices_[0]])
+    transformer = DataDropoutTransformer(**model.get_params(deep=False)).fit(data)
+    assert transformer.transform(data) is data
     expected = influence_scores(model.estimator_, X, y, X, y, random_state=0)
     scores = influence_scores(model.estimator_, data, None, data, None, random_state=0)
     np.testing.assert_array_equal(scores.influence, expected.influence)
-    display = InfluenceDisplay.from_estimator(model, data, None, kind="gallery")
+    report = influence_report(model, X, y)
+    np.testing.assert_array_equal(influence_report(model, data), report)
+    np.testing.assert_array_equal(influence_report(model, data, y.tolist()), report)
+    InfluenceDisplay.from_estimator(model, data, y.tolist(), kind="gallery")
+    display = InfluenceDisplay.from_estimator(model, data, kind="gallery")
     expected = InfluenceDisplay.from_estimator(model, X, y, kind="gallery")
     for ax, other in zip(display.ax_.flat, expected.ax_.flat, strict=True):
         assert ax.get_title() == other.get_title()

@@ -9,7 +9,7 @@ import torch
 from conftest import MLP
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
-from skorch import NeuralNetClassifier
+from skorch import NeuralNet, NeuralNetClassifier
 from torch import nn
 from torch.nn import functional as F
 
@@ -36,11 +36,31 @@ def trained(classifier, blobs):
     return classifier.fit(*split(blobs)[:2])
 
 
+class Wrapped(nn.Module):
+    """A criterion of the user that torch does not know."""
+
+    reduction = "mean"
+
+    def forward(self, outputs, y):
+        return F.cross_entropy(outputs, y, reduction=self.reduction)
+
+
+@pytest.mark.parametrize("net_class", [NeuralNet, NeuralNetClassifier])
+def test_a_criterion_of_the_user_scores_as_that_of_torch(net_class, blobs):
+    nets = []
+    for criterion in (Wrapped, nn.CrossEntropyLoss):
+        torch.manual_seed(0)
+        nets.append(net_class(MLP, criterion=criterion, verbose=0).initialize())
+    found, expected = (influence_scores(net, *split(blobs), **EXACT) for net in nets)
+    np.testing.assert_allclose(found.influence, expected.influence, rtol=1e-4)
+
+
 def test_a_module_scores_as_its_skorch_net(trained, blobs):
     reference = influence_scores(trained, *split(blobs), **EXACT)
     tensors = [torch.as_tensor(a) for a in split(blobs)]
     for loss in (
         nn.CrossEntropyLoss(),
+        Wrapped(),
         lambda outputs, y: F.cross_entropy(outputs, y, reduction="none"),
     ):
         result = influence_scores(trained.module_, *tensors, loss=loss, **EXACT)
@@ -156,11 +176,20 @@ def line(n_rows=40):
 
 # In torch 2.6 MSELoss has no gradient for integer targets. With so large a beta
 # SmoothL1Loss is the same but for a factor.
+@pytest.mark.parametrize("axes", [1, 2])
 @pytest.mark.parametrize(
-    "loss", [nn.SmoothL1Loss(beta=1000), lambda out, y: (out - y).square()]
+    "loss",
+    [
+        nn.SmoothL1Loss(beta=1000),
+        lambda out, y: (out.reshape(len(out)) - y.reshape(len(y))).square(),
+    ],
 )
-def test_integer_targets_of_a_regression_are_not_classes(loss):
+def test_integer_targets_of_a_regression_are_not_classes(loss, axes):
     module, *rows = line()
+    if axes == 1:
+        rows[1::2] = rows[1][:, 0], rows[3][:, 0]
+        if isinstance(loss, nn.Module):
+            module = nn.Sequential(module, nn.Flatten(0))
     rows[1] = rows[1] + 5
     result = influence_scores(module, *rows, loss=loss)
     floats = [rows[0], rows[1].float(), rows[2], rows[3].float()]
@@ -245,6 +274,11 @@ def test_what_could_not_be_solved_is_said():
 def test_bad_input(blobs, net, options, error, message):
     with pytest.raises(error, match=message):
         influence_scores(net, *split(blobs), **options)
+
+
+def test_a_skorch_net_takes_no_other_loss(trained, blobs):
+    with pytest.raises(TypeError, match="own criterion.*got loss='nonsense'"):
+        influence_scores(trained, *split(blobs), loss="nonsense")
 
 
 def test_lengths_must_agree(trained, blobs):

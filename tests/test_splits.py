@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.model_selection import KFold
+from sklearn.model_selection import GroupKFold, KFold
 
 from sk_datadrop._splits import held_out_splits
 
@@ -41,6 +41,25 @@ def test_splitter_and_iterable_are_taken_as_they_are():
         splits = held_out_splits(cv, X, Y, random_state=0)
         for split, (_, held_out) in zip(splits, splitter.split(X), strict=True):
             np.testing.assert_array_equal(split.held_out, held_out)
+
+
+class Halves:
+    """Takes what it needs and no groups."""
+
+    def split(self, X, y, classes=0):
+        return [(np.arange(classes + 20, 50), np.arange(classes, classes + 20))]
+
+
+def test_splitters_get_what_is_given_for_them():
+    for params, first in ({}, 0), ({"classes": 5}, 5):
+        (split,) = held_out_splits(Halves(), X, Y, random_state=0, split_params=params)
+        assert split.held_out[0] == first
+    groups = np.arange(50) % 4
+    params = {"groups": groups}
+    for split in held_out_splits(
+        GroupKFold(2), X, Y, random_state=0, split_params=params
+    ):
+        assert not np.intersect1d(groups[split.train], groups[split.held_out]).size
 
 
 def test_masks_are_taken_as_rows():

@@ -9,7 +9,13 @@ from skorch.callbacks import GradientNormClipping, LRScheduler
 from torch import nn
 from torch.nn import functional as F
 
-from sk_datadrop import DataDropoutClassifier, Lanczos, Trajectory, Views
+from sk_datadrop import (
+    DataDropoutClassifier,
+    Lanczos,
+    Trajectory,
+    Views,
+    _trajectory,
+)
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._trajectory import TrajectoryRecorder, trajectory_scores
 from sk_datadrop.nets import SmallCNN
@@ -219,6 +225,21 @@ def test_derivatives_that_explode_are_not_scores(classifier, blobs):
     with pytest.warns(ConvergenceWarning, match="this round is not scored"):
         model.fit(*blobs)
     assert model.n_dropped_ == 0
+    assert np.isnan(model.influence_).all()
+
+
+def test_infinite_derivatives_are_not_scores(classifier, blobs, monkeypatch):
+    infinite = np.full((1, 63), np.inf)
+    monkeypatch.setattr(_trajectory, "trajectory_scores", lambda *_, **__: infinite)
+    model = DataDropoutClassifier(
+        classifier,
+        engine=Trajectory(),
+        objective="loss",
+        views=Views(n_groups=1),
+        cv=0.3,
+    )
+    with pytest.warns(ConvergenceWarning, match="this round is not scored"):
+        model.fit(*blobs)
     assert np.isnan(model.influence_).all()
 
 

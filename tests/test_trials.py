@@ -56,8 +56,8 @@ def retrained(monkeypatch):
     return names
 
 
-def scoring_of(is_likelihood, objective="bounded"):
-    return Scoring(objective, is_likelihood, None, None, None, None, 1, 1)
+def scoring_of(is_classification, objective="bounded"):
+    return Scoring(objective, is_classification, None, None, None, None, 1, 1)
 
 
 def mean_error(net, X, y, round_one):
@@ -152,7 +152,7 @@ class TestOneTrial:
             split=Split(np.arange(60), np.arange(60, 90)),
             scales=np.ones(30),
             seed=3,
-            scoring=scoring_of(is_likelihood=True),
+            scoring=scoring_of(is_classification=True),
             fit_params={},
             name="trial",
         )
@@ -166,7 +166,7 @@ class TestOneTrial:
         X, y = plane[0], plane[1][:, None]
         first, second = (clone(regressor).fit(X, shift * y) for shift in (1, 2))
         losses = [np.square(net.predict(X) - y)[:, 0] for net in (first, second)]
-        scoring = scoring_of(is_likelihood=False)
+        scoring = scoring_of(is_classification=False)
         scale = 2.985**2 * np.median(losses[0])
         scales = scales_of(first, (X, y), scoring)
         np.testing.assert_allclose(scales, scale, rtol=1e-4)
@@ -305,7 +305,7 @@ class TestAuto:
         assert len(model.cv_results_["drop_fraction"]) == 3
         assert model.n_dropped_ == 0
 
-    def test_costs_nothing_where_nothing_is_harmful(self, classifier, blobs, retrained):
+    def test_no_training_where_nothing_is_harmful(self, classifier, blobs, retrained):
         model = DataDropoutClassifier(
             classifier.set_params(max_epochs=20),
             drop_fraction="auto",
@@ -314,6 +314,7 @@ class TestAuto:
         ).fit(*blobs)
         assert not retrained
         np.testing.assert_array_equal(model.cv_results_["drop_fraction"], [0])
+        assert model.cv_results_["objective"].shape == (5, 1)
         assert model.n_dropped_ == 0
 
     def test_workers_and_memory_change_nothing(

@@ -394,7 +394,7 @@ def trajectory(context, index, epochs, objective, smoothing):
         recorder=training.recorder,
         smoothing=smoothing,
         objective=as_asked(objective, context.task.row_losses, context.scale),
-        is_likelihood=context.task.is_classifier,
+        is_classification=context.task.is_classifier,
         n_groups=1,
         seed=0,
     )
