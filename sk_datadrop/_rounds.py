@@ -175,7 +175,10 @@ def seeded(seed: int, device) -> Iterator[None]:
 
 def _generators(device) -> list[torch.Generator]:
     """Return torch's generators that a net draws from: the CPU's, and its device's."""
-    device = torch.device("cpu" if device is None else device)
+    if device is None:
+        # accelerate chooses: the current one of each process.
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
     generators = [torch.default_generator]
     if device.type in ("cuda", "xpu"):
         backend = getattr(torch, device.type)
