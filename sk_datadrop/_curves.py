@@ -4,7 +4,6 @@ import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
-from joblib import Parallel, delayed
 from scipy import stats
 from sklearn.base import clone, is_classifier
 from sklearn.metrics import check_scoring
@@ -13,6 +12,7 @@ from sklearn.utils import _safe_indexing, check_random_state, indexable
 
 from sk_datadrop._drop import check_drop_fraction, paired_standard_error
 from sk_datadrop._rows import as_rows, with_own_targets
+from sk_datadrop._workers import run_all
 
 CONFIDENCE = 0.95
 
@@ -176,7 +176,8 @@ def drop_curve(
     random_state : int, RandomState instance or None, default=None
         Seeds everything.
     n_jobs : int or None, default=None
-        Runs at a time, by joblib.
+        Runs at a time, by processes of joblib's. Under its backend of threads, one.
+        The result is the same.
 
     Returns
     -------
@@ -225,12 +226,20 @@ def drop_curve(
     rng = check_random_state(random_state)
     scorer = check_scoring(estimator, scoring)
     splits = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y))
-    jobs = [
-        delayed(_run)(estimator, X, y, train, test, fractions, scorer, seed)
+    calls = [
+        {
+            "estimator": estimator,
+            "X": X,
+            "y": y,
+            "train": train,
+            "test": test,
+            "fractions": fractions,
+            "scorer": scorer,
+            "seed": int(rng.randint(2**31 - 1)),
+        }
         for train, test in splits * n_repeats
-        for seed in [int(rng.randint(2**31 - 1))]
     ]
-    runs = Parallel(n_jobs)(jobs)
+    runs = run_all(_run, calls, n_jobs=n_jobs, net=estimator.estimator)
     return DropCurve(list(fractions), *map(np.array, zip(*runs, strict=True)))
 
 

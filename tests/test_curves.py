@@ -1,9 +1,12 @@
 """The drop curve: what it compares, and what it does not let in."""
 
+from threading import get_ident
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from joblib import parallel_config
 from scipy import stats
 from sklearn.model_selection import ShuffleSplit
 from skorch import NeuralNetRegressor
@@ -102,6 +105,18 @@ def test_workers_change_nothing(model, spoiled_plane):
     together = curve_of(model, spoiled_plane, fractions=[0.1], n_repeats=1, n_jobs=2)
     np.testing.assert_array_equal(alone.dropout, together.dropout)
     np.testing.assert_array_equal(alone.random, together.random)
+
+
+def test_threads_are_no_workers(model, spoiled_plane):
+    seen = set()
+
+    def scorer(fitted, X, y):
+        seen.add(get_ident())
+        return fitted.score(X, y)
+
+    with parallel_config(backend="threading"):
+        curve_of(model, spoiled_plane, scoring=scorer, n_repeats=1, n_jobs=2)
+    assert seen == {get_ident()}
 
 
 def test_negative_is_a_fraction_too(classifier, blobs):
