@@ -169,7 +169,7 @@ def solve_scaled(
     for result in solve(rhs[:, nonzero] / norms):
         solution = torch.full_like(rhs, torch.nan if isnan(result.residual) else 0)
         solution[:, nonzero] = result.solution * norms / root
-        message = result.message or ("" if nonzero.all() else ZERO_GRADIENT)
+        message = result.message or _zero_gradients(nonzero)
         results.append(replace(result, solution=solution, message=message))
     return results
 
@@ -178,6 +178,17 @@ ZERO_GRADIENT = (
     "the gradient of the held-out objective is zero, so every influence is zero; "
     "score an earlier epoch or hold out more rows."
 )
+
+
+def _zero_gradients(nonzero: Tensor) -> str:
+    """Tell how many of the right-hand sides are zero, if any; not all of them are."""
+    if nonzero.all():
+        return ""
+    return (
+        f"the gradient of the held-out objective is zero for {int((~nonzero).sum())} "
+        f"of {len(nonzero)} groups of held-out rows, by which every influence is zero; "
+        "score an earlier epoch or hold out more rows."
+    )
 
 
 def _nothing_to_solve(rhs: Tensor) -> SolverResult:
