@@ -8,7 +8,7 @@ What a round holds at a time does not depend on their number, save copies of the
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import nan
+from math import ceil, nan
 from time import perf_counter
 
 import numpy as np
@@ -66,8 +66,8 @@ class Cost:
         Nets trained from scratch: one a round, round 2, and two a round for the trials
         of "auto" (none where it finds nothing to drop).
     seconds : float
-        From start to end, with rounds side by side as `n_jobs` has them: that of the
-        stages, and of the checks before them.
+        From start to end, with rounds and trials side by side as `n_jobs` has them:
+        that of the stages, and of the checks before them.
     seconds_per_stage : dict of str to float
         Seconds of work by stage, as in ``timings_``.
     memory : float
@@ -166,24 +166,33 @@ def estimate_cost(
     ]
     units = _measure(model, problem, n_samples)
     n_epochs = model.estimator.max_epochs
-    trainings = [n_epochs * units.epoch(*size) for size in sizes]
-    stages = {
-        "round_one": sum(trainings),
-        "scoring": sum(units.scoring(*size, n_epochs) for size in sizes),
-    }
+    n_rounds, n_workers = len(sizes), n_processes(model.n_jobs)
+    training = sum(n_epochs * units.epoch(*size) for size in sizes)
+    scoring = sum(units.scoring(*size, n_epochs) for size in sizes)
+    stages = {"round_one": training, "scoring": scoring}
+    elapsed = _side_by_side(training + scoring, n_rounds, n_workers)
+    if n_rounds == 1 and model.engine is None:
+        # It shares out the rows that it scores, though not the system it solves.
+        fixed = units.scoring(0, sizes[0][1], n_epochs)
+        elapsed -= (scoring - fixed) * (1 - 1 / n_workers)
     n_trials = 0
     if model.drop_fraction == "auto":
-        n_trials = 2 * len(sizes)
-        stages["trials"] = 2 * sum(trainings)
-    n_side_by_side = min(n_processes(model.n_jobs), len(sizes))
-    seconds = sum(stages.values()) / n_side_by_side
-    stages["round_two"] = n_epochs * units.epoch(len(problem.X), 0)
+        n_trials = 2 * n_rounds
+        stages["trials"] = 2 * training
+        elapsed += _side_by_side(stages["trials"], n_trials, n_workers)
+    n_watched = len(problem.validation[0]) if problem.validation else 0
+    stages["round_two"] = n_epochs * units.epoch(len(problem.X), n_watched)
     return Cost(
-        n_trainings=len(sizes) + n_trials + 1,
-        seconds=checks + seconds + stages["round_two"],
+        n_trainings=n_rounds + n_trials + 1,
+        seconds=checks + elapsed + stages["round_two"],
         seconds_per_stage=stages,
-        memory=_peak() + _bytes_of_rows(problem) + len(sizes) * units.of_net,
+        memory=_peak() + _bytes_of_rows(problem) + n_rounds * units.of_net,
     )
+
+
+def _side_by_side(seconds: float, number: int, n_workers: int) -> float:
+    """Tell how long calls of equal length take that are `seconds` of work in all."""
+    return ceil(number / n_workers) * seconds / number
 
 
 @dataclass(frozen=True)

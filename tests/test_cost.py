@@ -108,6 +108,33 @@ def test_trials_and_side_by_side_rounds(clock, rows):
     )
 
 
+def test_workers_take_turns(clock, rows):
+    model = regressor(clock).set_params(cv=5, drop_fraction="auto")
+    alone = estimate_cost(model, *rows)
+    beside = estimate_cost(model.set_params(n_jobs=4), *rows)
+    stages = alone.seconds_per_stage
+    # Five rounds and ten trials by four.
+    assert beside.seconds == pytest.approx(
+        (stages["round_one"] + stages["scoring"]) * 2 / 5
+        + stages["trials"] * 3 / 10
+        + stages["round_two"],
+        rel=0.01,
+    )
+
+
+def test_a_single_round_shares_out_the_rows_it_scores(clock, rows):
+    model = regressor(clock).set_params(cv=0.25)
+    one, two, four = (
+        estimate_cost(model.set_params(n_jobs=n), *rows) for n in (None, 2, 4)
+    )
+    saved = one.seconds - two.seconds
+    assert 0 < saved < one.seconds_per_stage["scoring"] / 2
+    assert one.seconds - four.seconds == pytest.approx(1.5 * saved)
+    model.set_params(engine=Trajectory(), curvature=None)
+    one, two = (estimate_cost(model.set_params(n_jobs=n), *rows) for n in (None, 2))
+    assert one.seconds == pytest.approx(two.seconds)
+
+
 def test_replay_takes_longer_with_more_epochs(clock, rows):
     model = regressor(clock).set_params(engine=Trajectory(), curvature=None)
     ten = estimate_cost(model, *rows)
@@ -142,6 +169,7 @@ def test_estimate_fits_nothing_and_takes_held_out_rows(clock, rows):
     model = regressor(clock)
     cost = estimate_cost(model, X[:300], y[:300], X_val=X[300:], y_val=y[300:])
     assert cost.n_trainings == 2
+    assert cost.seconds_per_stage["round_two"] == pytest.approx(10 * (300 * 3 + 100))
     assert not hasattr(model, "influence_")
 
 
