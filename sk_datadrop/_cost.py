@@ -21,6 +21,8 @@ from skorch.callbacks import (
     TrainEndCheckpoint,
 )
 
+from sk_datadrop._checks import check_kind
+from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._ranks import module_of
 from sk_datadrop._rounds import train_round
 from sk_datadrop._rows import DatasetRows
@@ -102,7 +104,7 @@ class Cost:
 
 
 def estimate_cost(
-    estimator, X, y=None, *, X_val=None, y_val=None, n_samples=512
+    estimator, X, y=None, *, X_val=None, y_val=None, n_samples=512, **params
 ) -> Cost:
     """Predict what ``fit`` will cost, by a small fit on some of the rows.
 
@@ -125,6 +127,8 @@ def estimate_cost(
         Rows to train and score, as many as there are at most, and more where these
         take less than a second. Should be twice the `n_samples` of the curvature, and
         a few batches.
+    **params : dict
+        ``groups`` and parameters for the ``fit`` of the net, as for ``fit``.
 
     Returns
     -------
@@ -133,6 +137,8 @@ def estimate_cost(
 
     Raises
     ------
+    TypeError
+        If `estimator` is of another kind.
     ValueError
         If ``fit`` would raise it before any training.
 
@@ -153,9 +159,10 @@ def estimate_cost(
     >>> estimate_cost(DataDropoutRegressor(net), X, X.sum(axis=1)).n_trainings
     6
     """
+    check_kind("estimator", estimator, DataDropoutClassifier, DataDropoutRegressor)
     model = clone(estimator).set_params(memory=None, random_state=0)
     start = perf_counter()
-    problem = model._problem(X, y, X_val, y_val, {})
+    problem = model._problem(X, y, X_val, y_val, params)
     checks = perf_counter() - start
     sizes = [
         (
@@ -250,7 +257,8 @@ class _SmallRound:
     def __init__(self, model, problem, n_samples: int) -> None:
         rng = np.random.default_rng(0)
         split = problem.splits[0]
-        self.train = problem.rows(_some(split.train, n_samples, rng))
+        trained = _some(split.train, n_samples, rng)
+        self.train = problem.rows(trained)
         if problem.validation is None:
             self.held_out = problem.rows(_some(split.held_out, n_samples // 2, rng))
         else:
@@ -268,6 +276,7 @@ class _SmallRound:
             n_checkpoints=self.scoring.n_checkpoints,
             seed=0,
             callbacks=[self.watch, *([self.recorder] if self.recorder else [])],
+            fit_params=problem.fit_params_of(trained),
             name="estimate of the cost",
         )
 

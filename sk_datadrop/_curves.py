@@ -10,8 +10,11 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 
+from sk_datadrop._checks import check_kind
 from sk_datadrop._drop import check_drop_fraction, paired_standard_error
+from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._rows import as_rows, with_own_targets
+from sk_datadrop._validation import rows_of
 from sk_datadrop._workers import run_all
 
 CONFIDENCE = 0.95
@@ -148,6 +151,7 @@ def drop_curve(
     scoring=None,
     random_state=None,
     n_jobs=None,
+    **params,
 ) -> DropCurve:
     """Measure whether dropping helps, beside a random drop and none.
 
@@ -178,6 +182,9 @@ def drop_curve(
     n_jobs : int or None, default=None
         Runs at a time, by processes of joblib's. Under its backend of threads, one.
         The result is the same.
+    **params : dict
+        As for ``fit``, arrays of n_samples rows cut as X is. ``groups`` goes to the
+        ``split`` of both `cv`, this one and that of the estimator.
 
     Returns
     -------
@@ -186,6 +193,8 @@ def drop_curve(
 
     Raises
     ------
+    TypeError
+        If `estimator` is of another kind.
     ValueError
         If a fraction or the number of repetitions is out of range.
 
@@ -213,6 +222,7 @@ def drop_curve(
     >>> curve.dropout.shape
     (3, 1)
     """
+    check_kind("estimator", estimator, DataDropoutClassifier, DataDropoutRegressor)
     for fraction in fractions:
         check_drop_fraction(fraction)
     if n_repeats < 1 or not len(fractions):
@@ -225,7 +235,8 @@ def drop_curve(
     X, y = indexable(X, y)
     rng = check_random_state(random_state)
     scorer = check_scoring(estimator, scoring)
-    splits = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y))
+    splitter = check_cv(cv, y, classifier=is_classifier(estimator))
+    splits = list(splitter.split(X, y, params.get("groups")))
     calls = [
         {
             "estimator": estimator,
@@ -235,6 +246,7 @@ def drop_curve(
             "test": test,
             "fractions": fractions,
             "scorer": scorer,
+            "params": params,
             "seed": int(rng.randint(2**31 - 1)),
         }
         for train, test in splits * n_repeats
@@ -243,15 +255,16 @@ def drop_curve(
     return DropCurve(list(fractions), *map(np.array, zip(*runs, strict=True)))
 
 
-def _run(estimator, X, y, train, test, fractions, scorer, seed) -> tuple:
+def _run(estimator, X, y, train, test, fractions, scorer, params, seed) -> tuple:
     """One run: a row of each array of `DropCurve`."""
     # "auto" asks more of the rounds, which is checked before any training.
     rule = "auto" if "auto" in fractions else 0
     model = clone(estimator).set_params(random_state=seed, drop_fraction=rule)
     rows = _safe_indexing(X, train), _safe_indexing(y, train)
     test_rows = _safe_indexing(X, test), _safe_indexing(y, test)
+    params = {name: rows_of(value, train, len(X)) for name, value in params.items()}
     rng = np.random.default_rng(seed)
-    problem = model._problem(*rows, None, None, {})
+    problem = model._problem(*rows, None, None, params)
     with model._progress_bar(len(problem.splits) + 2 * len(fractions) + 1) as bar:
         rounds = model._round_one(problem, bar)
         model._collect_influence(rounds, problem)

@@ -5,12 +5,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import GroupKFold
 from skorch import NeuralNetRegressor
 from torch.utils.data import TensorDataset
 
 from sk_datadrop import (
     Cost,
     DataDropoutRegressor,
+    DataDropoutTransformer,
     DatasetRows,
     GaussNewton,
     Trajectory,
@@ -171,6 +173,25 @@ def test_estimate_fits_nothing_and_takes_held_out_rows(clock, rows):
     assert cost.n_trainings == 2
     assert cost.seconds_per_stage["round_two"] == pytest.approx(10 * (300 * 3 + 100))
     assert not hasattr(model, "influence_")
+
+
+def test_params_are_those_of_fit(clock, rows):
+    class Noted(NeuralNetRegressor):
+        def fit(self, X, y, numbers, **fit_params):
+            np.testing.assert_array_equal(X, rows[0][numbers])
+            return super().fit(X, y, **fit_params)
+
+    model = regressor(clock).set_params(cv=GroupKFold(4))
+    model.estimator = Noted(**model.estimator.get_params(deep=False))
+    numbers = np.arange(400)
+    cost = estimate_cost(model, *rows, groups=numbers % 8, numbers=numbers)
+    assert cost.n_trainings == 5
+
+
+def test_selectors_have_no_cost(clock, rows):
+    selector = DataDropoutTransformer(regressor(clock).estimator)
+    with pytest.raises(TypeError, match="must be an instance of DataDropoutClassifier"):
+        estimate_cost(selector, *rows)
 
 
 def test_cost_reads_well():

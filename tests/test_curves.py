@@ -8,12 +8,13 @@ import pytest
 import torch
 from joblib import parallel_config
 from scipy import stats
-from sklearn.model_selection import ShuffleSplit
+from sklearn.model_selection import GroupKFold, ShuffleSplit
 from skorch import NeuralNetRegressor
 
 from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
+    DataDropoutTransformer,
     DropCurve,
     DropCurveDisplay,
     drop_curve,
@@ -149,6 +150,33 @@ def test_interval_of_independent_runs_is_that_of_the_t_test():
     _, wider, _ = _interval(values, overlap=0.25)
     np.testing.assert_allclose(mean - wider, (mean - low) * np.sqrt(1 + 7 / 4))
     assert np.isnan(_interval(values[:1], overlap=0.25)[1:]).all()
+
+
+def test_groups_are_kept_together_inside_and_outside(model, spoiled_plane):
+    groups = np.arange(120) % 6
+    outer = GroupKFold(3)
+    model.set_params(cv=GroupKFold(2))
+    curve = curve_of(model, spoiled_plane, cv=outer, n_repeats=1, groups=groups)
+    pairs = list(outer.split(*spoiled_plane, groups))
+    assert curve.n_test.tolist() == [len(test) for _, test in pairs]
+    with pytest.raises(ValueError, match="'groups' parameter should not be None"):
+        curve_of(model, spoiled_plane)
+
+
+def test_fit_params_are_cut_as_rows_are(model, spoiled_plane):
+    class Noted(NeuralNetRegressor):
+        def fit(self, X, y, numbers, **fit_params):
+            np.testing.assert_array_equal(X, spoiled_plane[0][numbers])
+            return super().fit(X, y, **fit_params)
+
+    net = Noted(**model.estimator.get_params(deep=False))
+    curve_of(model.set_params(estimator=net), spoiled_plane, numbers=np.arange(120))
+
+
+def test_only_the_estimators_have_a_curve(model, spoiled_plane):
+    selector = DataDropoutTransformer(model.estimator)
+    with pytest.raises(TypeError, match="must be an instance of DataDropoutClassifier"):
+        curve_of(selector, spoiled_plane)
 
 
 @pytest.mark.parametrize(
