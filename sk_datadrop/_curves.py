@@ -30,7 +30,7 @@ class DropCurve:
 
     Parameters
     ----------
-    fractions : list of float, "negative" or "auto"
+    fractions : list, each item a float in [0, 1), "negative" or "auto"
         As asked for.
     dropout : ndarray of shape (n_runs, n_fractions), dtype float64
         Scores after data dropout.
@@ -143,7 +143,7 @@ def _interval(values, overlap: float) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def drop_curve(
     estimator,
     X,
-    y,
+    y=None,
     *,
     fractions=(0.05, 0.1, 0.2, 0.3, 0.4),
     n_repeats=3,
@@ -166,15 +166,20 @@ def drop_curve(
     ----------
     estimator : DataDropoutClassifier or DataDropoutRegressor
         Not fitted; its `drop_fraction` plays no part.
-    X, y : array-like of shape (n_samples, ...)
-        Rows. Where their targets are wrong, those scored on are too: this lowers all
-        scores alike, and makes differences smaller.
-    fractions : sequence of float, "negative" or "auto", default=(0.05, 0.1, ...)
-        What to set `drop_fraction` to.
+    X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
+        Rows, as for ``fit``.
+    y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
+        Targets, as for ``fit``. Where some are wrong, those scored on are too: this
+        lowers all scores alike, and makes differences smaller.
+    fractions : sequence, each item a float in [0, 1), "negative" or "auto", \
+            default=(0.05, 0.1, 0.2, 0.3, 0.4)
+        What to set `drop_fraction` to, one after the other.
     n_repeats : int, default=3
         How often to go through the outer splits, with fresh seeds.
     cv : int, cross-validation generator or iterable, default=3
-        Outer splits.
+        Outer splits, drawn once: all repetitions share them. An int does not shuffle:
+        for rows in an order that matters take ``KFold(3, shuffle=True)``, or
+        ``StratifiedKFold``, of scikit-learn.
     scoring : str, callable or None, default=None
         As in scikit-learn; None takes the score of the estimator.
     random_state : int, RandomState instance or None, default=None
@@ -223,6 +228,11 @@ def drop_curve(
     (3, 1)
     """
     check_kind("estimator", estimator, DataDropoutClassifier, DataDropoutRegressor)
+    if isinstance(fractions, str):
+        raise ValueError(
+            "fractions must be a sequence, each item a number in [0, 1), 'negative' or "
+            f"'auto'; got {fractions!r}. Pass [{fractions!r}]."
+        )
     for fraction in fractions:
         check_drop_fraction(fraction)
     if n_repeats < 1 or not len(fractions):
@@ -232,6 +242,10 @@ def drop_curve(
         )
     if (data := as_rows(X)) is not None:
         X, y = with_own_targets(data, y)
+    if y is None:
+        raise ValueError(
+            "y is missing: only a data set has targets of its own. Pass y."
+        )
     X, y = indexable(X, y)
     rng = check_random_state(random_state)
     scorer = check_scoring(estimator, scoring)

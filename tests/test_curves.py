@@ -10,6 +10,7 @@ from joblib import parallel_config
 from scipy import stats
 from sklearn.model_selection import GroupKFold, ShuffleSplit
 from skorch import NeuralNetRegressor
+from torch.utils.data import TensorDataset
 
 from sk_datadrop import (
     DataDropoutClassifier,
@@ -183,6 +184,7 @@ def test_only_the_estimators_have_a_curve(model, spoiled_plane):
     ("options", "message"),
     [
         ({"fractions": [1.5]}, "drop_fraction must be"),
+        ({"fractions": "negative"}, r"got 'negative'. Pass \['negative'\]"),
         ({"fractions": []}, "fractions must not be empty"),
         ({"n_repeats": 0}, "n_repeats must be at least 1"),
     ],
@@ -190,6 +192,15 @@ def test_only_the_estimators_have_a_curve(model, spoiled_plane):
 def test_options_out_of_range(model, spoiled_plane, options, message):
     with pytest.raises(ValueError, match=message):
         curve_of(model, spoiled_plane, **options)
+
+
+def test_targets_are_those_given_or_of_the_data_set(model, spoiled_plane):
+    X, y = map(torch.tensor, spoiled_plane)
+    given = curve_of(model, spoiled_plane, n_repeats=1)
+    own = curve_of(model, [TensorDataset(X, y)], n_repeats=1)
+    np.testing.assert_array_equal(own.dropout, given.dropout)
+    with pytest.raises(ValueError, match="y is missing"):
+        curve_of(model, [X])
 
 
 def test_gain_over_something_else():
