@@ -34,26 +34,32 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-_LONG_ENOUGH = 1.0
-"""Seconds of an epoch that can be measured."""
+_MIN_EPOCH_SECONDS = 1.0
+"""A shorter epoch is measured again, on more rows."""
 
-_MOST_TIMES = 8
-"""As many rows as asked for, to get there."""
+_MAX_SAMPLE_FACTOR = 8
+"""These are at most so many times the rows asked for."""
 
-_FEWER = 8
-"""Times, to see what a row adds to the time of a scoring pass."""
+_SUBSAMPLE_FACTOR = 8
+"""Scoring is also timed on so many times fewer rows, to see what a row adds."""
 
-_FEWEST_TRAIN = 256
-"""Of which the curvature is measured by default: with fewer it would cost less."""
+_MIN_TRAIN_ROWS = 256
+"""These are at least so many training rows.
 
-_FEWEST_HELD_OUT = 32
-"""Of which views can be made, and whose number makes a difference to time."""
+The curvature is that of as many by default, and would cost less with fewer.
+"""
 
-_TIMES = 3
-"""To score the same rows; the fastest is the one that nothing else slowed down."""
+_MIN_HELD_OUT_ROWS = 32
+"""And at least so many held-out rows, to make the groups of views from."""
 
-_EPOCHS = 2
-"""The first pays for what is made once."""
+_N_REPEATS = 3
+"""Scoring is timed so often; the fastest time is the one that nothing else slowed."""
+
+_N_EPOCHS = 2
+"""The small training has so many epochs.
+
+The last one is timed, as the first also pays for what is made only once.
+"""
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,7 @@ def estimate_cost(
         n_trainings=n_rounds + n_trials + 1,
         seconds=checks + elapsed + stages["round_two"],
         seconds_per_stage=stages,
-        memory=_peak() + _bytes_of_rows(problem) + n_rounds * units.of_net,
+        memory=_peak() + _bytes_of_rows(problem) + n_rounds * units.net_bytes,
     )
 
 
@@ -204,13 +210,22 @@ def _side_by_side(seconds: float, number: int, n_workers: int) -> float:
 
 @dataclass(frozen=True)
 class _Units:
-    """Seconds by row, and what the number of rows has no part in."""
+    """What the cost of any round follows from.
+
+    Attributes
+    ----------
+    train, valid : float
+        Seconds of an epoch for each row trained on, and held out.
+    scoring : callable
+        ``scoring(n_train, n_held_out, n_epochs)`` returns seconds.
+    net_bytes : float
+        Size of the weights and buffers.
+    """
 
     train: float
     valid: float
     scoring: Callable[[int, int, int], float]
-    of_net: float
-    """Bytes of the weights and buffers."""
+    net_bytes: float
 
     def epoch(self, n_train: int, n_held_out: int) -> float:
         return n_train * self.train + n_held_out * self.valid
@@ -236,14 +251,14 @@ class _Stopwatch(Callback):
 def _measure(model, problem, n_samples: int) -> _Units:
     n_samples = max(n_samples, model.estimator.batch_size)
     few = _SmallRound(model, problem, n_samples)
-    if few.seconds < _LONG_ENOUGH:
-        longer = min(_LONG_ENOUGH / max(few.seconds, 1e-3), _MOST_TIMES)
+    if few.seconds < _MIN_EPOCH_SECONDS:
+        longer = min(_MIN_EPOCH_SECONDS / max(few.seconds, 1e-3), _MAX_SAMPLE_FACTOR)
         few = _SmallRound(model, problem, int(longer * n_samples))
     return _Units(
         train=few.watch.train_ / len(few.train[0]),
         valid=few.watch.valid_ / len(few.held_out[0]),
         scoring=few.measure_scoring(),
-        of_net=sum(
+        net_bytes=sum(
             value.nbytes
             for value in module_of(few.net).state_dict().values()
             if isinstance(value, torch.Tensor)
@@ -269,7 +284,7 @@ class _SmallRound:
         self.recorder, self.watch = self.scoring.recorder(), _Stopwatch()
         X, y = self.train
         self.net, self.checkpoints = train_round(
-            _without_files(clone(model.estimator)).set_params(max_epochs=_EPOCHS),
+            _without_files(clone(model.estimator)).set_params(max_epochs=_N_EPOCHS),
             X,
             y,
             self.held_out,
@@ -324,11 +339,13 @@ def _without_files(net):
 
 def _seconds_of_scoring(seconds, n_train: int, n_held_out: int) -> Callable:
     """Linear in both numbers of rows."""
-    fewer = max(n_train // _FEWER, min(n_train // 2, _FEWEST_TRAIN), 1)
-    fewer_held_out = max(n_held_out // _FEWER, min(n_held_out, _FEWEST_HELD_OUT))
+    fewer = max(n_train // _SUBSAMPLE_FACTOR, min(n_train // 2, _MIN_TRAIN_ROWS), 1)
+    fewer_held_out = max(
+        n_held_out // _SUBSAMPLE_FACTOR, min(n_held_out, _MIN_HELD_OUT_ROWS)
+    )
     sizes = (n_train, n_held_out), (fewer, n_held_out), (n_train, fewer_held_out)
     # In turns, as a machine is slow for a while.
-    measured = [[seconds(*size) for size in sizes] for _ in range(_TIMES)]
+    measured = [[seconds(*size) for size in sizes] for _ in range(_N_REPEATS)]
     whole, of_fewer, of_fewer_held_out = np.min(measured, axis=0)
     per_row = max(whole - of_fewer, 0.0) / max(n_train - fewer, 1)
     per_held_out = max(whole - of_fewer_held_out, 0.0)
@@ -339,7 +356,7 @@ def _seconds_of_scoring(seconds, n_train: int, n_held_out: int) -> Callable:
 
 def _seconds_of_replay(seconds, n_train: int, n_held_out: int) -> Callable:
     """Linear in the rows that pass in training."""
-    per_row = seconds(n_train, n_held_out) / (n_train * _EPOCHS)
+    per_row = seconds(n_train, n_held_out) / (n_train * _N_EPOCHS)
     return lambda n, m, n_epochs: n * n_epochs * per_row
 
 
