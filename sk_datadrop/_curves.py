@@ -282,7 +282,8 @@ def _run(estimator, X, y, train, test, fractions, scorer, params, seed) -> tuple
     with model._progress_bar(len(problem.splits) + 2 * len(fractions) + 1) as bar:
         rounds = model._round_one(problem, bar)
         model._collect_influence(rounds, problem)
-        # Not the initial weights that round 1 had: its luck is not that of round 2.
+        # Another seed than round 1 had: the rows dropped may have been chosen for its
+        # initial weights, and must prove themselves with others.
         fresh = replace(problem, seed=int(rng.integers(2**31)))
 
         def kept_by(fraction) -> np.ndarray:
