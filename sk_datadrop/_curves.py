@@ -250,7 +250,8 @@ def drop_curve(
     rng = check_random_state(random_state)
     scorer = check_scoring(estimator, scoring)
     splitter = check_cv(cv, y, classifier=is_classifier(estimator))
-    splits = list(splitter.split(X, y, params.get("groups")))
+    groups = {"groups": params["groups"]} if "groups" in params else {}
+    splits = list(splitter.split(X, y, **groups))
     calls = [
         {
             "estimator": estimator,

@@ -164,6 +164,15 @@ def test_groups_are_kept_together_inside_and_outside(model, spoiled_plane):
         curve_of(model, spoiled_plane)
 
 
+def test_outer_splitters_need_no_groups(model, spoiled_plane):
+    class Halves:
+        def split(self, X, y):
+            return [(np.arange(60), np.arange(60, 120))]
+
+    curve = curve_of(model, spoiled_plane, cv=Halves(), n_repeats=1)
+    assert curve.n_test.tolist() == [60]
+
+
 def test_fit_params_are_cut_as_rows_are(model, spoiled_plane):
     class Noted(NeuralNetRegressor):
         def fit(self, X, y, numbers, **fit_params):
