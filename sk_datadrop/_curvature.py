@@ -8,13 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from sk_datadrop._checks import check_count, check_positive
 from sk_datadrop._derivatives import measured_graphs, pullback
 from sk_datadrop._functional import FunctionalNet
 
@@ -213,25 +213,13 @@ class Curvature(BaseEstimator, ABC):
             ...
         ValueError: scaling must be 'tensor' or None; got 'row'.
         """
-        if not isinstance(self.damping, Real) or not self.damping > 0:
-            raise ValueError(
-                f"damping must be a positive number, relative to the largest "
-                f"eigenvalue; got {self.damping!r}."
-            )
+        relative = ", relative to the largest eigenvalue"
+        check_positive("damping", self.damping, relative)
         if self.scaling not in ("tensor", None):
             raise ValueError(f"scaling must be 'tensor' or None; got {self.scaling!r}.")
-        n = self.n_samples
-        if n is not None and (not isinstance(n, Integral) or n < 1):
-            raise ValueError(f"n_samples must be a positive integer; got {n!r}.")
-        check_max_memory(self.max_memory)
-
-
-def check_max_memory(value: float) -> None:
-    """Raise a ValueError unless `value` is a positive number."""
-    if not isinstance(value, Real) or not value > 0:
-        raise ValueError(
-            f"max_memory must be a positive number of bytes; got {value!r}."
-        )
+        if self.n_samples is not None:
+            check_count("n_samples", self.n_samples)
+        check_positive("max_memory", self.max_memory, " of bytes")
 
 
 def _tensor_scale(net: FunctionalNet, product) -> Tensor:

@@ -10,7 +10,7 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 
-from sk_datadrop._checks import check_kind
+from sk_datadrop._checks import check_count, check_kind
 from sk_datadrop._drop import check_drop_fraction, paired_standard_error
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._rows import as_rows, with_own_targets
@@ -235,11 +235,9 @@ def drop_curve(
         )
     for fraction in fractions:
         check_drop_fraction(fraction)
-    if n_repeats < 1 or not len(fractions):
-        raise ValueError(
-            "n_repeats must be at least 1 and fractions must not be empty; got "
-            f"{n_repeats} and {fractions!r}."
-        )
+    if not len(fractions):
+        raise ValueError(f"fractions must not be empty; got {fractions!r}.")
+    check_count("n_repeats", n_repeats)
     if (data := as_rows(X)) is not None:
         X, y = with_own_targets(data, y)
     if y is None:

@@ -195,7 +195,7 @@ def test_only_the_estimators_have_a_curve(model, spoiled_plane):
         ({"fractions": [1.5]}, "drop_fraction must be"),
         ({"fractions": "negative"}, r"got 'negative'. Pass \['negative'\]"),
         ({"fractions": []}, "fractions must not be empty"),
-        ({"n_repeats": 0}, "n_repeats must be at least 1"),
+        ({"n_repeats": 0}, "n_repeats must be a positive integer; got 0"),
     ],
 )
 def test_options_out_of_range(model, spoiled_plane, options, message):

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from math import isnan
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -266,15 +265,3 @@ def combined(columns: Iterable[SolverResult], rhs: Tensor) -> SolverResult:
 def rounding(tensor: Tensor) -> float:
     """Relative size below which a number is rounding, in the dtype of a tensor."""
     return 100 * torch.finfo(tensor.dtype).eps
-
-
-def check_count(name: str, value) -> None:
-    """Raise a ValueError unless `value` is a positive integer."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer; got {value!r}.")
-
-
-def check_tol(value: float) -> None:
-    """Raise a ValueError unless `value` is a positive number."""
-    if not isinstance(value, Real) or not value > 0:
-        raise ValueError(f"tol must be a positive number; got {value!r}.")
