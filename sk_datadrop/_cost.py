@@ -8,7 +8,7 @@ What a round holds at a time does not depend on their number, save copies of the
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import nan
+from math import ceil, nan
 from time import perf_counter
 
 import numpy as np
@@ -21,6 +21,8 @@ from skorch.callbacks import (
     TrainEndCheckpoint,
 )
 
+from sk_datadrop._checks import check_kind
+from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._ranks import module_of
 from sk_datadrop._rounds import train_round
 from sk_datadrop._rows import DatasetRows
@@ -32,26 +34,32 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-_LONG_ENOUGH = 1.0
-"""Seconds of an epoch that can be measured."""
+_MIN_EPOCH_SECONDS = 1.0
+"""A shorter epoch is measured again, on more rows."""
 
-_MOST_TIMES = 8
-"""As many rows as asked for, to get there."""
+_MAX_SAMPLE_FACTOR = 8
+"""These are at most so many times the rows asked for."""
 
-_FEWER = 8
-"""Times, to see what a row adds to the time of a scoring pass."""
+_SUBSAMPLE_FACTOR = 8
+"""Scoring is also timed on so many times fewer rows, to see what a row adds."""
 
-_FEWEST_TRAIN = 256
-"""Of which the curvature is measured by default: with fewer it would cost less."""
+_MIN_TRAIN_ROWS = 256
+"""These are at least so many training rows.
 
-_FEWEST_HELD_OUT = 32
-"""Of which views can be made, and whose number makes a difference to time."""
+The curvature is that of as many by default, and would cost less with fewer.
+"""
 
-_TIMES = 3
-"""To score the same rows; the fastest is the one that nothing else slowed down."""
+_MIN_HELD_OUT_ROWS = 32
+"""And at least so many held-out rows, to make the groups of views from."""
 
-_EPOCHS = 2
-"""The first pays for what is made once."""
+_N_REPEATS = 3
+"""Scoring is timed so often; the fastest time is the one that nothing else slowed."""
+
+_N_EPOCHS = 2
+"""The small training has so many epochs.
+
+The last one is timed, as the first also pays for what is made only once.
+"""
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,8 @@ class Cost:
         Nets trained from scratch: one a round, round 2, and two a round for the trials
         of "auto" (none where it finds nothing to drop).
     seconds : float
-        From start to end, with rounds side by side as `n_jobs` has them: that of the
-        stages, and of the checks before them.
+        From start to end, with rounds and trials side by side as `n_jobs` has them:
+        that of the stages, and of the checks before them.
     seconds_per_stage : dict of str to float
         Seconds of work by stage, as in ``timings_``.
     memory : float
@@ -102,7 +110,7 @@ class Cost:
 
 
 def estimate_cost(
-    estimator, X, y=None, *, X_val=None, y_val=None, n_samples=512
+    estimator, X, y=None, *, X_val=None, y_val=None, n_samples=512, **params
 ) -> Cost:
     """Predict what ``fit`` will cost, by a small fit on some of the rows.
 
@@ -125,6 +133,8 @@ def estimate_cost(
         Rows to train and score, as many as there are at most, and more where these
         take less than a second. Should be twice the `n_samples` of the curvature, and
         a few batches.
+    **params : dict
+        ``groups`` and parameters for the ``fit`` of the net, as for ``fit``.
 
     Returns
     -------
@@ -133,6 +143,8 @@ def estimate_cost(
 
     Raises
     ------
+    TypeError
+        If `estimator` is of another kind.
     ValueError
         If ``fit`` would raise it before any training.
 
@@ -153,9 +165,10 @@ def estimate_cost(
     >>> estimate_cost(DataDropoutRegressor(net), X, X.sum(axis=1)).n_trainings
     6
     """
+    check_kind("estimator", estimator, DataDropoutClassifier, DataDropoutRegressor)
     model = clone(estimator).set_params(memory=None, random_state=0)
     start = perf_counter()
-    problem = model._problem(X, y, X_val, y_val, {})
+    problem = model._problem(X, y, X_val, y_val, params)
     checks = perf_counter() - start
     sizes = [
         (
@@ -166,35 +179,53 @@ def estimate_cost(
     ]
     units = _measure(model, problem, n_samples)
     n_epochs = model.estimator.max_epochs
-    trainings = [n_epochs * units.epoch(*size) for size in sizes]
-    stages = {
-        "round_one": sum(trainings),
-        "scoring": sum(units.scoring(*size, n_epochs) for size in sizes),
-    }
+    n_rounds, n_workers = len(sizes), n_processes(model.n_jobs)
+    training = sum(n_epochs * units.epoch(*size) for size in sizes)
+    scoring = sum(units.scoring(*size, n_epochs) for size in sizes)
+    stages = {"round_one": training, "scoring": scoring}
+    elapsed = _side_by_side(training + scoring, n_rounds, n_workers)
+    if n_rounds == 1 and model.engine is None:
+        # It shares out the rows that it scores, though not the system it solves.
+        fixed = units.scoring(0, sizes[0][1], n_epochs)
+        elapsed -= (scoring - fixed) * (1 - 1 / n_workers)
     n_trials = 0
     if model.drop_fraction == "auto":
-        n_trials = 2 * len(sizes)
-        stages["trials"] = 2 * sum(trainings)
-    n_side_by_side = min(n_processes(model.n_jobs), len(sizes))
-    seconds = sum(stages.values()) / n_side_by_side
-    stages["round_two"] = n_epochs * units.epoch(len(problem.X), 0)
+        n_trials = 2 * n_rounds
+        stages["trials"] = 2 * training
+        elapsed += _side_by_side(stages["trials"], n_trials, n_workers)
+    n_watched = len(problem.validation[0]) if problem.validation else 0
+    stages["round_two"] = n_epochs * units.epoch(len(problem.X), n_watched)
     return Cost(
-        n_trainings=len(sizes) + n_trials + 1,
-        seconds=checks + seconds + stages["round_two"],
+        n_trainings=n_rounds + n_trials + 1,
+        seconds=checks + elapsed + stages["round_two"],
         seconds_per_stage=stages,
-        memory=_peak() + _bytes_of_rows(problem) + len(sizes) * units.of_net,
+        memory=_peak() + _bytes_of_rows(problem) + n_rounds * units.net_bytes,
     )
+
+
+def _side_by_side(seconds: float, number: int, n_workers: int) -> float:
+    """Tell how long calls of equal length take that are `seconds` of work in all."""
+    return ceil(number / n_workers) * seconds / number
 
 
 @dataclass(frozen=True)
 class _Units:
-    """Seconds by row, and what the number of rows has no part in."""
+    """What the cost of any round follows from.
+
+    Attributes
+    ----------
+    train, valid : float
+        Seconds of an epoch for each row trained on, and held out.
+    scoring : callable
+        ``scoring(n_train, n_held_out, n_epochs)`` returns seconds.
+    net_bytes : float
+        Size of the weights and buffers.
+    """
 
     train: float
     valid: float
     scoring: Callable[[int, int, int], float]
-    of_net: float
-    """Bytes of the weights and buffers."""
+    net_bytes: float
 
     def epoch(self, n_train: int, n_held_out: int) -> float:
         return n_train * self.train + n_held_out * self.valid
@@ -220,14 +251,14 @@ class _Stopwatch(Callback):
 def _measure(model, problem, n_samples: int) -> _Units:
     n_samples = max(n_samples, model.estimator.batch_size)
     few = _SmallRound(model, problem, n_samples)
-    if few.seconds < _LONG_ENOUGH:
-        longer = min(_LONG_ENOUGH / max(few.seconds, 1e-3), _MOST_TIMES)
+    if few.seconds < _MIN_EPOCH_SECONDS:
+        longer = min(_MIN_EPOCH_SECONDS / max(few.seconds, 1e-3), _MAX_SAMPLE_FACTOR)
         few = _SmallRound(model, problem, int(longer * n_samples))
     return _Units(
         train=few.watch.train_ / len(few.train[0]),
         valid=few.watch.valid_ / len(few.held_out[0]),
         scoring=few.measure_scoring(),
-        of_net=sum(
+        net_bytes=sum(
             value.nbytes
             for value in module_of(few.net).state_dict().values()
             if isinstance(value, torch.Tensor)
@@ -241,7 +272,8 @@ class _SmallRound:
     def __init__(self, model, problem, n_samples: int) -> None:
         rng = np.random.default_rng(0)
         split = problem.splits[0]
-        self.train = problem.rows(_some(split.train, n_samples, rng))
+        trained = _some(split.train, n_samples, rng)
+        self.train = problem.rows(trained)
         if problem.validation is None:
             self.held_out = problem.rows(_some(split.held_out, n_samples // 2, rng))
         else:
@@ -252,13 +284,14 @@ class _SmallRound:
         self.recorder, self.watch = self.scoring.recorder(), _Stopwatch()
         X, y = self.train
         self.net, self.checkpoints = train_round(
-            _without_files(clone(model.estimator)).set_params(max_epochs=_EPOCHS),
+            _without_files(clone(model.estimator)).set_params(max_epochs=_N_EPOCHS),
             X,
             y,
             self.held_out,
             n_checkpoints=self.scoring.n_checkpoints,
             seed=0,
             callbacks=[self.watch, *([self.recorder] if self.recorder else [])],
+            fit_params=problem.fit_params_of(trained),
             name="estimate of the cost",
         )
 
@@ -306,11 +339,13 @@ def _without_files(net):
 
 def _seconds_of_scoring(seconds, n_train: int, n_held_out: int) -> Callable:
     """Linear in both numbers of rows."""
-    fewer = max(n_train // _FEWER, min(n_train // 2, _FEWEST_TRAIN), 1)
-    fewer_held_out = max(n_held_out // _FEWER, min(n_held_out, _FEWEST_HELD_OUT))
+    fewer = max(n_train // _SUBSAMPLE_FACTOR, min(n_train // 2, _MIN_TRAIN_ROWS), 1)
+    fewer_held_out = max(
+        n_held_out // _SUBSAMPLE_FACTOR, min(n_held_out, _MIN_HELD_OUT_ROWS)
+    )
     sizes = (n_train, n_held_out), (fewer, n_held_out), (n_train, fewer_held_out)
     # In turns, as a machine is slow for a while.
-    measured = [[seconds(*size) for size in sizes] for _ in range(_TIMES)]
+    measured = [[seconds(*size) for size in sizes] for _ in range(_N_REPEATS)]
     whole, of_fewer, of_fewer_held_out = np.min(measured, axis=0)
     per_row = max(whole - of_fewer, 0.0) / max(n_train - fewer, 1)
     per_held_out = max(whole - of_fewer_held_out, 0.0)
@@ -321,7 +356,7 @@ def _seconds_of_scoring(seconds, n_train: int, n_held_out: int) -> Callable:
 
 def _seconds_of_replay(seconds, n_train: int, n_held_out: int) -> Callable:
     """Linear in the rows that pass in training."""
-    per_row = seconds(n_train, n_held_out) / (n_train * _EPOCHS)
+    per_row = seconds(n_train, n_held_out) / (n_train * _N_EPOCHS)
     return lambda n, m, n_epochs: n * n_epochs * per_row
 
 

@@ -8,24 +8,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from sk_datadrop._checks import check_count, check_positive
 from sk_datadrop._derivatives import measured_graphs, pullback
 from sk_datadrop._functional import FunctionalNet
 
-_LARGEST_BATCH = 128
-"""Rows; more are no faster."""
+_MAX_BATCH_ROWS = 128
+"""A batch has at most so many rows; larger ones are no faster."""
 
-_FEW_ROWS = 8
-"""To measure the memory per row on."""
+_N_MEASURED_ROWS = 8
+"""The memory per row is measured on so many."""
 
-_SMALLEST_SCALE = 1e-3
-"""Of a tensor, relative to the mean: keeps rounding from being taken for curvature."""
+_MIN_SCALE = 1e-3
+"""No tensor has a smaller scale, relative to the mean: it would be that of rounding."""
 
 
 @dataclass(frozen=True)
@@ -169,11 +169,11 @@ class Curvature(BaseEstimator, ABC):
 
     def _rows_at_a_time(self, net: FunctionalNet, X, y) -> int:
         """Rows whose graphs stay within `max_memory`."""
-        few = min(_FEW_ROWS, len(X))
+        few = min(_N_MEASURED_ROWS, len(X))
         with measured_graphs(net.theta) as n_bytes:
             _ = list(self._batch_products(net, X[:few], y[:few], few))
             per_row = max(n_bytes() / few, 1)
-        return int(np.clip(self.max_memory / per_row, 1, _LARGEST_BATCH))
+        return int(np.clip(self.max_memory / per_row, 1, _MAX_BATCH_ROWS))
 
     def _products_that_fit(self, net: FunctionalNet, X, y, size) -> list:
         """Products of the first batches, whose graphs are kept for all products."""
@@ -213,25 +213,13 @@ class Curvature(BaseEstimator, ABC):
             ...
         ValueError: scaling must be 'tensor' or None; got 'row'.
         """
-        if not isinstance(self.damping, Real) or not self.damping > 0:
-            raise ValueError(
-                f"damping must be a positive number, relative to the largest "
-                f"eigenvalue; got {self.damping!r}."
-            )
+        relative = ", relative to the largest eigenvalue"
+        check_positive("damping", self.damping, relative)
         if self.scaling not in ("tensor", None):
             raise ValueError(f"scaling must be 'tensor' or None; got {self.scaling!r}.")
-        n = self.n_samples
-        if n is not None and (not isinstance(n, Integral) or n < 1):
-            raise ValueError(f"n_samples must be a positive integer; got {n!r}.")
-        check_max_memory(self.max_memory)
-
-
-def check_max_memory(value: float) -> None:
-    """Raise a ValueError unless `value` is a positive number."""
-    if not isinstance(value, Real) or not value > 0:
-        raise ValueError(
-            f"max_memory must be a positive number of bytes; got {value!r}."
-        )
+        if self.n_samples is not None:
+            check_count("n_samples", self.n_samples)
+        check_positive("max_memory", self.max_memory, " of bytes")
 
 
 def _tensor_scale(net: FunctionalNet, product) -> Tensor:
@@ -244,7 +232,7 @@ def _tensor_scale(net: FunctionalNet, product) -> Tensor:
     """
     size = net.mean_per_tensor(product(net.theta).square()).sqrt()
     # A tensor that moves no output has no curvature to compare with.
-    smallest = _SMALLEST_SCALE * size.mean() + torch.finfo(size.dtype).tiny
+    smallest = _MIN_SCALE * size.mean() + torch.finfo(size.dtype).tiny
     size = size.clamp(min=float(smallest))
     return size / size.mean()
 

@@ -4,15 +4,18 @@ import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
-from joblib import Parallel, delayed
 from scipy import stats
 from sklearn.base import clone, is_classifier
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 
+from sk_datadrop._checks import check_count, check_kind
 from sk_datadrop._drop import check_drop_fraction, paired_standard_error
+from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._rows import as_rows, with_own_targets
+from sk_datadrop._validation import rows_of
+from sk_datadrop._workers import run_all
 
 CONFIDENCE = 0.95
 
@@ -27,7 +30,7 @@ class DropCurve:
 
     Parameters
     ----------
-    fractions : list of float, "negative" or "auto"
+    fractions : list, each item a float in [0, 1), "negative" or "auto"
         As asked for.
     dropout : ndarray of shape (n_runs, n_fractions), dtype float64
         Scores after data dropout.
@@ -148,6 +151,7 @@ def drop_curve(
     scoring=None,
     random_state=None,
     n_jobs=None,
+    **params,
 ) -> DropCurve:
     """Measure whether dropping helps, beside a random drop and none.
 
@@ -163,22 +167,29 @@ def drop_curve(
     estimator : DataDropoutClassifier or DataDropoutRegressor
         Not fitted; its `drop_fraction` plays no part.
     X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-        Rows.
-    y : array-like of shape (n_samples, ...) or None, default=None
-        Targets. None takes those of the data set X. Where they are wrong, those scored
-        on are too: this lowers all scores alike, and makes differences smaller.
-    fractions : sequence of float, "negative" or "auto", default=(0.05, 0.1, ...)
-        What to set `drop_fraction` to.
+        Rows, as for ``fit``.
+    y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
+        Targets, as for ``fit``. Where some are wrong, those scored on are too: this
+        lowers all scores alike, and makes differences smaller.
+    fractions : sequence, each item a float in [0, 1), "negative" or "auto", \
+            default=(0.05, 0.1, 0.2, 0.3, 0.4)
+        What to set `drop_fraction` to, one after the other.
     n_repeats : int, default=3
         How often to go through the outer splits, with fresh seeds.
     cv : int, cross-validation generator or iterable, default=3
-        Outer splits.
+        Outer splits, drawn once: all repetitions share them. An int does not shuffle:
+        for rows in an order that matters take ``KFold(3, shuffle=True)``, or
+        ``StratifiedKFold``, of scikit-learn.
     scoring : str, callable or None, default=None
         As in scikit-learn; None takes the score of the estimator.
     random_state : int, RandomState instance or None, default=None
         Seeds everything.
     n_jobs : int or None, default=None
-        Runs at a time, by joblib.
+        Runs at a time, by processes of joblib's. Under its backend of threads, one.
+        The result is the same.
+    **params : dict
+        As for ``fit``, arrays of n_samples rows cut as X is. ``groups`` goes to the
+        ``split`` of both `cv`, this one and that of the estimator.
 
     Returns
     -------
@@ -187,6 +198,8 @@ def drop_curve(
 
     Raises
     ------
+    TypeError
+        If `estimator` is of another kind.
     ValueError
         If a fraction or the number of repetitions is out of range.
 
@@ -214,41 +227,62 @@ def drop_curve(
     >>> curve.dropout.shape
     (3, 1)
     """
+    check_kind("estimator", estimator, DataDropoutClassifier, DataDropoutRegressor)
+    if isinstance(fractions, str):
+        raise ValueError(
+            "fractions must be a sequence, each item a number in [0, 1), 'negative' or "
+            f"'auto'; got {fractions!r}. Pass [{fractions!r}]."
+        )
     for fraction in fractions:
         check_drop_fraction(fraction)
-    if n_repeats < 1 or not len(fractions):
-        raise ValueError(
-            "n_repeats must be at least 1 and fractions must not be empty; got "
-            f"{n_repeats} and {fractions!r}."
-        )
+    if not len(fractions):
+        raise ValueError(f"fractions must not be empty; got {fractions!r}.")
+    check_count("n_repeats", n_repeats)
     if (data := as_rows(X)) is not None:
         X, y = with_own_targets(data, y)
+    if y is None:
+        raise ValueError(
+            "y is missing: only a data set has targets of its own. Pass y."
+        )
     X, y = indexable(X, y)
     rng = check_random_state(random_state)
     scorer = check_scoring(estimator, scoring)
-    splits = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y))
-    jobs = [
-        delayed(_run)(estimator, X, y, train, test, fractions, scorer, seed)
+    splitter = check_cv(cv, y, classifier=is_classifier(estimator))
+    groups = {"groups": params["groups"]} if "groups" in params else {}
+    splits = list(splitter.split(X, y, **groups))
+    calls = [
+        {
+            "estimator": estimator,
+            "X": X,
+            "y": y,
+            "train": train,
+            "test": test,
+            "fractions": fractions,
+            "scorer": scorer,
+            "params": params,
+            "seed": int(rng.randint(2**31 - 1)),
+        }
         for train, test in splits * n_repeats
-        for seed in [int(rng.randint(2**31 - 1))]
     ]
-    runs = Parallel(n_jobs)(jobs)
+    runs = run_all(_run, calls, n_jobs=n_jobs, net=estimator.estimator)
     return DropCurve(list(fractions), *map(np.array, zip(*runs, strict=True)))
 
 
-def _run(estimator, X, y, train, test, fractions, scorer, seed) -> tuple:
+def _run(estimator, X, y, train, test, fractions, scorer, params, seed) -> tuple:
     """One run: a row of each array of `DropCurve`."""
     # "auto" asks more of the rounds, which is checked before any training.
     rule = "auto" if "auto" in fractions else 0
     model = clone(estimator).set_params(random_state=seed, drop_fraction=rule)
     rows = _safe_indexing(X, train), _safe_indexing(y, train)
     test_rows = _safe_indexing(X, test), _safe_indexing(y, test)
+    params = {name: rows_of(value, train, len(X)) for name, value in params.items()}
     rng = np.random.default_rng(seed)
-    problem = model._problem(*rows, None, None, {})
+    problem = model._problem(*rows, None, None, params)
     with model._progress_bar(len(problem.splits) + 2 * len(fractions) + 1) as bar:
         rounds = model._round_one(problem, bar)
         model._collect_influence(rounds, problem)
-        # Not the initial weights that round 1 had: its luck is not that of round 2.
+        # Another seed than round 1 had: the rows dropped may have been chosen for its
+        # initial weights, and must prove themselves with others.
         fresh = replace(problem, seed=int(rng.integers(2**31)))
 
         def kept_by(fraction) -> np.ndarray:

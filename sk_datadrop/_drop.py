@@ -86,16 +86,10 @@ def keep_mask(views, rounds, drop_fraction, labels=None) -> np.ndarray:
         True = keep. Rows that no view scored are kept.
     """
     influence = mean_influence(views)
-    scored = ~np.isnan(influence)
-    droppable = scored & ~_most_helpful_of_each_class(influence, labels)
+    droppable = ~np.isnan(influence) & ~_most_helpful_of_each_class(influence, labels)
     if drop_fraction == "negative":
         return ~(significantly_negative(views, rounds, labels) & droppable)
-    n_drop = min(round(drop_fraction * scored.sum()), int(droppable.sum()))
-    candidates = np.flatnonzero(droppable)
-    order = candidates[np.argsort(influence[candidates], kind="stable")]
-    keep = np.ones(len(influence), dtype=bool)
-    keep[order[:n_drop]] = False
-    return keep
+    return drop_fewer(~droppable, influence, drop_fraction)
 
 
 def fractions_to_try(keep, influence) -> np.ndarray:
@@ -121,6 +115,8 @@ def fractions_to_try(keep, influence) -> np.ndarray:
 
 def drop_fewer(keep, influence, drop_fraction) -> np.ndarray:
     """Drop a share of the scored rows, of those that a rule drops.
+
+    All that the rule drops, where these are fewer.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ class OptimizerState:
     n_steps: int
 
 
-def sgd_step(state: OptimizerState, gradient: Tensor, options: dict, smoothing: float):
+def sgd_step(state: OptimizerState, gradient: Tensor, options: dict, _smoothing=0.0):
     """Return the state after a step of :class:`torch.optim.SGD`.
 
     Parameters
@@ -40,14 +40,13 @@ def sgd_step(state: OptimizerState, gradient: Tensor, options: dict, smoothing: 
     gradient : Tensor of shape (n_parameters,)
     options : dict
         Those of the optimiser, each a number or a tensor (n_parameters,).
-    smoothing : float
-        Without effect: the step is linear in the gradient.
+    _smoothing : float, default=0.0
+        Not needed: the step is linear in the gradient.
 
     Returns
     -------
     OptimizerState
     """
-    del smoothing
     gradient = gradient + options["weight_decay"] * state.theta
     (momentum,) = state.slots
     if state.n_steps == 0:
@@ -182,6 +181,9 @@ def _options_of(group, optimizer) -> dict:
     own = group or {**optimizer.param_groups[0], "lr": 0.0}
     keys = ("lr", "weight_decay", "eps", "momentum", "dampening", "nesterov")
     options = {key: own[key] for key in keys if key in own}
+    if options.get("momentum") == 0:
+        # Dampens the momentum; the gradient itself is the step without it.
+        options["dampening"] = 0.0
     if "betas" in own:
         options["beta1"], options["beta2"] = own["betas"]
         options["decoupled"] = isinstance(optimizer, torch.optim.AdamW) or own.get(

@@ -148,7 +148,8 @@ def run_round_one(
         )
         trained = perf_counter()
         on_stage(f"{name}: scoring")
-        # Nothing is drawn, but by nets and objectives that should not.
+        # Scoring draws from generators of its own; a net or an objective may draw from
+        # the global ones.
         with seeded(seed, device_of(net)), named(name):
             scores = score_round(
                 scoring.scorer(recorder, n_jobs),

@@ -1,4 +1,4 @@
-"""What all that keep some rows share: parameters, metadata routing, checks of X."""
+"""The base of all estimators, transformers and samplers that keep some of the rows."""
 
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin
@@ -14,7 +14,7 @@ _ROWS = {"dtype": np.float32, "allow_nd": True, "force_writeable": True}
 
 
 class BaseRowSelection(MetaEstimatorMixin, BaseEstimator):
-    """What all that keep some rows share: parameters, routing, the rows kept."""
+    """Has the parameters, routes metadata, checks X, and tells which rows were kept."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class BaseRowSelection(MetaEstimatorMixin, BaseEstimator):
 
     def _check_X(self, X):
         X = self._as_rows(X, reset=False)
-        # Nothing is asked for their targets, if they have any.
+        # Predicting needs no targets: those of a data set, of any type, are not read.
         X = with_targets(X, np.zeros(len(X)))
         if X.shape[1:] != self.input_shape_:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import dataclass
-from numbers import Integral
 from time import perf_counter
 
 import numpy as np
@@ -14,6 +13,7 @@ from skorch import NeuralNet
 from skorch.exceptions import NotInitializedError
 from torch import nn
 
+from sk_datadrop._checks import check_count, check_kind
 from sk_datadrop._curvature import Curvature, GaussNewton
 from sk_datadrop._drop import mean_influence
 from sk_datadrop._functional import FunctionalNet
@@ -196,8 +196,8 @@ def influence_scores(
     skorch_net = _as_skorch_net(net, loss, batch_size)
     check_objective(objective)
     check_autocast(autocast)
-    _check_kind("curvature", curvature, Curvature)
-    _check_kind("solver", solver, Solver)
+    check_kind("curvature", curvature, Curvature, optional=True)
+    check_kind("solver", solver, Solver, optional=True)
     X, y = _rows_and_targets(X, y)
     X_val, y_val = _rows_and_targets(X_val, y_val)
     if checkpoints is not None and not len(checkpoints):
@@ -213,10 +213,11 @@ def influence_scores(
             f"X_val holds {len(X_val)} row(s); influence is measured on held-out rows "
             "and needs at least two."
         )
-    if not isinstance(n_groups, Integral) or not 1 <= int(n_groups) <= len(X_val):
+    check_count("n_groups", n_groups)
+    if n_groups > len(X_val):
         raise ValueError(
-            "n_groups must be a positive integer, at most the number of held-out rows "
-            f"({len(X_val)}); got {n_groups!r}."
+            f"n_groups must be at most the number of held-out rows ({len(X_val)}); got "
+            f"{n_groups!r}."
         )
     seed = check_random_state(random_state).randint(2**31 - 1)
     nets = _at_checkpoints(skorch_net, checkpoints)
@@ -253,13 +254,6 @@ def influence_scores(
         derivative=str(influences[0].derivative),
         seconds=perf_counter() - start,
     )
-
-
-def _check_kind(name: str, value, kind: type) -> None:
-    if value is not None and not isinstance(value, kind):
-        raise TypeError(
-            f"{name} must be None or an instance of {kind.__name__}; got {value!r}."
-        )
 
 
 def _check_not_empty(**arrays) -> None:

@@ -29,7 +29,7 @@ from skorch.utils import to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sk_datadrop._curvature import check_max_memory
+from sk_datadrop._checks import check_positive
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import Influence, objective_gradients, split_groups
 from sk_datadrop._objectives import class_codes, largest_change
@@ -123,7 +123,7 @@ class Trajectory(BaseEstimator):
             raise ValueError(
                 f"smoothing must be a number from 0; got {self.smoothing!r}."
             )
-        check_max_memory(self.max_memory)
+        check_positive("max_memory", self.max_memory, " of bytes")
 
     def check_net(self, net) -> None:
         """Raise a ValueError if the training of an initialized net cannot be replayed.

@@ -17,6 +17,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_memory
 from tqdm.auto import tqdm
 
+from sk_datadrop._checks import check_kind
 from sk_datadrop._curvature import Curvature
 from sk_datadrop._drop import (
     check_drop_fraction,
@@ -395,14 +396,9 @@ class BaseDataDropout(BaseRowSelection, ABC):
         }
         for name, kind in kinds.items():
             value = getattr(self, name)
-            if value is None:
-                continue
-            if not isinstance(value, kind):
-                raise TypeError(
-                    f"{name} must be None or an instance of {kind.__name__}; got "
-                    f"{value!r}."
-                )
-            value.check_parameters()
+            check_kind(name, value, kind, optional=True)
+            if value is not None:
+                value.check_parameters()
         if self.memory is not None and has_ranks(self.estimator):
             raise ValueError(
                 "memory= is not supported where several processes train one net: one "

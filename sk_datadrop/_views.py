@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from sk_datadrop._checks import check_count
 from sk_datadrop._influence import Influence
 from sk_datadrop._solvers import SolverResult
-from sk_datadrop._solvers._base import check_count
 
 Scorer = Callable[..., list[tuple[int, Influence]]]
 """(net, checkpoints, train, held_out, ...) -> epoch and influence, by checkpoint."""

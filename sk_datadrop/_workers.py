@@ -18,7 +18,7 @@ _ONE_AT_A_TIME = Lock()
 
 
 def n_processes(n_jobs) -> int:
-    """Workers to use; threads, which would share torch's generator, are none."""
+    """Workers to use; 1 under a backend of threads, which share torch's generator."""
     backend, _ = get_active_backend()
     shares_memory = getattr(backend, "supports_sharedmem", False)
     return 1 if shares_memory else effective_n_jobs(n_jobs)

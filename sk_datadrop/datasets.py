@@ -99,8 +99,8 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
     Raises
     ------
     ValueError
-        If `rate` or `kind` is out of range or `y` has fewer than three
-        dimensions.
+        If `rate` or `kind` is out of range, `y` has fewer than three dimensions, is
+        not of a float dtype or holds values outside [0, 1].
 
     See Also
     --------
@@ -120,6 +120,14 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
         raise ValueError(
             "corrupt_targets expects images of shape (n_samples, ..., height, width); "
             f"got shape {y.shape}."
+        )
+    is_float = y.dtype.kind == "f"
+    # But for rounding, as resizing and blurring leave it.
+    if not is_float or not ((y >= -1e-6) & (y <= 1 + 1e-6)).all():
+        got = f"{y.min():.3g} to {y.max():.3g}" if is_float else f"dtype {y.dtype}"
+        raise ValueError(
+            f"corrupt_targets expects floats in [0, 1]; got {got}. Scale them first: "
+            "y.astype(np.float32) / 255 for images of bytes."
         )
     if kind not in ("gamma", "shift", "invert", "blur"):
         raise ValueError(

@@ -5,12 +5,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import GroupKFold
 from skorch import NeuralNetRegressor
 from torch.utils.data import TensorDataset
 
 from sk_datadrop import (
     Cost,
     DataDropoutRegressor,
+    DataDropoutTransformer,
     DatasetRows,
     GaussNewton,
     Trajectory,
@@ -108,6 +110,33 @@ def test_trials_and_side_by_side_rounds(clock, rows):
     )
 
 
+def test_workers_take_turns(clock, rows):
+    model = regressor(clock).set_params(cv=5, drop_fraction="auto")
+    alone = estimate_cost(model, *rows)
+    beside = estimate_cost(model.set_params(n_jobs=4), *rows)
+    stages = alone.seconds_per_stage
+    # Five rounds and ten trials by four.
+    assert beside.seconds == pytest.approx(
+        (stages["round_one"] + stages["scoring"]) * 2 / 5
+        + stages["trials"] * 3 / 10
+        + stages["round_two"],
+        rel=0.01,
+    )
+
+
+def test_a_single_round_shares_out_the_rows_it_scores(clock, rows):
+    model = regressor(clock).set_params(cv=0.25)
+    one, two, four = (
+        estimate_cost(model.set_params(n_jobs=n), *rows) for n in (None, 2, 4)
+    )
+    saved = one.seconds - two.seconds
+    assert 0 < saved < one.seconds_per_stage["scoring"] / 2
+    assert one.seconds - four.seconds == pytest.approx(1.5 * saved)
+    model.set_params(engine=Trajectory(), curvature=None)
+    one, two = (estimate_cost(model.set_params(n_jobs=n), *rows) for n in (None, 2))
+    assert one.seconds == pytest.approx(two.seconds)
+
+
 def test_replay_takes_longer_with_more_epochs(clock, rows):
     model = regressor(clock).set_params(engine=Trajectory(), curvature=None)
     ten = estimate_cost(model, *rows)
@@ -142,7 +171,27 @@ def test_estimate_fits_nothing_and_takes_held_out_rows(clock, rows):
     model = regressor(clock)
     cost = estimate_cost(model, X[:300], y[:300], X_val=X[300:], y_val=y[300:])
     assert cost.n_trainings == 2
+    assert cost.seconds_per_stage["round_two"] == pytest.approx(10 * (300 * 3 + 100))
     assert not hasattr(model, "influence_")
+
+
+def test_params_are_those_of_fit(clock, rows):
+    class Noted(NeuralNetRegressor):
+        def fit(self, X, y, numbers, **fit_params):
+            np.testing.assert_array_equal(X, rows[0][numbers])
+            return super().fit(X, y, **fit_params)
+
+    model = regressor(clock).set_params(cv=GroupKFold(4))
+    model.estimator = Noted(**model.estimator.get_params(deep=False))
+    numbers = np.arange(400)
+    cost = estimate_cost(model, *rows, groups=numbers % 8, numbers=numbers)
+    assert cost.n_trainings == 5
+
+
+def test_selectors_have_no_cost(clock, rows):
+    selector = DataDropoutTransformer(regressor(clock).estimator)
+    with pytest.raises(TypeError, match="must be an instance of DataDropoutClassifier"):
+        estimate_cost(selector, *rows)
 
 
 def test_cost_reads_well():

@@ -287,6 +287,7 @@ def test_scale_of_tensors_without_curvature(curvature):
         ({"damping": 0.0}, "damping must be a positive number"),
         ({"damping": "0.1"}, "damping must be a positive number"),
         ({"n_samples": 0}, "n_samples must be a positive integer"),
+        ({"n_samples": True}, "n_samples must be a positive integer; got True"),
         ({"max_memory": 0}, "max_memory must be a positive number of bytes"),
     ],
 )

@@ -1,16 +1,21 @@
 """The drop curve: what it compares, and what it does not let in."""
 
+from threading import get_ident
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from joblib import parallel_config
 from scipy import stats
-from sklearn.model_selection import ShuffleSplit
+from sklearn.model_selection import GroupKFold, ShuffleSplit
 from skorch import NeuralNetRegressor
+from torch.utils.data import TensorDataset
 
 from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
+    DataDropoutTransformer,
     DropCurve,
     DropCurveDisplay,
     drop_curve,
@@ -104,6 +109,18 @@ def test_workers_change_nothing(model, spoiled_plane):
     np.testing.assert_array_equal(alone.random, together.random)
 
 
+def test_threads_are_no_workers(model, spoiled_plane):
+    seen = set()
+
+    def scorer(fitted, X, y):
+        seen.add(get_ident())
+        return fitted.score(X, y)
+
+    with parallel_config(backend="threading"):
+        curve_of(model, spoiled_plane, scoring=scorer, n_repeats=1, n_jobs=2)
+    assert seen == {get_ident()}
+
+
 def test_negative_is_a_fraction_too(classifier, blobs):
     model = DataDropoutClassifier(classifier, cv=3)
     curve = drop_curve(
@@ -136,17 +153,63 @@ def test_interval_of_independent_runs_is_that_of_the_t_test():
     assert np.isnan(_interval(values[:1], overlap=0.25)[1:]).all()
 
 
+def test_groups_are_kept_together_inside_and_outside(model, spoiled_plane):
+    groups = np.arange(120) % 6
+    outer = GroupKFold(3)
+    model.set_params(cv=GroupKFold(2))
+    curve = curve_of(model, spoiled_plane, cv=outer, n_repeats=1, groups=groups)
+    pairs = list(outer.split(*spoiled_plane, groups))
+    assert curve.n_test.tolist() == [len(test) for _, test in pairs]
+    with pytest.raises(ValueError, match="'groups' parameter should not be None"):
+        curve_of(model, spoiled_plane)
+
+
+def test_outer_splitters_need_no_groups(model, spoiled_plane):
+    class Halves:
+        def split(self, X, y):
+            return [(np.arange(60), np.arange(60, 120))]
+
+    curve = curve_of(model, spoiled_plane, cv=Halves(), n_repeats=1)
+    assert curve.n_test.tolist() == [60]
+
+
+def test_fit_params_are_cut_as_rows_are(model, spoiled_plane):
+    class Noted(NeuralNetRegressor):
+        def fit(self, X, y, numbers, **fit_params):
+            np.testing.assert_array_equal(X, spoiled_plane[0][numbers])
+            return super().fit(X, y, **fit_params)
+
+    net = Noted(**model.estimator.get_params(deep=False))
+    curve_of(model.set_params(estimator=net), spoiled_plane, numbers=np.arange(120))
+
+
+def test_only_the_estimators_have_a_curve(model, spoiled_plane):
+    selector = DataDropoutTransformer(model.estimator)
+    with pytest.raises(TypeError, match="must be an instance of DataDropoutClassifier"):
+        curve_of(selector, spoiled_plane)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"fractions": [1.5]}, "drop_fraction must be"),
+        ({"fractions": "negative"}, r"got 'negative'. Pass \['negative'\]"),
         ({"fractions": []}, "fractions must not be empty"),
-        ({"n_repeats": 0}, "n_repeats must be at least 1"),
+        ({"n_repeats": 0}, "n_repeats must be a positive integer; got 0"),
     ],
 )
 def test_options_out_of_range(model, spoiled_plane, options, message):
     with pytest.raises(ValueError, match=message):
         curve_of(model, spoiled_plane, **options)
+
+
+def test_targets_are_those_given_or_of_the_data_set(model, spoiled_plane):
+    X, y = map(torch.tensor, spoiled_plane)
+    given = curve_of(model, spoiled_plane, n_repeats=1)
+    own = curve_of(model, [TensorDataset(X, y)], n_repeats=1)
+    np.testing.assert_array_equal(own.dropout, given.dropout)
+    with pytest.raises(ValueError, match="y is missing"):
+        curve_of(model, [X])
 
 
 def test_gain_over_something_else():

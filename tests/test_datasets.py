@@ -83,6 +83,15 @@ def test_input_is_not_changed_and_seed_decides():
         (lambda: flip_labels([1, 1], 0.1), "needs at least two classes; got 1"),
         (lambda: corrupt_targets(IMAGES, -1), r"rate must lie in \[0, 1\]"),
         (lambda: corrupt_targets(IMAGES, 0.1, kind="noise"), "kind must be 'gamma'"),
+        (
+            lambda: corrupt_targets((255 * IMAGES).astype(np.uint8), 0.1),
+            r"expects floats in \[0, 1\]; got dtype uint8",
+        ),
+        (
+            lambda: corrupt_targets(255 * IMAGES, 0.1),
+            r"expects floats in \[0, 1\]; got .* to 25",
+        ),
+        (lambda: corrupt_targets(np.nan * IMAGES, 0.1), "got nan to nan"),
         (lambda: corrupt_targets(Y, 0.1), r"expects images .* got shape \(200,\)"),
     ],
 )

@@ -17,6 +17,7 @@ SETTINGS = [
     (torch.optim.SGD, {"lr": 0.1}),
     (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
     (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.3}),
+    (torch.optim.SGD, {"lr": 0.1, "dampening": 0.3}),
     (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
     (torch.optim.Adam, {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3}),
     (torch.optim.Adam, {"lr": 0.1, "weight_decay": 0.1}),

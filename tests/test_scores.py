@@ -269,6 +269,18 @@ def test_what_could_not_be_solved_is_said():
             ValueError,
             "n_groups must be a positive integer",
         ),
+        (
+            MLP(),
+            {"loss": nn.CrossEntropyLoss(), "n_groups": True},
+            ValueError,
+            "n_groups must be a positive integer; got True",
+        ),
+        (
+            MLP(),
+            {"loss": nn.CrossEntropyLoss(), "n_groups": 91},
+            ValueError,
+            "n_groups must be at most the number of held-out rows",
+        ),
     ],
 )
 def test_bad_input(blobs, net, options, error, message):

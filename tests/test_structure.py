@@ -12,6 +12,7 @@ ORDER = [
     "metrics",
     "nets",
     "datasets",
+    "_checks",
     "_splits",
     "_rows",
     "_memory",
@@ -42,7 +43,7 @@ ORDER = [
     "_displays",
     "__init__",
 ]
-WITHOUT_TORCH = {"metrics", "datasets", "_splits", "_drop"}
+WITHOUT_TORCH = {"metrics", "datasets", "_checks", "_splits", "_drop"}
 
 
 def part_of(path):

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sk_datadrop._checks import check_count, check_positive
 from sk_datadrop._curvature import CurvatureOperator
 from sk_datadrop._solvers._base import (
     Solver,
     SolverResult,
-    check_count,
-    check_tol,
     refused,
 )
 from sk_datadrop._solvers._krylov import KrylovSpace
@@ -96,7 +95,7 @@ class Arnoldi(Solver):
         """
         check_count("rank", self.rank)
         check_count("max_iter", self.max_iter)
-        check_tol(self.tol)
+        check_positive("tol", self.tol)
         if self.rank > self.max_iter:
             raise ValueError(
                 f"rank must not exceed max_iter; got rank={self.rank} and "

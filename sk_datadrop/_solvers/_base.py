@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from math import isnan
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -169,7 +168,7 @@ def solve_scaled(
     for result in solve(rhs[:, nonzero] / norms):
         solution = torch.full_like(rhs, torch.nan if isnan(result.residual) else 0)
         solution[:, nonzero] = result.solution * norms / root
-        message = result.message or ("" if nonzero.all() else ZERO_GRADIENT)
+        message = result.message or _zero_gradients(nonzero)
         results.append(replace(result, solution=solution, message=message))
     return results
 
@@ -178,6 +177,17 @@ ZERO_GRADIENT = (
     "the gradient of the held-out objective is zero, so every influence is zero; "
     "score an earlier epoch or hold out more rows."
 )
+
+
+def _zero_gradients(nonzero: Tensor) -> str:
+    """Tell how many of the right-hand sides are zero, if any; not all of them are."""
+    if nonzero.all():
+        return ""
+    return (
+        f"the gradient of the held-out objective is zero for {int((~nonzero).sum())} "
+        f"of {len(nonzero)} groups of held-out rows, by which every influence is zero; "
+        "score an earlier epoch or hold out more rows."
+    )
 
 
 def _nothing_to_solve(rhs: Tensor) -> SolverResult:
@@ -255,15 +265,3 @@ def combined(columns: Iterable[SolverResult], rhs: Tensor) -> SolverResult:
 def rounding(tensor: Tensor) -> float:
     """Relative size below which a number is rounding, in the dtype of a tensor."""
     return 100 * torch.finfo(tensor.dtype).eps
-
-
-def check_count(name: str, value) -> None:
-    """Raise a ValueError unless `value` is a positive integer."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer; got {value!r}.")
-
-
-def check_tol(value: float) -> None:
-    """Raise a ValueError unless `value` is a positive number."""
-    if not isinstance(value, Real) or not value > 0:
-        raise ValueError(f"tol must be a positive number; got {value!r}.")

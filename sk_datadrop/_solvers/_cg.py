@@ -6,12 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from sk_datadrop._checks import check_count, check_positive
 from sk_datadrop._curvature import CurvatureOperator
 from sk_datadrop._solvers._base import (
     Solver,
     SolverResult,
-    check_count,
-    check_tol,
     combined,
     refused,
     rounding,
@@ -93,7 +92,7 @@ class CG(Solver):
         ValueError: tol must be a positive number; got 0.
         """
         check_count("max_iter", self.max_iter)
-        check_tol(self.tol)
+        check_positive("tol", self.tol)
         if self.preconditioner is not None and not callable(self.preconditioner):
             raise ValueError(
                 "preconditioner must be None or a callable (r, shift) -> tensor like "

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from sk_datadrop._checks import check_count
 from sk_datadrop._curvature import CurvatureOperator
-from sk_datadrop._solvers._base import Solver, SolverResult, check_count, refused
+from sk_datadrop._solvers._base import Solver, SolverResult, refused
 
 
 class Dense(Solver):

@@ -6,12 +6,11 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from sk_datadrop._checks import check_count, check_positive
 from sk_datadrop._curvature import CurvatureOperator
 from sk_datadrop._solvers._base import (
     Solver,
     SolverResult,
-    check_count,
-    check_tol,
     combined,
     refused,
     solve_scaled,
@@ -85,7 +84,7 @@ class Lanczos(Solver):
         ValueError: max_iter must be a positive integer; got 0.
         """
         check_count("max_iter", self.max_iter)
-        check_tol(self.tol)
+        check_positive("tol", self.tol)
 
     def solve_path(
         self, operator: CurvatureOperator, rhs: Tensor, dampings: Iterable[float]

@@ -5,12 +5,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from sk_datadrop._checks import check_count, check_positive
 from sk_datadrop._curvature import CurvatureOperator
 from sk_datadrop._solvers._base import (
     Solver,
     SolverResult,
-    check_count,
-    check_tol,
     combined,
     refused,
     rounding,
@@ -88,7 +87,7 @@ class LiSSA(Solver):
         ValueError: max_iter must be a positive integer; got 2.5.
         """
         check_count("max_iter", self.max_iter)
-        check_tol(self.tol)
+        check_positive("tol", self.tol)
 
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
         space = extreme_eigenvalues(
