@@ -4,7 +4,7 @@ Looking at what was dropped
 
 Of the fours that somebody labelled nine, half of all fours, nearly all are found, and
 they are the most harmful rows; but many right nines are dropped along with them. Four
-pictures and a table show what was dropped, why, and how sure the rounds were. Look
+pictures and a table show what was dropped, why, and how sure the splits were. Look
 before you trust: the share dropped of one class gives the game away.
 """
 
@@ -76,11 +76,11 @@ InfluenceDisplay.from_estimator(model, X, y_given, kind="classes")
 plt.show()
 
 # %%
-# How far the rounds agree
+# How far the splits agree
 # ------------------------
-# Each point is a row, its influence in one round against that in another. The rule
-# drops a row if the rounds agree that it is harmful. With clean data the cloud is
-# round, the correlation is near zero, and nothing is dropped.
+# Each point is a row, its influence in one split against that in another. The rule
+# drops a row if the splits agree that it is harmful. With clean data the cloud is
+# split, the correlation is near zero, and nothing is dropped.
 
 InfluenceDisplay.from_estimator(model, X, y_given, kind="agreement")
 plt.show()

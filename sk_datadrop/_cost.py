@@ -1,8 +1,8 @@
 """What a fit will cost, told by a small one.
 
-A round is trained for two epochs on a few of the rows, and scored a few times; what
+A split is trained for two epochs on a few of the rows, and scored a few times; what
 the fit takes follows from how time grows with the rows. Both parts are linear in them.
-What a round holds at a time does not depend on their number, save copies of the rows.
+What a split holds at a time does not depend on their number, save copies of the rows.
 """
 
 import sys
@@ -71,10 +71,10 @@ class Cost:
     Parameters
     ----------
     n_trainings : int
-        Nets trained from scratch: one a round, round 2, and two a round for the trials
+        Nets trained from scratch: one a split, round 2, and two a split for the trials
         of "auto" (none where it finds nothing to drop).
     seconds : float
-        From start to end, with rounds and trials side by side as `n_jobs` has them:
+        From start to end, with splits and trials side by side as `n_jobs` has them:
         that of the stages, and of the checks before them.
     seconds_per_stage : dict of str to float
         Seconds of work by stage, as in ``timings_``.
@@ -115,7 +115,7 @@ def estimate_cost(
     """Predict what ``fit`` will cost, by a small fit on some of the rows.
 
     Takes about as long as three epochs on `n_samples` rows, or a few seconds. What it
-    does not see: callbacks that stop a training early, rounds that `memory` knows,
+    does not see: callbacks that stop a training early, splits that `memory` knows,
     machines that slow down when busy, and systems that are harder to solve for a net
     trained to the end.
 
@@ -179,27 +179,27 @@ def estimate_cost(
     ]
     units = _measure(model, problem, n_samples)
     n_epochs = model.estimator.max_epochs
-    n_rounds, n_workers = len(sizes), n_processes(model.n_jobs)
+    n_splits, n_workers = len(sizes), n_processes(model.n_jobs)
     training = sum(n_epochs * units.epoch(*size) for size in sizes)
     scoring = sum(units.scoring(*size, n_epochs) for size in sizes)
     stages = {"round_one": training, "scoring": scoring}
-    elapsed = _side_by_side(training + scoring, n_rounds, n_workers)
-    if n_rounds == 1 and model.engine is None:
+    elapsed = _side_by_side(training + scoring, n_splits, n_workers)
+    if n_splits == 1 and model.engine is None:
         # It shares out the rows that it scores, though not the system it solves.
         fixed = units.scoring(0, sizes[0][1], n_epochs)
         elapsed -= (scoring - fixed) * (1 - 1 / n_workers)
     n_trials = 0
     if model.drop_fraction == "auto":
-        n_trials = 2 * n_rounds
+        n_trials = 2 * n_splits
         stages["trials"] = 2 * training
         elapsed += _side_by_side(stages["trials"], n_trials, n_workers)
     n_watched = len(problem.validation[0]) if problem.validation else 0
     stages["round_two"] = n_epochs * units.epoch(len(problem.X), n_watched)
     return Cost(
-        n_trainings=n_rounds + n_trials + 1,
+        n_trainings=n_splits + n_trials + 1,
         seconds=checks + elapsed + stages["round_two"],
         seconds_per_stage=stages,
-        memory=_peak() + _bytes_of_rows(problem) + n_rounds * units.net_bytes,
+        memory=_peak() + _bytes_of_rows(problem) + n_splits * units.net_bytes,
     )
 
 
@@ -210,7 +210,7 @@ def _side_by_side(seconds: float, number: int, n_workers: int) -> float:
 
 @dataclass(frozen=True)
 class _Units:
-    """What the cost of any round follows from.
+    """What the cost of any split follows from.
 
     Attributes
     ----------
@@ -267,7 +267,7 @@ def _measure(model, problem, n_samples: int) -> _Units:
 
 
 class _SmallRound:
-    """A round on some of its rows, trained."""
+    """A split on some of its rows, trained."""
 
     def __init__(self, model, problem, n_samples: int) -> None:
         rng = np.random.default_rng(0)
@@ -377,7 +377,7 @@ def _peak() -> float:
 
 
 def _bytes_of_rows(problem) -> float:
-    """Count the rows that are cut for a round; all were as float32 before."""
+    """Count the rows that are cut for a split; all were as float32 before."""
     if isinstance(problem.X, DatasetRows):
         return 0
     return problem.X.nbytes + problem.targets.values.nbytes

@@ -322,7 +322,7 @@ class Hessian(Curvature):
     Trained nets are rarely at one: the Hessian then has negative eigenvalues,
     along which the formula would turn influences around. Damping mends that as
     long as it exceeds them. If the damped matrix is not positive definite, the
-    solvers refuse, the round is not scored, and a warning names the damping that
+    solvers refuse, the split is not scored, and a warning names the damping that
     it would take. `GaussNewton` leaves out the part that can be negative.
 
     Parameters

@@ -270,7 +270,7 @@ def drop_curve(
 
 def _run(estimator, X, y, train, test, fractions, scorer, params, seed) -> tuple:
     """One run: a row of each array of `DropCurve`."""
-    # "auto" asks more of the rounds, which is checked before any training.
+    # "auto" asks more of the splits, which is checked before any training.
     rule = "auto" if "auto" in fractions else 0
     model = clone(estimator).set_params(random_state=seed, drop_fraction=rule)
     rows = _safe_indexing(X, train), _safe_indexing(y, train)

@@ -260,7 +260,7 @@ class InfluenceDisplay:
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
         >>> display = InfluenceDisplay.from_estimator(model, X, y, kind="agreement")
         >>> display.ax_.get_xlabel()
-        'influence, round 1, epoch 10, group 1'
+        'influence, split 1, epoch 10, group 1'
         """
         return cls(estimator, X, y).plot(kind, ax=ax, n_rows=n_rows)
 
@@ -277,7 +277,7 @@ class InfluenceDisplay:
               given and predicted, or the target image beneath;
             - "classes": share of each class that was dropped;
             - "agreement": influence in one view against another, the first two of
-              different rounds where there are such.
+              different splits where there are such.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None makes a figure. A gallery always makes its own.
         n_rows : int, default=8
@@ -356,7 +356,7 @@ class InfluenceDisplay:
 
     def _agreement(self, ax) -> None:
         views = self.estimator.views_
-        others = [i for i, view in enumerate(views) if view.round != views[0].round]
+        others = [i for i, view in enumerate(views) if view.split != views[0].split]
         if len(views) < 2:
             raise ValueError("there is one view only; it has no other to agree with.")
         second = others[0] if others else 1
@@ -415,7 +415,7 @@ def _short(value) -> str:
 
 
 def _name(view) -> str:
-    return f"round {view.round + 1}, epoch {view.epoch}, group {view.group + 1}"
+    return f"split {view.split + 1}, epoch {view.epoch}, group {view.group + 1}"
 
 
 def _draw_row(ax, values) -> None:

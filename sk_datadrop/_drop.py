@@ -64,15 +64,15 @@ def standard_error(views: np.ndarray) -> np.ndarray:
     return np.where(count >= 2, error, np.nan)
 
 
-def keep_mask(views, rounds, drop_fraction, labels=None) -> np.ndarray:
+def keep_mask(views, split_of_view, drop_fraction, labels=None) -> np.ndarray:
     """Decide which rows stay.
 
     Parameters
     ----------
     views : ndarray of shape (n_views, n_samples)
         Influence per view, NaN where a view did not score the row.
-    rounds : ndarray of shape (n_views,), dtype int
-        The round each view comes from.
+    split_of_view : ndarray of shape (n_views,), dtype int
+        The split each view comes from.
     drop_fraction : "negative" or float in [0, 1)
         "negative" drops the rows that `significantly_negative` names; a float
         drops that share of the scored rows, lowest mean influence first.
@@ -88,7 +88,7 @@ def keep_mask(views, rounds, drop_fraction, labels=None) -> np.ndarray:
     influence = mean_influence(views)
     droppable = ~np.isnan(influence) & ~_most_helpful_of_each_class(influence, labels)
     if drop_fraction == "negative":
-        return ~(significantly_negative(views, rounds, labels) & droppable)
+        return ~(significantly_negative(views, split_of_view, labels) & droppable)
     return drop_fewer(~droppable, influence, drop_fraction)
 
 
@@ -143,11 +143,11 @@ def one_standard_error(objectives, overlap: float) -> int:
 
     Parameters
     ----------
-    objectives : ndarray of shape (n_rounds, n_fractions), dtype float64
+    objectives : ndarray of shape (n_splits, n_fractions), dtype float64
         Held-out objective, lower is better; the first column is that of dropping
         nothing.
     overlap : float
-        Held-out rows per training row of a round, for `paired_standard_error`.
+        Held-out rows per training row of a split, for `paired_standard_error`.
 
     Returns
     -------
@@ -188,7 +188,7 @@ def paired_standard_error(differences, overlap: float) -> np.ndarray:
     return differences.std(axis=0, ddof=1) * np.sqrt(1 / len(differences) + overlap)
 
 
-def significantly_negative(views, rounds, labels=None) -> np.ndarray:
+def significantly_negative(views, split_of_view, labels=None) -> np.ndarray:
     """Rows more likely harmful than not, given how far the views agree.
 
     A one-sided t-test per row over independent views; then the rows whose local
@@ -199,18 +199,18 @@ def significantly_negative(views, rounds, labels=None) -> np.ndarray:
     p with ``pi m p <= k / 5``.
 
     Storey's estimate of pi joins two rules in one. On clean data most rows
-    disagree about their sign from round to round: pi is large, small p-values
+    disagree about their sign from split to split: pi is large, small p-values
     are no more frequent than chance makes them, and nothing is dropped. Where
-    there are harmful rows, rounds agree about nearly every row, helpful or
+    there are harmful rows, splits agree about nearly every row, helpful or
     harmful: pi is small, and the cut comes close to the plain sign rule of the
     Data Dropout paper.
 
     A row must pass among all rows, and once more among those of its class: where a
-    class is rare, rounds disagree about its rows, and the agreement about all others
+    class is rare, splits disagree about its rows, and the agreement about all others
     is no evidence against them [2]_.
 
-    With three rounds or more the views of a round are averaged first: views of
-    one round share its training and are no independent evidence. With fewer,
+    With three splits or more the views of a split are averaged first: views of
+    one split share its training and are no independent evidence. With fewer,
     every view counts; with a single view there is nothing to test, and the sign
     decides.
 
@@ -218,8 +218,8 @@ def significantly_negative(views, rounds, labels=None) -> np.ndarray:
     ----------
     views : ndarray of shape (n_views, n_samples)
         Influence per view, NaN where a view did not score the row.
-    rounds : ndarray of shape (n_views,), dtype int
-        The round each view comes from.
+    split_of_view : ndarray of shape (n_views,), dtype int
+        The split each view comes from.
     labels : ndarray of shape (n_samples,) or None, default=None
         Classes.
 
@@ -238,9 +238,11 @@ def significantly_negative(views, rounds, labels=None) -> np.ndarray:
     .. [3] Storey (2002). A direct approach to false discovery rates.
        doi:10.1111/1467-9868.00346
     """
-    names = np.unique(rounds)
+    names = np.unique(split_of_view)
     if len(names) >= 3:
-        views = np.stack([mean_influence(views[rounds == name]) for name in names])
+        views = np.stack(
+            [mean_influence(views[split_of_view == name]) for name in names]
+        )
     mean = mean_influence(views)
     if len(views) == 1:
         return mean < 0

@@ -44,15 +44,15 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         - float: drop this share of the scored rows, lowest influence first; 0
           drops nothing.
         - "auto": drop what "negative" does, half of it or nothing, whichever retraining
-          recommends. Each round is trained twice more, without as many of its lowest
+          recommends. Each split is trained twice more, without as many of its lowest
           rows, and compared on the rows it holds out, by views that these had no part
           in; nothing is dropped if that is within a standard error of the best.
           No training where "negative" drops nothing. Needs folds, three of them with
           `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
-        - int: number of shuffled stratified folds, one round each;
-        - float in (0, 1): one round that holds out this share; cheaper, and
-          more cautious, as there are no other rounds to agree with;
+        - int: number of shuffled stratified folds, one split each;
+        - float in (0, 1): one split that holds out this share; cheaper, and
+          more cautious, as there are no other splits to agree with;
         - splitter, or iterable of (train, held-out) index arrays.
     objective : {"bounded", "loss"} or callable, default="bounded"
         What the held-out rows measure. "bounded" is one minus the probability
@@ -62,7 +62,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         callable gets (outputs, y) as tensors and returns a tensor of shape (n_rows,),
         lower being better.
     views : Views or None, default=None
-        Which checkpoints and held-out groups of a round are scored.
+        Which checkpoints and held-out groups of a split are scored.
     engine : Trajectory or None, default=None
         None scores by influence functions, with `curvature` and `solver`;
         ``Trajectory()`` by replaying the training backwards.
@@ -74,14 +74,14 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         Precision in which the net runs as it scores the rows, with torch.autocast:
         faster where the hardware has it. See :func:`influence_scores`.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Where to keep the rounds, trained and scored, and the trials of "auto", so that
+        Where to keep the splits, trained and scored, and the trials of "auto", so that
         a fit that differs in `drop_fraction` only, or was killed, does not repeat
         them. Needs an integer `random_state`. The key holds the rows, the parameters,
         the seed, the code of the net as Python has loaded it and the versions of the
         libraries; whoever can write there can execute code here.
     n_jobs : int or None, default=None
-        Number of processes of joblib's, for rounds to run side by side, or for the
-        rows of a single round to be scored. Under its backend of threads, none. The
+        Number of processes of joblib's, for splits to run side by side, or for the
+        rows of a single split to be scored. Under its backend of threads, none. The
         result is the same.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches, and
@@ -103,10 +103,10 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         Mean influence over the views, in units of the objective. Positive is
         helpful, negative harmful. NaN for rows never scored.
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
-        Influence by view. A row that the round held out is scored by other
+        Influence by view. A row that the split held out is scored by other
         held-out rows; NaN where that is impossible.
     views_ : list of View
-        Round, epoch and held-out group of each view.
+        Split, epoch and held-out group of each view.
     sample_mask_ : ndarray of shape (n_samples,), dtype bool
         True where the row was kept.
     sample_indices_ : ndarray of shape (n_kept,), dtype int64
@@ -118,13 +118,13 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
     drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
         Share of each class that was dropped.
     solver_results_ : list of SolverResult
-        One per round and checkpoint; none with `Trajectory`.
+        One per split and checkpoint; none with `Trajectory`.
     cv_results_ : dict of str to ndarray
         With "auto" only: "drop_fraction" of shape (n_fractions,), and "objective" of
-        shape (n_rounds, n_fractions) on the rows held out, lower being better.
+        shape (n_splits, n_fractions) on the rows held out, lower being better.
     timings_ : dict of str to float
         Seconds of work in "round_one", "scoring", "trials" ("auto" only) and
-        "round_two", summed over the rounds; those of a round that `memory` gave back
+        "round_two", summed over the splits; those of a split that `memory` gave back
         are of when it was run.
     classes_ : ndarray of shape (n_classes,)
         Labels.
@@ -358,15 +358,15 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
         - float: drop this share of the scored rows, lowest influence first; 0
           drops nothing.
         - "auto": drop what "negative" does, half of it or nothing, whichever retraining
-          recommends. Each round is trained twice more, without as many of its lowest
+          recommends. Each split is trained twice more, without as many of its lowest
           rows, and compared on the rows it holds out, by views that these had no part
           in; nothing is dropped if that is within a standard error of the best.
           No training where "negative" drops nothing. Needs folds, three of them with
           `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
-        - int: number of shuffled folds, one round each;
-        - float in (0, 1): one round that holds out this share; cheaper, and
-          more cautious, as there are no other rounds to agree with;
+        - int: number of shuffled folds, one split each;
+        - float in (0, 1): one split that holds out this share; cheaper, and
+          more cautious, as there are no other splits to agree with;
         - splitter, or iterable of (train, held-out) index arrays.
     objective : {"bounded", "loss"} or callable, default="bounded"
         What the held-out rows measure. "bounded" is
@@ -375,7 +375,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
         paper; a callable gets (outputs, y) as tensors and returns a tensor of
         shape (n_rows,), lower being better.
     views : Views or None, default=None
-        Which checkpoints and held-out groups of a round are scored.
+        Which checkpoints and held-out groups of a split are scored.
     engine : Trajectory or None, default=None
         None scores by influence functions, with `curvature` and `solver`;
         ``Trajectory()`` by replaying the training backwards.
@@ -387,14 +387,14 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
         Precision in which the net runs as it scores the rows, with torch.autocast:
         faster where the hardware has it. See :func:`influence_scores`.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Where to keep the rounds, trained and scored, and the trials of "auto", so that
+        Where to keep the splits, trained and scored, and the trials of "auto", so that
         a fit that differs in `drop_fraction` only, or was killed, does not repeat
         them. Needs an integer `random_state`. The key holds the rows, the parameters,
         the seed, the code of the net as Python has loaded it and the versions of the
         libraries; whoever can write there can execute code here.
     n_jobs : int or None, default=None
-        Number of processes of joblib's, for rounds to run side by side, or for the
-        rows of a single round to be scored. Under its backend of threads, none. The
+        Number of processes of joblib's, for splits to run side by side, or for the
+        rows of a single split to be scored. Under its backend of threads, none. The
         result is the same.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches, and
@@ -418,7 +418,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
         Influence by view.
     views_ : list of View
-        Round, epoch and held-out group of each view.
+        Split, epoch and held-out group of each view.
     sample_mask_ : ndarray of shape (n_samples,), dtype bool
         True where the row was kept.
     sample_indices_ : ndarray of shape (n_kept,), dtype int64
@@ -428,13 +428,13 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     drop_fraction_ : float
         Share of the scored rows that was dropped.
     solver_results_ : list of SolverResult
-        One per round and checkpoint; none with `Trajectory`.
+        One per split and checkpoint; none with `Trajectory`.
     cv_results_ : dict of str to ndarray
         With "auto" only: "drop_fraction" of shape (n_fractions,), and "objective" of
-        shape (n_rounds, n_fractions) on the rows held out, lower being better.
+        shape (n_splits, n_fractions) on the rows held out, lower being better.
     timings_ : dict of str to float
         Seconds of work in "round_one", "scoring", "trials" ("auto" only) and
-        "round_two", summed over the rounds; those of a round that `memory` gave back
+        "round_two", summed over the splits; those of a split that `memory` gave back
         are of when it was run.
     n_features_in_ : int
         Size of the first axis after that of the samples.

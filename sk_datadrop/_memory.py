@@ -1,6 +1,6 @@
-"""What makes one round different from another, for `memory`.
+"""What makes one split different from another, for `memory`.
 
-A stored round may be given back only if training it again would lead to the same
+A stored split may be given back only if training it again would lead to the same
 numbers. joblib knows the rows; this adds the net: its parameters, the code of every
 class and function that it is made of as Python has loaded it, the plain data that these
 name, what the net holds before its training, and the versions of the libraries. Not
@@ -36,7 +36,7 @@ _SITES = {"site-packages", "dist-packages"}
 
 
 def round_key(estimator, modules, settings: dict, rows) -> str:
-    """Digest of all that a round depends on, besides its split and its seed.
+    """Digest of all that a split depends on, besides its split and its seed.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def _as_key(name: str, value, *, in_one_copy: bool = False) -> tuple[str, list]:
     """Return a hash that tells the value from others, and what it is made of.
 
     Of a value too large for two copies it is not seen whether these would be told
-    apart: a round would then be trained again.
+    apart: a split would then be trained again.
     """
     if isinstance(value, torch.Tensor | np.ndarray):
         return joblib.hash(_plain(value)), []

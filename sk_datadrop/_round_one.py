@@ -1,4 +1,4 @@
-"""One round of round 1: train on some rows, score all by those held out."""
+"""One split of round 1: train on some rows, score all by those held out."""
 
 import warnings
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from sk_datadrop._views import RoundScores, score_round
 
 @dataclass(frozen=True)
 class Scoring:
-    """How the rows of a round are scored: parameters of the estimators."""
+    """How the rows of a split are scored: parameters of the estimators."""
 
     objective: Any
     is_classification: bool
@@ -61,7 +61,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class RoundOne:
-    """What came out of one round.
+    """What came out of one split.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ def run_round_one(
     split : Split
         Which rows these are, for joblib.
     number : int
-        Number of the round, from 0.
+        Number of the split, from 0.
     score_held_out : bool
     seed : int
         Of the training, and of all draws in scoring.
@@ -118,7 +118,7 @@ def run_round_one(
     fit_params : dict
         For the net's ``fit``.
     name : str
-        What messages call the round.
+        What messages call the split.
     verbose : int, default=0
         Verbosity of the net.
     n_jobs : int or None, default=None

@@ -38,7 +38,7 @@ class _BaseSelector(OneToOneFeatureMixin, BaseRowSelection):
             Labels of any type for a classifier; targets of the shape of the
             net's outputs for a regressor. None takes those of the data set X.
         X_val, y_val : array-like, Dataset or None, default=None
-            Rows to measure influence on, instead of `cv`: one round that trains
+            Rows to measure influence on, instead of `cv`: one split that trains
             on all of X. Never trained on and never dropped.
         **params : dict
             ``groups`` of shape (n_samples,) goes to the ``split`` of `cv`, all else to
@@ -169,14 +169,14 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         Net with a module *class*, cloned and never fitted itself. This and all
         parameters below as in :class:`DataDropoutClassifier`.
     drop_fraction : "negative", "auto" or float in [0, 1), default="negative"
-        Which rows to drop: those likely harmful, as many as retraining the rounds
+        Which rows to drop: those likely harmful, as many as retraining the splits
         recommends, or this share.
     cv : int, float, cross-validation generator or iterable, default=5
-        Which rows each round holds out.
+        Which rows each split holds out.
     objective : {"bounded", "loss"} or callable, default="bounded"
         What the held-out rows measure.
     views : Views or None, default=None
-        Which checkpoints and held-out groups of a round are scored.
+        Which checkpoints and held-out groups of a split are scored.
     engine : Trajectory or None, default=None
         How to score, if not by influence functions.
     curvature : Curvature or None, default=None
@@ -186,9 +186,9 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
     autocast : {"bfloat16", "float16"} or None, default=None
         Precision in which the net runs as it scores the rows.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Where to keep the rounds. Shared with estimators of the same parameters.
+        Where to keep the splits. Shared with estimators of the same parameters.
     n_jobs : int or None, default=None
-        Number of rounds to run at a time.
+        Number of splits to run at a time.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits and the trainings.
     verbose : int, default=0
@@ -203,7 +203,7 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
         Influence by view.
     views_ : list of View
-        Round, epoch and held-out group of each view.
+        Split, epoch and held-out group of each view.
     sample_mask_ : ndarray of shape (n_samples,), dtype bool
         True where the row is to be kept.
     sample_indices_ : ndarray of shape (n_kept,), dtype int64
@@ -215,7 +215,7 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
     drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
         Share of each class to drop; for a classifier only.
     solver_results_ : list of SolverResult
-        One per round and checkpoint; none with `Trajectory`.
+        One per split and checkpoint; none with `Trajectory`.
     cv_results_ : dict of str to ndarray
         What "auto" compared; with "auto" only.
     timings_ : dict of str to float
@@ -326,14 +326,14 @@ class DataDropoutSampler(_BaseSelector):
         Net with a module *class*, cloned and never fitted itself. This and all
         parameters below as in :class:`DataDropoutClassifier`.
     drop_fraction : "negative", "auto" or float in [0, 1), default="negative"
-        Which rows to drop: those likely harmful, as many as retraining the rounds
+        Which rows to drop: those likely harmful, as many as retraining the splits
         recommends, or this share.
     cv : int, float, cross-validation generator or iterable, default=5
-        Which rows each round holds out.
+        Which rows each split holds out.
     objective : {"bounded", "loss"} or callable, default="bounded"
         What the held-out rows measure.
     views : Views or None, default=None
-        Which checkpoints and held-out groups of a round are scored.
+        Which checkpoints and held-out groups of a split are scored.
     engine : Trajectory or None, default=None
         How to score, if not by influence functions.
     curvature : Curvature or None, default=None
@@ -343,9 +343,9 @@ class DataDropoutSampler(_BaseSelector):
     autocast : {"bfloat16", "float16"} or None, default=None
         Precision in which the net runs as it scores the rows.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Where to keep the rounds. Shared with estimators of the same parameters.
+        Where to keep the splits. Shared with estimators of the same parameters.
     n_jobs : int or None, default=None
-        Number of rounds to run at a time.
+        Number of splits to run at a time.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits and the trainings.
     verbose : int, default=0
@@ -360,7 +360,7 @@ class DataDropoutSampler(_BaseSelector):
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
         Influence by view.
     views_ : list of View
-        Round, epoch and held-out group of each view.
+        Split, epoch and held-out group of each view.
     sample_mask_ : ndarray of shape (n_samples,), dtype bool
         True where the row was kept.
     sample_indices_ : ndarray of shape (n_kept,), dtype int64
@@ -372,7 +372,7 @@ class DataDropoutSampler(_BaseSelector):
     drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
         Share of each class that was dropped; for a classifier only.
     solver_results_ : list of SolverResult
-        One per round and checkpoint; none with `Trajectory`.
+        One per split and checkpoint; none with `Trajectory`.
     cv_results_ : dict of str to ndarray
         What "auto" compared; with "auto" only.
     timings_ : dict of str to float

@@ -1,4 +1,4 @@
-"""Which rows each round trains on, and which it holds out."""
+"""Which rows each split trains on, and which it holds out."""
 
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -16,7 +16,7 @@ from sklearn.model_selection import (
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one round, as indices into the data given to ``fit``.
+    """Rows of one split, as indices into the data given to ``fit``.
 
     `held_out` is empty when the held-out rows come from elsewhere.
     """
@@ -54,7 +54,7 @@ def held_out_splits(
     Raises
     ------
     ValueError
-        If `cv` is out of range, a class is too small for it, a round would
+        If `cv` is out of range, a class is too small for it, a split would
         train on no row, hold out no row, train on a row it holds out, or miss a
         class.
     """
@@ -83,7 +83,7 @@ def _splitter(cv, *, stratified: bool, random_state: int):
     if isinstance(cv, Integral) and not isinstance(cv, bool):
         if cv < 2:
             raise ValueError(
-                f"cv must be at least 2 folds; got {cv}. For one round hold out a "
+                f"cv must be at least 2 folds; got {cv}. For one split hold out a "
                 "share, such as cv=0.2."
             )
         fold = StratifiedKFold if stratified else KFold
@@ -123,7 +123,7 @@ def _indices(rows, n_samples: int) -> np.ndarray:
     if len(np.unique(rows)) < len(rows):
         raise ValueError(
             f"cv names {len(rows) - len(np.unique(rows))} of its rows more than once "
-            "in one split. A row is trained on and scored once per round: leave out "
+            "in one split. A row is trained on and scored once per split: leave out "
             "the repetitions."
         )
     return rows
@@ -166,7 +166,7 @@ def _check_classes_present(split: Split, number: int, y, classes) -> None:
         raise ValueError(
             f"split {number} of cv trains on no row of class "
             f"{_name(classes, missing[0])}; every class must be in the training "
-            "rows of every round. Use a stratified splitter."
+            "rows of every split. Use a stratified splitter."
         )
 
 

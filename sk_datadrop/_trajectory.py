@@ -398,7 +398,7 @@ def trajectory_influences(
     if not np.abs(scores).max() <= largest_change(objective):
         warnings.warn(
             f"the derivatives through the training grew to {np.abs(scores).max():.2g} "
-            "and this round is not scored: a small change of a row's weight would "
+            "and the rows are not scored: a small change of a row's weight would "
             "have led training elsewhere altogether. Lower the learning rate or the "
             "momentum, raise the smoothing of Trajectory, or use influence functions.",
             ConvergenceWarning,

@@ -1,6 +1,6 @@
-"""Is dropping worth it? The rounds of round 1, trained again without some rows.
+"""Is dropping worth it? The splits of round 1, trained again without some rows.
 
-What `drop_fraction="auto"` decides by. The rows that a round held out compare its net
+What `drop_fraction="auto"` decides by. The rows that a split held out compare its net
 with one trained again, from the same initial weights, without some of the rows. In
 deciding which rows go nothing is measured on them: those views are left out.
 """
@@ -36,20 +36,20 @@ class Trial(NamedTuple):
 def check_trial_splits(splits: list[Split], *, score_held_out: bool) -> None:
     """Raise a ValueError unless there are rows to compare on, and to leave out.
 
-    Every round must hold out rows of its own, and train on some that others score.
+    Every split must hold out rows of its own, and train on some that others score.
 
     Parameters
     ----------
     splits : list of Split
     score_held_out : bool
-        Whether rounds also score the rows that they hold out.
+        Whether splits also score the rows that they hold out.
     """
     held_out = np.concatenate([split.held_out for split in splits])
     if len(splits) < 2 or len(np.unique(held_out)) < len(held_out):
         raise ValueError(
             "drop_fraction='auto' compares on rows that had no say, and for this needs "
-            "at least two rounds that hold out different rows; got "
-            f"{len(splits)} round(s) that hold out {len(np.unique(held_out))} rows in "
+            "at least two splits that hold out different rows; got "
+            f"{len(splits)} split(s) that hold out {len(np.unique(held_out))} rows in "
             f"{len(held_out)} places. Use cv=5 or another number of folds, and neither "
             "X_val nor random splits."
         )
@@ -59,26 +59,26 @@ def check_trial_splits(splits: list[Split], *, score_held_out: bool) -> None:
         scored += [s.held_out for s in others if score_held_out]
         if not np.isin(split.train, np.concatenate(scored)).any():
             raise ValueError(
-                "drop_fraction='auto' trains each round without rows that other rounds "
+                "drop_fraction='auto' trains each split without rows that other splits "
                 f"found harmful; got none that score a row which split {number + 1} "
-                "trains on. Let the rounds share rows; with engine=Trajectory(), which "
+                "trains on. Let the splits share rows; with engine=Trajectory(), which "
                 "scores no held-out rows, this takes three folds."
             )
 
 
 def kept_in_trial(
-    number: int, split: Split, views, rounds, fraction: float, labels
+    number: int, split: Split, views, split_of_view, fraction: float, labels
 ) -> np.ndarray:
-    """Rows that a round is trained on again.
+    """Rows that a split is trained on again.
 
     Parameters
     ----------
     number : int
-        Of the round.
+        Of the split.
     split : Split
-        Of the round.
+        Of the split.
     views : ndarray of shape (n_views, n_samples)
-    rounds : ndarray of shape (n_views,), dtype int
+    split_of_view : ndarray of shape (n_views,), dtype int
     fraction : float in [0, 1)
         Share of its training rows to leave out.
     labels : ndarray of shape (n_samples,) or None
@@ -87,10 +87,10 @@ def kept_in_trial(
     -------
     ndarray of shape (n_kept,), dtype int
     """
-    others = rounds != number
+    others = split_of_view != number
     of_train = views[others][:, split.train]
     labels = None if labels is None else labels[split.train]
-    return split.train[keep_mask(of_train, rounds[others], fraction, labels)]
+    return split.train[keep_mask(of_train, split_of_view[others], fraction, labels)]
 
 
 def scales_of(net, held_out: tuple[Any, Any], scoring: Scoring) -> np.ndarray:
@@ -169,7 +169,7 @@ def run_trial(
     scales : ndarray of shape (n_held_out,)
         See `scales_of`.
     seed : int
-        That of the round.
+        That of the split.
     scoring : Scoring
     fit_params : dict
         For the net's ``fit``.

@@ -1,6 +1,6 @@
 """The two rounds: `fit` is the method.
 
-split -> [train, score] per round -> drop -> retrain.
+split -> [train, score] per split -> drop -> retrain.
 """
 
 import sys
@@ -90,7 +90,7 @@ class BaseDataDropout(BaseRowSelection, ABC):
             Labels of any type for a classifier; targets of the shape of the
             net's outputs for a regressor. None takes those of the data set X.
         X_val, y_val : array-like, Dataset or None, default=None
-            Rows to measure influence on, instead of `cv`: one round that trains
+            Rows to measure influence on, instead of `cv`: one split that trains
             on all of X. Never trained on and never dropped.
         **params : dict
             ``groups`` of shape (n_samples,) goes to the ``split`` of `cv`, all else to
@@ -187,7 +187,7 @@ class BaseDataDropout(BaseRowSelection, ABC):
         """Set which rows are kept."""
         labels = problem.targets.labels
         rule = "negative" if self.drop_fraction == "auto" else self.drop_fraction
-        keep = keep_mask(self.influence_per_view_, self._round_of_views(), rule, labels)
+        keep = keep_mask(self.influence_per_view_, self._split_of_views(), rule, labels)
         if self.drop_fraction == "auto":
             fraction = self._choose_fraction(keep, rounds, problem, bar)
             keep = drop_fewer(keep, self.influence_, fraction)
@@ -233,7 +233,7 @@ class BaseDataDropout(BaseRowSelection, ABC):
             number,
             problem.splits[number],
             self.influence_per_view_,
-            self._round_of_views(),
+            self._split_of_views(),
             fraction,
             problem.targets.labels,
         )
@@ -244,8 +244,8 @@ class BaseDataDropout(BaseRowSelection, ABC):
             "name": f"round 1, split {number + 1}, without {fraction:.1%} of the rows",
         }
 
-    def _round_of_views(self) -> np.ndarray:
-        return np.array([view.round for view in self.views_])
+    def _split_of_views(self) -> np.ndarray:
+        return np.array([view.split for view in self.views_])
 
     def _run_all(self, run, not_in_the_key, arguments, bar, n_jobs, **watch) -> list:
         """Call `run` with each of the arguments, here or by workers."""
@@ -270,12 +270,12 @@ class BaseDataDropout(BaseRowSelection, ABC):
             "score_held_out": problem.validation is None,
             "fit_params": problem.fit_params_of(split.train),
             "name": f"round 1, split {number + 1} of {len(problem.splits)}",
-            # Rounds run side by side; a single one shares out the rows it scores.
+            # Splits run side by side; a single one shares out the rows it scores.
             "n_jobs": self.n_jobs if len(problem.splits) == 1 else None,
         }
 
     def _shared_arguments(self, number: int, problem: "_Problem") -> dict:
-        """Arguments that a round has in common with its trials."""
+        """Arguments that a split has in common with its trials."""
         held_out = problem.validation or problem.rows(problem.splits[number].held_out)
         # Other initial weights in every split: their agreement is the evidence.
         seed = _derived_seed(problem.seed, number) if number else problem.seed
@@ -289,7 +289,7 @@ class BaseDataDropout(BaseRowSelection, ABC):
             "verbose": self._net_verbosity(),
         }
 
-    def _scoring(self, n_rounds: int, n_held_out: int) -> Scoring:
+    def _scoring(self, n_splits: int, n_held_out: int) -> Scoring:
         views = Views() if self.views is None else self.views
         return Scoring(
             objective=self.objective,
@@ -299,10 +299,10 @@ class BaseDataDropout(BaseRowSelection, ABC):
             solver=self.solver,
             autocast=self.autocast,
             n_checkpoints=views.n_checkpoints,
-            n_groups=views.groups(n_rounds, n_held_out),
+            n_groups=views.groups(n_splits, n_held_out),
         )
 
-    def _key(self, probe, n_rounds: int, *rows) -> str:
+    def _key(self, probe, n_splits: int, *rows) -> str:
         """Of everything but the splits, the seed and the drop rule."""
         if self.random_state is None:
             warnings.warn(
@@ -312,7 +312,7 @@ class BaseDataDropout(BaseRowSelection, ABC):
                 stacklevel=4,
             )
         # How many rows are held out, joblib knows.
-        scoring = self._scoring(n_rounds, n_held_out=sys.maxsize)
+        scoring = self._scoring(n_splits, n_held_out=sys.maxsize)
         return round_key(self.estimator, probe.module_.modules(), vars(scoring), rows)
 
     def _collect_influence(self, rounds: list[RoundOne], problem: "_Problem") -> None:
@@ -402,7 +402,7 @@ class BaseDataDropout(BaseRowSelection, ABC):
         if self.memory is not None and has_ranks(self.estimator):
             raise ValueError(
                 "memory= is not supported where several processes train one net: one "
-                "could find a round that another has to train. Leave it out."
+                "could find a split that another has to train. Leave it out."
             )
         unused = (self.curvature, self.solver, self.autocast)
         if self.engine is not None and unused != (None, None, None):
@@ -447,8 +447,10 @@ class BaseDataDropout(BaseRowSelection, ABC):
             )
         return X, targets, (X_val, y_val)
 
-    def _progress_bar(self, n_rounds: int):
-        return tqdm(total=n_rounds, unit="round", leave=False, disable=not self.verbose)
+    def _progress_bar(self, n_trainings: int):
+        return tqdm(
+            total=n_trainings, unit="training", leave=False, disable=not self.verbose
+        )
 
     def _net_verbosity(self):
         return max(int(self.verbose) - 1, 0)

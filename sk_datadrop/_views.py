@@ -1,6 +1,6 @@
-"""The views of one round: which weights, which held-out rows.
+"""The views of one split: which weights, which held-out rows.
 
-A view is one opinion on every row's influence: a round's net at one checkpoint,
+A view is one opinion on every row's influence: a split's net at one checkpoint,
 measured on one group of the rows it held out.
 """
 
@@ -22,29 +22,29 @@ Scorer = Callable[..., list[tuple[int, Influence]]]
 class View(NamedTuple):
     """Where a row of ``influence_per_view_`` comes from.
 
-    `round` and `group` count from 0, `epoch` from 1 as the history of a skorch net.
+    `split` and `group` count from 0, `epoch` from 1 as the history of a skorch net.
     """
 
-    round: int
+    split: int
     epoch: int
     group: int
 
 
 class Views(BaseEstimator):
-    """Which views of each round are scored.
+    """Which views of each split are scored.
 
-    A view is one opinion on every row: a round, an epoch, a group of held-out rows.
+    A view is one opinion on every row: a split, an epoch, a group of held-out rows.
     The drop rule asks how far they agree.
 
     Parameters
     ----------
     n_checkpoints : int, default=1
-        Number of epochs scored in each round: that of the lowest held-out
+        Number of epochs scored in each split: that of the lowest held-out
         training loss and its neighbours, as far as the training goes. Each is a
         view; `Trajectory` scores their mean as one.
     n_groups : int or None, default=None
         Number of random groups of the held-out rows, each a view. None takes 1
-        with three rounds or more, whose disagreement is the better evidence,
+        with three splits or more, whose disagreement is the better evidence,
         and 8 otherwise. Each group costs a pass over the rows.
 
     See Also
@@ -75,7 +75,7 @@ class Views(BaseEstimator):
 
         See Also
         --------
-        groups : How many groups a round gets.
+        groups : How many groups a split gets.
 
         Examples
         --------
@@ -89,18 +89,18 @@ class Views(BaseEstimator):
         if self.n_groups is not None:
             check_count("n_groups", self.n_groups)
 
-    def groups(self, n_rounds: int, n_held_out: int) -> int:
-        """Return the number of groups of the held-out rows of a round.
+    def groups(self, n_splits: int, n_held_out: int) -> int:
+        """Return the number of groups of the held-out rows of a split.
 
-        With three rounds or more their disagreement is the better evidence, and one
+        With three splits or more their disagreement is the better evidence, and one
         group does.
 
         Parameters
         ----------
-        n_rounds : int
-            Number of rounds of the fit.
+        n_splits : int
+            Number of splits of the fit.
         n_held_out : int
-            Number of rows that the round holds out.
+            Number of rows that the split holds out.
 
         Returns
         -------
@@ -114,18 +114,18 @@ class Views(BaseEstimator):
         Examples
         --------
         >>> from sk_datadrop import Views
-        >>> Views().groups(n_rounds=5, n_held_out=100)
+        >>> Views().groups(n_splits=5, n_held_out=100)
         1
-        >>> Views().groups(n_rounds=1, n_held_out=100)
+        >>> Views().groups(n_splits=1, n_held_out=100)
         8
         """
-        n_groups = self.n_groups or (1 if n_rounds >= 3 else 8)
+        n_groups = self.n_groups or (1 if n_splits >= 3 else 8)
         return min(int(n_groups), n_held_out)
 
 
 @dataclass(frozen=True)
 class RoundScores:
-    """All views of one round.
+    """All views of one split.
 
     Attributes
     ----------
@@ -142,7 +142,7 @@ class RoundScores:
 
 
 def score_round(scorer: Scorer, number: int, *args, **options) -> RoundScores:
-    """Score one round's rows in all of its views.
+    """Score one split's rows in all of its views.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def score_round(scorer: Scorer, number: int, *args, **options) -> RoundScores:
         `influence_at_checkpoints` or `trajectory_influences`, with all that is
         special to it.
     number : int
-        Number of the round, from 0.
+        Number of the split, from 0.
     *args, **options
         Passed on to the scorer.
 

@@ -99,8 +99,8 @@ def test_agreement(fitted):
     views = fitted[0].influence_per_view_
     correlation = np.corrcoef(views[0], views[1])[0, 1]
     assert display.ax_.get_title() == f"correlation {correlation:.2f}"
-    assert display.ax_.get_xlabel().startswith("influence, round 1, epoch")
-    assert display.ax_.get_ylabel().startswith("influence, round 2, epoch")
+    assert display.ax_.get_xlabel().startswith("influence, split 1, epoch")
+    assert display.ax_.get_ylabel().startswith("influence, split 2, epoch")
 
 
 def test_gallery_of_a_table(fitted):

@@ -118,7 +118,7 @@ def test_classes_together_are_no_easier_than_one_class():
 
 
 def test_views_of_one_round_are_no_independent_evidence():
-    """Copies of a round's view change nothing."""
+    """Copies of a split's view change nothing."""
     views = make_views(np.linspace(-0.5, 0.5, 100), 0.4)
     once = significantly_negative(views, ROUNDS)
     many = significantly_negative(np.repeat(views, 10, axis=0), np.repeat(ROUNDS, 10))
@@ -213,7 +213,7 @@ class TestAuto:
 
     @pytest.mark.parametrize(("gain", "chosen"), [(0.1, 0), (0.18, 0), (0.19, 2)])
     def test_nothing_unless_the_best_is_a_standard_error_better(self, gain, chosen):
-        """Of three rounds, an error of .2 * sqrt(1 / 3 + 1 / 2) = .183."""
+        """Of three splits, an error of .2 * sqrt(1 / 3 + 1 / 2) = .183."""
         best = np.array([1.0, 2.0, 3.0])
         none = best + gain + np.array([-0.2, 0.0, 0.2])
         objectives = np.column_stack([none, best + 0.001, best])

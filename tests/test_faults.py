@@ -639,11 +639,11 @@ labels_or_none = st.one_of(st.none(), st.lists(st.integers(0, 3), min_size=12))
     labels_or_none,
     st.integers(1, 5),
 )
-def test_drop_rule(views, drop_fraction, labels, n_rounds):
+def test_drop_rule(views, drop_fraction, labels, n_splits):
     n = views.shape[1]
     labels = None if labels is None else np.array(labels[:n])
-    rounds = np.arange(len(views)) % n_rounds
-    keep = keep_mask(views, rounds, drop_fraction, labels)
+    splits = np.arange(len(views)) % n_splits
+    keep = keep_mask(views, splits, drop_fraction, labels)
     mean = mean_influence(views)
     scored = ~np.isnan(mean)
     assert keep.shape == (n,)
@@ -665,20 +665,20 @@ def test_drop_rule(views, drop_fraction, labels, n_rounds):
     order = np.random.default_rng(0).permutation(n)
     if len(np.unique(mean)) == n:
         of_order = None if labels is None else labels[order]
-        again = keep_mask(views[:, order], rounds, drop_fraction, of_order)
+        again = keep_mask(views[:, order], splits, drop_fraction, of_order)
         np.testing.assert_array_equal(again, keep[order])
 
 
 @cases(60)
 @given(influences, st.sampled_from([1e-6, 0.5, 3.0, 1e6]), st.integers(1, 5))
-def test_units_of_the_objective_do_not_matter(views, factor, n_rounds):
+def test_units_of_the_objective_do_not_matter(views, factor, n_splits):
     assume(not np.isin(views, [1e-300, -1e30, 1e30]).any())
-    rounds = np.arange(len(views)) % n_rounds
+    splits = np.arange(len(views)) % n_splits
     # Powers of two change no digit.
     factor = 2.0 ** np.round(np.log2(factor))
     np.testing.assert_array_equal(
-        significantly_negative(views, rounds),
-        significantly_negative(views * factor, rounds),
+        significantly_negative(views, splits),
+        significantly_negative(views * factor, splits),
     )
 
 
@@ -906,7 +906,7 @@ def test_systems_without_a_solution(seed, value, solver, in_rhs):
     result = solver.solve(CurvatureOperator(A.__matmul__, 6, 0.1), rhs)
     assert result.solution.isnan().all()
     assert not result.converged
-    assert "is not scored" in result.message
+    assert "not scored" in result.message
 
 
 # Scores of a net that is given.

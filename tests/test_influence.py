@@ -388,7 +388,7 @@ def test_lower_precision_with_batch_norm():
 
 
 def test_what_no_row_can_do_to_a_bounded_objective_is_not_believed():
-    """An exactly fitted plane, and one gross outlier in the round that held it out."""
+    """An exactly fitted plane, and one gross outlier in the split that held it out."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 3))
     y = X @ [1.0, 2.0, 3.0]

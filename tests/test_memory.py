@@ -104,7 +104,7 @@ def test_what_changes_the_round_runs_it_again(
 
 
 def test_number_of_rounds_sets_the_number_of_groups(classifier, blobs, tmp_path):
-    """The first of three rounds is not a round alone, on the same rows."""
+    """The first of three splits is not a split alone, on the same rows."""
     rows = np.arange(90)
     folds = [(rows[rows % 3 != k], rows[rows % 3 == k]) for k in range(3)]
     model = DataDropoutClassifier(

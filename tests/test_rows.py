@@ -455,7 +455,7 @@ def test_memory_knows_data_sets_by_content(digits, tmp_path):
     first = fit(memory_map(X, tmp_path / "a.npy"), y)
     fit(memory_map(X, tmp_path / "b.npy"), y)
     other = fit(memory_map(changed, tmp_path / "a.npy"), y)
-    # Of a round that memory gave back, the time is that of when it was run.
+    # Of a split that memory gave back, the time is that of when it was run.
     assert trainings[0] == trainings[1] != trainings[2]
     assert not np.array_equal(first.influence_, other.influence_)
     fit(TensorDataset(*map(torch.tensor, (X, y))))

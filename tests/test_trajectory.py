@@ -222,7 +222,7 @@ def test_derivatives_that_explode_are_not_scores(classifier, blobs):
         cv=0.3,
         random_state=0,
     )
-    with pytest.warns(ConvergenceWarning, match="this round is not scored"):
+    with pytest.warns(ConvergenceWarning, match="the rows are not scored"):
         model.fit(*blobs)
     assert model.n_dropped_ == 0
     assert np.isnan(model.influence_).all()
@@ -238,7 +238,7 @@ def test_infinite_derivatives_are_not_scores(classifier, blobs, monkeypatch):
         views=Views(n_groups=1),
         cv=0.3,
     )
-    with pytest.warns(ConvergenceWarning, match="this round is not scored"):
+    with pytest.warns(ConvergenceWarning, match="the rows are not scored"):
         model.fit(*blobs)
     assert np.isnan(model.influence_).all()
 

@@ -121,11 +121,11 @@ class TestRows:
         assert np.sum(labels[kept] == 1) == 1
 
     @pytest.mark.parametrize(
-        "held_out", [[[0, 1]], [[0, 1], [1, 2]]], ids=["one round", "overlap"]
+        "held_out", [[[0, 1]], [[0, 1], [1, 2]]], ids=["one split", "overlap"]
     )
     def test_rounds_must_hold_out_rows_of_their_own(self, held_out):
         splits = [Split(np.arange(3, 9), np.array(rows)) for rows in held_out]
-        with pytest.raises(ValueError, match="at least two rounds that hold out diff"):
+        with pytest.raises(ValueError, match="at least two splits that hold out diff"):
             check_trial_splits(splits, score_held_out=True)
 
     def test_other_rounds_must_score_rows_trained_on(self):
@@ -135,7 +135,7 @@ class TestRows:
         with pytest.raises(ValueError, match="none that score a row which split 1 tra"):
             check_trial_splits(splits, score_held_out=False)
         apart = [Split(rows[:2], rows[2:]) for rows in halves]
-        with pytest.raises(ValueError, match="Let the rounds share rows"):
+        with pytest.raises(ValueError, match="Let the splits share rows"):
             check_trial_splits(apart, score_held_out=True)
 
 

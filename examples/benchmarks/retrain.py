@@ -495,7 +495,7 @@ def keep_unspoiled(context):
 
 
 def selection_of(selector) -> Selection:
-    # Rounds out of the memory took their time when they were run.
+    # Splits out of the memory took their time when they were run.
     seconds = sum(selector.timings_.values())
     n_trainings = len(selector.round_one_estimators_)
     if hasattr(selector, "cv_results_"):

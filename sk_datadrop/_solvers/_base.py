@@ -196,7 +196,7 @@ def _nothing_to_solve(rhs: Tensor) -> SolverResult:
 
 def _not_finite(rhs: Tensor) -> SolverResult:
     message = (
-        "the gradient of the held-out objective is not finite and this round is not "
+        "the gradient of the held-out objective is not finite and the rows are not "
         "scored: the training diverged. Lower the learning rate, or scale X and y."
     )
     solution = torch.full_like(rhs, torch.nan)
@@ -209,7 +209,7 @@ def refused(
     """Report a damped matrix that is not positive definite.
 
     The solution is NaN, so that the views that hang on it take no part in the
-    decision; an error would throw away the rounds that can be solved.
+    decision; an error would throw away the splits that can be solved.
     """
     remedy = "Use"
     if lowest < 0:
@@ -217,8 +217,8 @@ def refused(
         remedy = f"Raise the relative damping above {enough:.2g}, or use"
     message = (
         "the damped curvature is not positive definite (lowest eigenvalue seen "
-        f"{lowest:.3g}, largest absolute one {top:.3g}, damping {shift:.3g}) and this "
-        "round is not scored: a Hessian away from a minimum, or a criterion not "
+        f"{lowest:.3g}, largest absolute one {top:.3g}, damping {shift:.3g}) and the "
+        "rows are not scored: a Hessian away from a minimum, or a criterion not "
         "convex in the outputs, has negative curvature; in a saturated net, or under "
         f"a criterion linear in the outputs, only rounding is left. {remedy} "
         "GaussNewton with a convex criterion such as CrossEntropyLoss, MSELoss or "
