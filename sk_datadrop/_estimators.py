@@ -87,9 +87,9 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
         itself: with nothing dropped, round 2 equals
-        ``torch.manual_seed(random_state)`` and fitting the net. The other
-        trainings of round 1 use seeds derived from it. None draws the seed from
-        torch's global generator.
+        ``torch.manual_seed(random_state)`` and fitting the net with
+        ``train_split=None``. The other trainings of round 1 use seeds derived from it.
+        None draws the seed from torch's global generator.
     verbose : int, default=0
         1 shows a progress bar; 2 and more also the net's own table.
 
@@ -400,9 +400,9 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
         itself: with nothing dropped, round 2 equals
-        ``torch.manual_seed(random_state)`` and fitting the net. The other
-        trainings of round 1 use seeds derived from it. None draws the seed from
-        torch's global generator.
+        ``torch.manual_seed(random_state)`` and fitting the net with
+        ``train_split=None``. The other trainings of round 1 use seeds derived from it.
+        None draws the seed from torch's global generator.
     verbose : int, default=0
         1 shows a progress bar; 2 and more also the net's own table.
 
