@@ -146,7 +146,7 @@ class DropCurveDisplay:
             ax.errorbar(
                 shares[order] + shift * 0.002,
                 mean,
-                yerr=[mean - low, high - mean],
+                yerr=np.array([mean - low, high - mean]),
                 marker="o",
                 capsize=3,
                 label=label,

@@ -60,14 +60,15 @@ class InfluenceResult:
     --------
     >>> import numpy as np
     >>> from sk_datadrop import InfluenceResult
-    >>> InfluenceResult(
+    >>> result = InfluenceResult(
     ...     influence=np.array([1.0, -1.0]),
     ...     influence_per_view=np.array([[1.0, -1.0]]),
     ...     solver_results=[],
     ...     derivative="forward mode",
     ...     seconds=0.1,
-    ... ).influence.argmin()
-    np.int64(1)
+    ... )
+    >>> result.influence.argmin().item()
+    1
     """
 
     influence: np.ndarray

@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 import numpy as np
+import sklearn
 import torch
 from sklearn.base import (
     OneToOneFeatureMixin,
@@ -11,6 +12,7 @@ from sklearn.base import (
     is_regressor,
 )
 from sklearn.utils import _safe_indexing
+from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import check_is_fitted
 from torch.utils.data import Dataset
 
@@ -411,8 +413,9 @@ class DataDropoutSampler(_BaseSelector):
     """
 
     # scikit-learn has no set_fit_resample_request unless imbalanced-learn was imported
-    # first, so that nobody could ask for these.
-    __metadata_request__fit_resample = {"X_val": True, "y_val": True}
+    # first, so that nobody could ask for these; before 1.8 it would fail at them.
+    if parse_version(sklearn.__version__) >= parse_version("1.8"):
+        __metadata_request__fit_resample = {"X_val": True, "y_val": True}
 
     def fit_resample(self, X, y=None, *, X_val=None, y_val=None, **params):
         """Train, score and return the rows to keep.

@@ -152,6 +152,10 @@ def test_scikit_learn_with_other_settings(estimator, check):
     check(estimator)
 
 
+@pytest.mark.skipif(
+    not any("array_api" in check.id for check in checks(DEFAULTS)),
+    reason="older than the checks",
+)
 def test_scikit_learn_with_array_api():
     """The checks that are skipped unless scipy dispatches on array types."""
     command = [sys.executable, "-m", "pytest", f"{__file__}::test_scikit_learn"]

@@ -492,6 +492,10 @@ def test_nets_that_misbehave(fault, engine, is_classifier):
         assert re.search(expected, str(error)), repr(error)
         assert not hasattr(model, "estimator_")
         return
+    if fault == "float64" and error is not None:
+        # Older versions of torch measure no float64 by float32.
+        assert "expected Double" in str(error)
+        return
     assert error is None, error
     check_predictions(model, X, y)
     if fault in WARNED and not (fault == "detached layer" and engine is not None):
@@ -555,6 +559,8 @@ def test_batches_of_one_row(batch_size, has_norm, drop_last):
         assert "the net saw no batch" in str(error)
     elif has_norm and (batch_size == 1 or (8 % batch_size == 1 and not drop_last)):
         assert re.search("(?s)split 1 of 1: .*drop_last=True", str(error))
+    elif has_norm and len(X) % batch_size == 1 and not drop_last:
+        assert re.search("(?s)round 2: .*drop_last=True", str(error))
     else:
         assert error is None, error
         check_predictions(model, X, y)
