@@ -1,4 +1,4 @@
-"""What the experiments share: flags of data dropout, the random control, the report."""
+"""Flags, the random control and the report, shared by the experiments."""
 
 import argparse
 import multiprocessing
@@ -6,6 +6,8 @@ import multiprocessing
 import numpy as np
 import torch
 from sklearn.base import clone
+
+from sk_datadrop import DatasetRows
 
 
 def add_flags(parser, *, epochs, batch_size):
@@ -28,29 +30,29 @@ def add_flags(parser, *, epochs, batch_size):
     dropout.add_argument(
         "--drop-fraction",
         type=number_or_name,
-        default="negative",
-        help='"negative", "auto", or the share of the rows to drop, such as 0.05',
+        default="harmful",
+        help='"harmful", "auto", or the share of the samples to drop, such as 0.05',
     )
     dropout.add_argument(
         "--cv",
         type=number_or_name,
         default=5,
-        help="folds, one training of round 1 each; or a share such as 0.2 to hold out "
-        "in a single one, which is cheaper and drops more cautiously",
+        help="folds, with one training of round 1 each; or a share such as 0.2 to hold "
+        "out in a single training, which is cheaper and less certain",
     )
     dropout.add_argument(
         "--memory",
-        help="folder that keeps the trainings of round 1: a run that was killed goes "
-        "on there, and another --drop-fraction does not repeat them",
+        help="folder that keeps the trainings of round 1: a run that was killed "
+        "resumes there, and another --drop-fraction does not repeat them",
     )
     dropout.add_argument(
         "--n-jobs", type=int, help="trainings of round 1 at a time (default: one)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
 
 
 def number_or_name(text):
-    """An integer or a float if the text is one, else the text."""
+    """Return an integer or a float if the text is one, else the text."""
     for number in (int, float):
         try:
             return number(text)
@@ -60,7 +62,7 @@ def number_or_name(text):
 
 
 def share(text):
-    """A number in [0, 1)."""
+    """Return a number in [0, 1)."""
     number = float(text)
     if not 0 <= number < 1:
         raise argparse.ArgumentTypeError(f"must lie in [0, 1); got {text}")
@@ -68,7 +70,7 @@ def share(text):
 
 
 def dropout_parameters(arguments):
-    """Arguments of `DataDropoutClassifier` and `DataDropoutRegressor`."""
+    """Return arguments of `DataDropoutClassifier` and `DataDropoutRegressor`."""
     return {
         "drop_fraction": arguments.drop_fraction,
         "cv": arguments.cv,
@@ -80,11 +82,11 @@ def dropout_parameters(arguments):
 
 
 def net_parameters(arguments):
-    """Arguments of the skorch net that do not depend on what it is trained on."""
+    """Return arguments of the skorch net that are the same for every data set."""
     loader = {}
     if arguments.workers:
-        # By name, as the default within a process of joblib's is its own way of
-        # starting another, which torch's loaders cannot use.
+        # The name is needed: inside a process of joblib the default is joblib's own
+        # way of starting processes, which the loaders of torch cannot use.
         loader = {
             "num_workers": arguments.workers,
             "multiprocessing_context": multiprocessing.get_start_method(),
@@ -101,34 +103,44 @@ def net_parameters(arguments):
     }
 
 
-def nets_to_compare(dropout, rows, labels, seed):
-    """Nets of equal settings, trained on all rows, fewer at random, those kept.
+def nets_to_compare(dropout, samples, labels, seed):
+    """Return nets trained on all samples, on fewer at random, and on those kept.
 
-    With nothing dropped the three are the same net, trained once.
+    With nothing dropped the three are the same net, trained once. Labels are None for
+    targets that are images.
     """
     if not dropout.n_dropped_:
         print("nothing was dropped: without dropout the net would be the same")
         return {"data dropout": dropout.estimator_}
+    samples = augmented(samples, labels)
     print("training without dropout", flush=True)
-    plain = fit_net(dropout.estimator, rows, seed)
-    print("training without as many rows at random", flush=True)
+    plain = fit_net(dropout.estimator, samples, seed)
+    print("training without as many samples at random", flush=True)
     kept = random_mask(dropout.sample_mask_, labels, seed)
     return {
         "no dropout": plain,
-        "random drop": fit_net(dropout.estimator, rows[kept], seed),
+        "random drop": fit_net(dropout.estimator, samples[kept], seed),
         "data dropout": dropout.estimator_,
     }
 
 
-def fit_net(net, rows, seed):
+def augmented(samples, labels):
+    """Return the samples as round 2 sees them."""
+    source = samples.dataset if samples.augmented is None else samples.augmented
+    seen = DatasetRows(source)
+    return seen if labels is None else seen.with_targets(labels)
+
+
+def fit_net(net, samples, seed):
     """Train a plain net from the seed that round 2 starts from."""
     torch.manual_seed(seed)
-    return clone(net).fit(rows.for_training(), None)
+    return clone(net).fit(samples, None)
 
 
 def random_mask(kept, labels, seed):
-    """Keep as many rows of each class as `kept` does, at random."""
+    """Keep as many samples of each class as `kept` does, at random."""
     rng = np.random.default_rng(seed)
+    labels = np.zeros(len(kept)) if labels is None else labels
     shuffled = kept.copy()
     for label in np.unique(labels):
         of_class = labels == label
@@ -137,9 +149,9 @@ def random_mask(kept, labels, seed):
 
 
 def print_dropped(dropout, spoiled):
-    """What was dropped, how much of it was spoiled on purpose, and what it took."""
+    """Print what was dropped, how much of it was spoiled on purpose, and the cost."""
     dropped = ~dropout.sample_mask_
-    print(f"\ndropped {dropped.sum()} of {len(dropped)} rows ({dropped.mean():.2%})")
+    print(f"\ndropped {dropped.sum()} of {len(dropped)} samples ({dropped.mean():.2%})")
     if spoiled.any():
         hits = np.sum(dropped & spoiled)
         precision = hits / dropped.sum() if dropped.any() else np.nan
@@ -147,12 +159,12 @@ def print_dropped(dropout, spoiled):
             f"{hits} of them are among the {spoiled.sum()} spoiled ones: precision "
             f"{precision:.3f}, recall {hits / spoiled.sum():.3f}"
         )
-    n_rounds = len(dropout.round_one_estimators_)
-    # Column 0 of the trials is round 1 itself.
-    trials = getattr(dropout, "cv_results_", {"objective": np.empty((0, 1))})
-    n_trials = trials["objective"][:, 1:].size
+    n_splits = len(dropout.round_one_estimators_)
+    # Column 0 holds the nets of round 1, which needed no training of their own.
+    results = getattr(dropout, "cv_results_", {"objective": np.empty((0, 1))})
+    n_candidates = results["objective"][:, 1:].size
     print(
-        f"trainings: {n_rounds} of round 1, {n_trials} of trials, 1 of round 2; "
-        "seconds: "
+        f"trainings: {n_splits} of round 1, {n_candidates} of candidates, 1 of round 2;"
+        " seconds: "
         + ", ".join(f"{name} {spent:.1f}" for name, spent in dropout.timings_.items())
     )

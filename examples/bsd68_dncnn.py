@@ -1,25 +1,25 @@
 """Data dropout for a denoiser: DnCNN on a folder of images.
 
 Cuts patches from the images of one folder, adds Gaussian noise, and trains a DnCNN to
-take it away: on all patches, on fewer chosen at random, and by data dropout. Prints the
+remove it: on all patches, on fewer chosen at random, and by data dropout. Prints the
 peak signal-to-noise ratio (PSNR) of the three on the whole images of another folder,
-which had no part in anything before. ``--corrupt 0.15`` spoils the targets of that
-share of the patches first, in the way that ``--kind`` names, and tells how many of them
+which nothing used before. ``--corrupt 0.15`` first spoils the targets of that share of
+the patches, in the way that ``--kind`` names; the script then prints how many of them
 were found.
 
 Needs Pillow, which comes with torchvision (``pip install "sk_datadrop[vision]"``), and
-two folders of png, jpg or bmp files; colours are turned into gray. For figures to hold
-against the published ones, take those of Zhang, Zuo, Chen, Meng, Zhang (2017,
+two folders of png, jpg or bmp files; colours are turned into gray. To compare with
+published figures, use the data of Zhang, Zuo, Chen, Meng, Zhang (2017,
 arXiv:1608.03981): 400 images of 180 x 180 pixels to train on, and BSD68 to test. Their
-DnCNN-S, for one level of noise each, comes to 31.73, 29.23 and 26.23 dB there, at sigma
+DnCNN-S, one net per level of noise, reaches 31.73, 29.23 and 26.23 dB there, at sigma
 15, 25 and 50.
 
-Noise is drawn from ``--seed`` and the number of the patch, so that a patch is the same
-row whenever it is read; it is cut when it is needed, and memory holds the images only,
-as bytes. Values lie between 0 and 1; noisy images may go beyond, denoised ones are
-clipped before they are compared, borders included.
+Noise is drawn from ``--seed`` and the number of the patch, so a patch is the same
+whenever it is read. Patches are cut when they are needed; memory holds only the images,
+as bytes. Values lie between 0 and 1. Noisy images may leave that range; denoised ones
+are clipped before they are compared, borders included.
 
-Before anything is trained, the cost of it is estimated and printed. Try this first::
+A bar shows the trainings done and the time left. Try this first::
 
     python bsd68_dncnn.py --train train400 --test bsd68 --n-patches 2000 \\
         --depth 7 --width 32 --epochs 10 --corrupt 0.15
@@ -43,18 +43,18 @@ from skorch import NeuralNetRegressor
 from skorch.callbacks import LRScheduler
 from torch.utils.data import Dataset
 
-from sk_datadrop import DataDropoutRegressor, DatasetRows, estimate_cost
+from sk_datadrop import DataDropoutRegressor, DatasetRows
 from sk_datadrop.datasets import corrupt_targets
 from sk_datadrop.metrics import peak_signal_noise_ratio
 from sk_datadrop.nets import DnCNN
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 NOISE, TEST_NOISE, CHOICE, SPOILED = range(4)
-"""What random numbers are for: each with a stream of its own."""
+"""Streams of random numbers, one for each use."""
 
 
 class NoisyPatches(Dataset):
-    """Pairs of a noisy patch and its target, each cut when it is asked for.
+    """Pairs of a noisy patch and its target, each cut when it is read.
 
     Parameters
     ----------
@@ -118,13 +118,13 @@ def parse_arguments(arguments):
     data.add_argument("--patch", type=int, default=40, help="pixels of a side")
     data.add_argument("--stride", type=int, default=20, help="from patch to patch")
     data.add_argument(
-        "--n-patches", type=int, help="take so many of the patches, at random"
+        "--n-patches", type=int, help="use this many patches, chosen at random"
     )
     data.add_argument(
         "--reopen",
         action="store_true",
-        help="read the file again for every patch, if the images do not fit into "
-        "memory; --memory then tells files by their names only",
+        help="read the file again for every patch, for images that do not fit in "
+        "memory; --memory then knows files only by their names",
     )
     data.add_argument(
         "--corrupt",
@@ -161,7 +161,7 @@ def image_files(folder):
 
 
 def as_gray(image):
-    """Values of an image that may have to be read, (height, width), dtype uint8."""
+    """Return the gray values, (height, width), dtype uint8; paths are read first."""
     if isinstance(image, np.ndarray):
         return image
     with Image.open(image) as file:
@@ -174,7 +174,7 @@ def add_noise(clean, sigma, seed):
 
 
 def cut_corners(images, arguments):
-    """Image, top and left of patches in a grid, all or some of them."""
+    """Return image, top and left of patches in a grid, all or some of them."""
     corners = []
     for number, image in enumerate(images):
         tops, lefts = (
@@ -189,8 +189,8 @@ def cut_corners(images, arguments):
     return np.array(corners)[np.sort(order[:n_patches])]
 
 
-def load_rows(arguments):
-    """Training rows, and which of them are spoiled."""
+def load_samples(arguments):
+    """Return the training samples, and which of them are spoiled."""
     images = image_files(arguments.train)
     if not arguments.reopen:
         images = [as_gray(file) for file in images]
@@ -229,7 +229,7 @@ def make_net(arguments):
 
 
 def print_psnr(nets, files, arguments):
-    """A line for each test image, one for the mean."""
+    """Print a line for each test image, and one for the mean."""
     print(f"\nPSNR in dB, sigma {arguments.sigma}")
     print(f"{'':20}{'noisy':>14}" + "".join(f"{name:>14}" for name in nets))
     table = []
@@ -249,13 +249,14 @@ def print_line(name, values):
 def main(arguments=None):
     arguments = parse_arguments(arguments)
     test = image_files(arguments.test)
-    rows, spoiled = load_rows(arguments)
-    print(f"{len(rows)} training rows, {spoiled.sum()} with a spoiled target")
+    samples, spoiled = load_samples(arguments)
+    print(
+        f"{len(samples)} training samples, {spoiled.sum()} with a spoiled target",
+        flush=True,
+    )
     model = DataDropoutRegressor(make_net(arguments), **dropout_parameters(arguments))
-    print(estimate_cost(model, rows), flush=True)
-    model.fit(rows)
-    one_class = np.zeros(len(rows))
-    nets = nets_to_compare(model, rows, one_class, arguments.seed)
+    model.fit(samples)
+    nets = nets_to_compare(model, samples, None, arguments.seed)
     print_dropped(model, spoiled)
     print_psnr(nets, test, arguments)
 

@@ -1,9 +1,9 @@
 """Data dropout on CIFAR-10 or SVHN, with a ResNet.
 
-Trains a residual net on the training images by data dropout, and the same net on all of
-them and on as many chosen at random, by class. Prints the accuracy of the three on the
-test images, which had no part in anything before. ``--label-noise 0.2`` gives a fifth
-of the training rows a wrong label first, and tells how many of them were found.
+Trains a residual net on the training images by data dropout, on all of them, and
+without as many chosen at random, by class. Prints the accuracy of the three on the test
+images, which nothing used before. ``--label-noise 0.2`` first gives a fifth of the
+training images a wrong label; the script then prints how many of them were found.
 
 Needs torchvision (``pip install "sk_datadrop[vision]"``) and the data under ``--root``,
 as torchvision keeps it: ``cifar-10-batches-py/`` for CIFAR-10, ``train_32x32.mat`` and
@@ -12,24 +12,24 @@ as torchvision keeps it: ``cifar-10-batches-py/`` for CIFAR-10, ``train_32x32.ma
 The nets:
 
 resnet18
-    torchvision's, made for images of 224 x 224 pixels. By default its first convolution
-    (7 x 7, stride 2, with max-pooling after it), which would leave 8 x 8 pixels, is
-    replaced by one of 3 x 3 and stride 1 without pooling, as is usual for images of
-    32 x 32 pixels. ``--stem 7x7`` keeps the original.
+    The net of torchvision, made for images of 224 x 224 pixels. Its first convolution
+    (7 x 7, stride 2, then max-pooling) would leave 8 x 8 pixels of 32 x 32. By default
+    one of 3 x 3 with stride 1 and no pooling replaces it, as is usual for images of
+    this size. ``--stem 7x7`` keeps the original.
 resnet110
-    That of He, Zhang, Ren, Sun (2016, arXiv:1512.03385), section 4.2. ``--depth`` takes
-    its smaller relatives of 6 n + 2 layers: 20, 32, 44, 56.
+    The net of He, Zhang, Ren, Sun (2016, arXiv:1512.03385), section 4.2. ``--depth``
+    selects smaller ones of 6 n + 2 layers: 20, 32, 44, 56.
 
-Both are trained as there: SGD with momentum .9, weight decay 1e-4, batches of 128, the
-learning rate of .1 divided by ten at half and at three quarters of 164 epochs, which
-make the 64,000 batches of the paper, random crops of the image with a border of 4
-pixels, and its mirror image, except for digits. resnet110 starts with an epoch at a
-tenth of the learning rate. Influence is measured on the images as they are.
+Both are trained as in that paper: SGD with momentum 0.9, weight decay 1e-4, batches of
+128, and a learning rate of 0.1, divided by ten after half and three quarters of 164
+epochs (the 64,000 batches of the paper). Images are cropped at random within a border
+of 4 pixels and mirrored at random, except for digits. resnet110 starts with an epoch at
+a tenth of the learning rate. Influence is measured on the images as they are.
 
-Before anything is trained, the cost of it is estimated and printed. Try this first::
+A bar shows the trainings done and the time left. Try this first::
 
     python cifar10_resnet.py --net resnet110 --depth 20 --epochs 20 --cv 0.2 \\
-        --label-noise 0.2 --memory rounds
+        --label-noise 0.2 --memory splits
 """
 
 import argparse
@@ -37,6 +37,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from _cifar_resnet import CifarResNet
 from _experiment import (
     add_flags,
     dropout_parameters,
@@ -52,9 +53,8 @@ from torch.utils.data import Subset
 from torchvision import datasets, transforms
 from torchvision.models import resnet
 
-from sk_datadrop import DataDropoutClassifier, DatasetRows, estimate_cost
+from sk_datadrop import DataDropoutClassifier, DatasetRows
 from sk_datadrop.datasets import flip_labels
-from sk_datadrop.nets import CifarResNet
 
 N_CLASSES = 10
 MEAN_AND_DEVIATION = {
@@ -64,7 +64,7 @@ MEAN_AND_DEVIATION = {
 
 
 class Resnet18(resnet.ResNet):
-    """torchvision's, with the first layers for images of 32 x 32 pixels or its own."""
+    """The net of torchvision, with its own first layers or with smaller ones."""
 
     def __init__(self, stem="3x3"):
         super().__init__(resnet.BasicBlock, [2, 2, 2, 2], num_classes=N_CLASSES)
@@ -83,16 +83,16 @@ def parse_arguments(arguments):
     data.add_argument("--root", default="data", help="folder of the data")
     data.add_argument("--download", action="store_true", help="if it is not there")
     data.add_argument(
-        "--n-rows",
+        "--n-samples",
         type=int,
-        help="take the first training rows only; all ten classes must be among them",
+        help="use only the first training samples; all ten classes must be among them",
     )
     data.add_argument(
         "--label-noise",
         type=share,
         default=0.0,
         metavar="SHARE",
-        help="share of the training rows to give a wrong label",
+        help="share of the training samples to give a wrong label",
     )
     net = parser.add_argument_group("net")
     net.add_argument("--net", choices=["resnet18", "resnet110"], default="resnet18")
@@ -100,14 +100,16 @@ def parse_arguments(arguments):
         "--stem",
         choices=["3x3", "7x7"],
         default="3x3",
-        help="first convolution of resnet18: for small images, or torchvision's own",
+        help="first convolution of resnet18: 3x3 for small images, 7x7 as torchvision",
     )
-    net.add_argument("--depth", type=int, default=110, help="of resnet110: 6 n + 2")
+    net.add_argument(
+        "--depth", type=int, default=110, help="depth of resnet110, 6 n + 2"
+    )
     net.add_argument(
         "--width",
         type=int,
         default=16,
-        help="of resnet110: channels of its first stage",
+        help="channels of the first stage of resnet110",
     )
     net.add_argument("--lr", type=float, default=0.1, help="learning rate")
     net.add_argument("--weight-decay", type=float, default=1e-4)
@@ -116,21 +118,21 @@ def parse_arguments(arguments):
     return parser.parse_args(arguments)
 
 
-def load_rows(arguments):
-    """Training rows, seen as they are by all but training, and test rows."""
+def load_samples(arguments):
+    """Return training samples, augmented in training only, and test samples."""
     plain = [
         transforms.ToTensor(),
         transforms.Normalize(*MEAN_AND_DEVIATION[arguments.dataset]),
     ]
     random = [transforms.RandomCrop(32, padding=4)]
-    # The mirror image of a digit is none.
+    # The mirror image of a digit is no digit.
     random += [transforms.RandomHorizontalFlip()] * (arguments.dataset == "cifar10")
     train, augmented = (
         open_data(arguments, train=True, transform=steps)
         for steps in (plain, random + plain)
     )
-    if arguments.n_rows is not None:
-        first = range(min(arguments.n_rows, len(train)))
+    if arguments.n_samples is not None:
+        first = range(min(arguments.n_samples, len(train)))
         train, augmented = Subset(train, first), Subset(augmented, first)
     test = open_data(arguments, train=False, transform=plain)
     return DatasetRows(train, augmented=augmented), DatasetRows(test)
@@ -148,7 +150,7 @@ def open_data(arguments, *, train, transform):
 
 
 def share_of_rate(epoch, *, schedule, n_epochs, n_warm_up):
-    """Learning rate of an epoch, counted from 0, as a share of the highest."""
+    """Return the learning rate of an epoch, counted from 0, over the highest one."""
     if epoch < n_warm_up:
         return 0.1
     if schedule == "cosine":
@@ -186,18 +188,19 @@ def make_net(arguments):
 
 def main(arguments=None):
     arguments = parse_arguments(arguments)
-    rows, test = load_rows(arguments)
+    samples, test = load_samples(arguments)
     y, flipped = flip_labels(
-        rows.targets, arguments.label_noise, random_state=arguments.seed
+        samples.targets, arguments.label_noise, random_state=arguments.seed
     )
-    rows = rows.with_targets(y)
-    print(f"{len(rows)} training rows, {flipped.sum()} with a wrong label")
+    print(
+        f"{len(samples)} training samples, {flipped.sum()} with a wrong label",
+        flush=True,
+    )
     model = DataDropoutClassifier(make_net(arguments), **dropout_parameters(arguments))
-    print(estimate_cost(model, rows, y), flush=True)
-    model.fit(rows, y)
-    nets = nets_to_compare(model, rows, y, arguments.seed)
+    model.fit(samples, y)
+    nets = nets_to_compare(model, samples, y, arguments.seed)
     print_dropped(model, flipped)
-    print(f"\naccuracy on {len(test)} test rows")
+    print(f"\naccuracy on {len(test)} test samples")
     for name, net in nets.items():
         print(f"{name:14}{np.mean(net.predict(test) == test.targets):8.4f}")
 

@@ -4,12 +4,12 @@ Denoising with spoiled target images
 
 A denoiser retrained without the pairs that data dropout calls harmful is better, by
 decibels, than one trained on all pairs. Inputs are patches of photographs with Gaussian
-noise of standard deviation 25 (of 255); targets are the clean patches, but 20 % of them
-went through a wrong gamma curve.
+noise of standard deviation 25 (of 255). Targets are the clean patches, but 20 % of them
+have a wrong gamma curve.
 
 The photographs come with the package scikit-image. Training and test patches are cut
-from different ones. Set ``CORRUPT`` to ``"shift"`` for targets displaced by two pixels,
-or to ``"invert"`` for negatives.
+from different photographs. Set ``CORRUPT`` to ``"shift"`` for targets displaced by two
+pixels, or to ``"invert"`` for negatives.
 """
 
 import os
@@ -32,7 +32,7 @@ CORRUPT = "gamma"
 SIGMA = 25 / 255
 SIZE = 24
 N_PATCHES = 400 if QUICK else 1500
-N_ROUNDS = 3 if QUICK else 5
+N_SPLITS = 3 if QUICK else 5
 N_EPOCHS = 20 if QUICK else 25
 
 # %%
@@ -41,7 +41,7 @@ N_EPOCHS = 20 if QUICK else 25
 
 
 def cut_patches(photographs, n_patches, rng):
-    """Patches of equal number from each photograph, (n, 1, SIZE, SIZE) in [0, 1]."""
+    """Cut equally many patches from each photograph, (n, 1, SIZE, SIZE) in [0, 1]."""
     patches = []
     for photograph in photographs:
         gray = color.rgb2gray(photograph) if photograph.ndim == 3 else photograph / 255
@@ -81,7 +81,7 @@ net = NeuralNetRegressor(
     train_split=None,
     verbose=0,
 )
-model = DataDropoutRegressor(net, cv=N_ROUNDS, random_state=0).fit(X, y)
+model = DataDropoutRegressor(net, cv=N_SPLITS, random_state=0).fit(X, y)
 dropped = ~model.sample_mask_
 print(
     f"dropped {dropped.sum()} of {len(X)} pairs, {np.sum(dropped & spoiled)} of the "
@@ -109,15 +109,15 @@ for name, arm in arms.items():
     print(f"{name:20}{peak_signal_noise_ratio(y_test, arm.predict(X_test)):6.2f} dB")
 
 # %%
-# What a wrong gamma does to a denoiser: it darkens. Four of the test patches with the
-# most contrast.
+# A wrong gamma makes the denoiser darken images. Here are four of the test patches with
+# the most contrast.
 
-rows = np.argsort(-y_test.std(axis=(1, 2, 3)))[:40:10]
+shown = np.argsort(-y_test.std(axis=(1, 2, 3)))[:40:10]
 columns = {
-    "noisy input": X_test[rows],
-    "no dropout": arms["no dropout"].predict(X_test[rows]),
-    "data dropout": model.predict(X_test[rows]),
-    "clean": y_test[rows],
+    "noisy input": X_test[shown],
+    "no dropout": arms["no dropout"].predict(X_test[shown]),
+    "data dropout": model.predict(X_test[shown]),
+    "clean": y_test[shown],
 }
 
 

@@ -3,9 +3,9 @@ When the answer is: do not drop
 ===============================
 
 On clean digits the default rule drops nothing, and no share that is dropped by force
-gains anything beyond the noise. ``drop_curve`` is how to find that out about your own
-data: it retrains without the rows of lowest influence, without as many rows at random,
-and on all rows, and scores the three on rows that neither scored nor chose anything.
+gains anything beyond the noise. ``drop_curve`` finds that out about your own data. It
+retrains without the samples of lowest influence, without as many samples at random, and
+on all samples, and scores the three on samples that no other step used.
 """
 
 import os
@@ -20,7 +20,7 @@ from sk_datadrop import DataDropoutClassifier, DropCurveDisplay
 from sk_datadrop.nets import SmallCNN
 
 QUICK = os.environ.get("SK_DATADROP_QUICK", "0") != "0"
-FRACTIONS = ["negative", 0.2, 0.4] if QUICK else ["negative", 0.05, 0.1, 0.2, 0.3, 0.4]
+FRACTIONS = ["harmful", 0.2, 0.4] if QUICK else ["harmful", 0.05, 0.1, 0.2, 0.3, 0.4]
 
 # %%
 # Clean data
@@ -44,7 +44,8 @@ net = NeuralNetClassifier(
 # The curve
 # ---------
 # Three outer splits, each with a round 1 of three nets and two nets per share. The
-# intervals are those of a paired t-test, widened for splits that share training rows.
+# intervals are those of a paired t-test, widened because the splits share training
+# samples.
 
 display = DropCurveDisplay.from_estimator(
     DataDropoutClassifier(net, cv=3),
@@ -60,15 +61,15 @@ plt.show()
 # %%
 # In numbers
 # ----------
-# The interval of "negative" is a point at zero where it dropped no row in any split:
-# the nets are then the same. The others are wide, as three splits are few.
+# The interval of "harmful" is a point at zero if it dropped no sample in any split: the
+# nets are then the same. The others are wide because three splits are few.
 
 curve = display.curve
 print(f"accuracy without dropout {curve.none.mean():.4f}")
-print(f"{'drop':>9}{'rows':>7}{'over no dropout':>29}{'over a random drop':>29}")
+print(f"{'drop':>9}{'samples':>9}{'over no dropout':>29}{'over a random drop':>29}")
 gains = zip(*curve.gain("none"), *curve.gain("random"), strict=True)
 for fraction, n_dropped, gain in zip(
     curve.fractions, curve.n_dropped.mean(0), gains, strict=True
 ):
     shown = [f"{m:+.4f} [{a:+.4f}, {b:+.4f}]" for m, a, b in (gain[:3], gain[3:])]
-    print(f"{fraction!s:>9}{n_dropped:7.1f}{shown[0]:>29}{shown[1]:>29}")
+    print(f"{fraction!s:>9}{n_dropped:9.1f}{shown[0]:>29}{shown[1]:>29}")

@@ -1,10 +1,10 @@
 """
-How many rows to drop? A grid search that trains round 1 once per fold
-======================================================================
+How many samples to drop? A grid search that trains round 1 once per fold
+=========================================================================
 
-A grid search over the share of rows to drop, with ``memory=``, trains round 1 once per
-fold instead of once per candidate, and picks a share near that of the wrong labels. A
-fifth of the digits it is given carry one.
+A grid search over the share of samples to drop, with ``memory=``, trains round 1 once
+per fold instead of once per candidate, and picks a share near that of the wrong labels.
+A fifth of the digits it is given have a wrong label.
 """
 
 import os
@@ -27,13 +27,13 @@ FRACTIONS = (
     [0.0, 0.1, 0.2, 0.3] if QUICK else [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4]
 )
 N_FOLDS = 3
-N_ROUNDS = 3
+N_SPLITS = 3
 
 # %%
 # Data and model
 # --------------
-# 1,297 rows of 8 x 8 pixels; the other 500 keep their right labels and see how well the
-# choice was made.
+# 1,297 digits of 8 x 8 pixels. The other 500 keep their right labels and show how good
+# the choice was.
 
 digits = load_digits()
 order = np.random.default_rng(0).permutation(len(digits.target))
@@ -54,16 +54,16 @@ net = NeuralNetClassifier(
     train_split=None,
     verbose=0,
 )
-model = DataDropoutClassifier(net, cv=N_ROUNDS, random_state=0)
+model = DataDropoutClassifier(net, cv=N_SPLITS, random_state=0)
 
 # %%
 # The search
 # ----------
-# Candidates are scored on the fold left out, whose labels are as wrong as those trained
-# on: that lowers all scores alike. A second scorer looks at the 500 test digits.
+# Candidates are scored on the fold left out. Its labels are as often wrong as those
+# trained on, which lowers all scores alike. A second scorer uses the 500 test digits.
 
 
-def score_on_test_rows(fitted, X_fold, y_fold):
+def score_on_test_digits(fitted, X_fold, y_fold):
     return fitted.score(X[test], y[test])
 
 
@@ -71,21 +71,21 @@ with tempfile.TemporaryDirectory() as folder:
     search = GridSearchCV(
         model.set_params(memory=folder),
         {"drop_fraction": FRACTIONS},
-        scoring={"fold": "accuracy", "test": score_on_test_rows},
+        scoring={"fold": "accuracy", "test": score_on_test_digits},
         refit="fold",
         cv=N_FOLDS,
     ).fit(X[train], y_given)
     n_trained = len(list(Path(folder).rglob("output.pkl")))
 
-# The fits of the search, and the last one on all rows.
+# The search fits each candidate on each fold, and the best one on all samples.
 n_fits = len(FRACTIONS) * N_FOLDS + 1
-print(f"fits: {n_fits}, each with {N_ROUNDS} trainings in round 1: {N_ROUNDS * n_fits}")
+print(f"fits: {n_fits}, each with {N_SPLITS} trainings in round 1: {N_SPLITS * n_fits}")
 print(f"trainings of round 1 that took place: {n_trained}")
 print("share chosen:", search.best_params_["drop_fraction"])
 
 # %%
-# Both curves. The upper one is what one would like to see and cannot: it takes right
-# labels.
+# The upper curve is the one you would like to see. In practice you cannot, because it
+# needs right labels.
 
 figure, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
 for name, label in [
@@ -97,7 +97,7 @@ for name, label in [
 best = search.best_params_["drop_fraction"]
 ax.axvline(best, color="0.5", linestyle="--", linewidth=1)
 ax.annotate(f" chosen: {best:g}", (best, ax.get_ylim()[0]), va="bottom")
-ax.set_xlabel("share of the training rows dropped")
+ax.set_xlabel("share of the training samples dropped")
 ax.set_ylabel(f"accuracy, mean of {N_FOLDS} folds")
 ax.legend()
 plt.show()

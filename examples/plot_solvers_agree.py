@@ -2,9 +2,9 @@
 Five solvers, one answer
 ========================
 
-All five solvers give the same scores, down to their tolerance; they differ in the
-number of products with the curvature matrix that this takes. The reference builds the
-whole matrix, which is possible for a small net only.
+All five solvers give the same scores, up to their tolerance. They differ in the number
+of products with the curvature matrix that they need. The reference builds the whole
+matrix, which is possible only for a small net.
 """
 
 import matplotlib.pyplot as plt
@@ -19,6 +19,7 @@ from sk_datadrop import (
     Arnoldi,
     Dense,
     GaussNewton,
+    InfluenceFunctions,
     Lanczos,
     LiSSA,
     influence_scores,
@@ -28,8 +29,8 @@ from sk_datadrop.datasets import flip_labels
 # %%
 # A trained net
 # -------------
-# 64 inputs, 12 hidden units, 10 classes: 910 parameters. Of the 1,200 training labels,
-# and of the 597 held-out ones, a tenth is wrong.
+# The net has 64 inputs, 12 hidden units and 10 classes: 910 parameters. A tenth of the
+# 1,200 training labels is wrong, and a tenth of the 597 held-out ones.
 
 
 class Net(torch.nn.Sequential):
@@ -62,7 +63,7 @@ net = NeuralNetClassifier(
 # ---------------------------
 # The damping belongs to the curvature and is relative to its largest eigenvalue, so
 # that every solver solves the same system. ``Lanczos()`` with its defaults stops at a
-# residual of a tenth: for finding wrong rows that is enough.
+# residual of a tenth, which is enough to find wrong labels.
 
 solvers = {
     "Dense": Dense(),
@@ -79,8 +80,7 @@ results = {
         y[:1200],
         X[1200:],
         y[1200:],
-        curvature=GaussNewton(damping=0.03),
-        solver=solver,
+        engine=InfluenceFunctions(GaussNewton(damping=0.03), solver),
         random_state=0,
     )
     for name, solver in solvers.items()
@@ -96,9 +96,9 @@ for name, result in results.items():
     print(f"{name:18}{products[name]:9}{residual:10.1e}{difference:15.1e}{rank:12.5f}")
 
 # %%
-# Left: the scores against those of the full matrix. Right: what they cost. A product
-# costs about as much as a gradient of the rows of the curvature; ``Dense`` takes one
-# per parameter.
+# Left: the scores against those of the full matrix. Right: their cost. A product costs
+# about as much as a gradient over the samples of the curvature; ``Dense`` needs one
+# product per parameter.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained")
 names = [name for name in results if name != "Dense"]

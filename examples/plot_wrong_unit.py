@@ -2,10 +2,10 @@
 A table some of whose targets have the wrong unit
 =================================================
 
-Targets written down in the wrong unit, all too large, are found and dropped, and the
-retrained net predicts better; errors of both signs are not, and dropping then does
-harm. Errors that cancel on average do damage by their variance, which a first-order
-score does not see. That is a known weakness: with such errors take a robust loss.
+Targets in the wrong unit, all too large, are found and dropped, and the retrained net
+predicts better. Errors of both signs are not found, and dropping then does harm. Errors
+that cancel on average do damage by their variance, which a first-order score does not
+see. That is a known weakness: with such errors, use a robust loss.
 
 The table is Friedman's function of ten columns, drawn here.
 """
@@ -23,8 +23,8 @@ from sk_datadrop import DataDropoutRegressor
 # %%
 # Two ways to be wrong
 # --------------------
-# Of 800 training targets 15 % are wrong. Centimetres where inches were meant: the
-# target is 2.54 times what it should be. Or a slip by as much, up or down.
+# Of 800 training targets 15 % are wrong. Either they are in centimetres instead of
+# inches, 2.54 times too large, or they are off by as much in both directions.
 
 X, y_clean = make_friedman1(2800, noise=1.0, random_state=0)
 X, y_clean = X.astype(np.float32), y_clean.astype(np.float32)
@@ -73,8 +73,9 @@ def fit_on(y, keep, **options):
 # %%
 # Data dropout on both
 # --------------------
-# R2 on 2,000 rows without errors. ``HuberLoss`` is the robust loss, trained on all
-# rows: for tables with gross errors it is the rival to beat, and costs one training.
+# R2 is measured on 2,000 samples without errors. ``HuberLoss`` is the robust loss,
+# trained on all samples. For tables with gross errors it is the rival to beat, and
+# costs one training.
 
 everything = np.ones(len(train), dtype=bool)
 scores, models = {}, {}
@@ -94,17 +95,19 @@ for name, y in given.items():
         print(f"    {arm:18} R2 {score:.3f}")
 
 # %%
-# Influence against the error that was made. On the left errors and harm go together. On
-# the right errors of one sign are called harmful and those of the other helpful, and
-# rows without an error are dropped for siding with the wrong half: the *size* of the
-# influence betrays the errors, its sign does not. ``drop_curve`` shows the harm, as
-# long as its score is one that gross errors in the test rows cannot dominate.
+# The figure shows influence against the error of the target. On the left errors and
+# harm go together. On the right errors of one sign score as harmful and those of the
+# other as helpful, and samples without an error are dropped because they agree with one
+# half. The *size* of the influence reveals the errors, its sign does not.
+# ``drop_curve`` shows the harm if gross errors in the test samples cannot dominate its
+# score.
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for ax, (name, model) in zip(axes, models.items(), strict=True):
     off = given[name] - y_clean[train]
-    for rows, label in [(model.sample_mask_, "kept"), (~model.sample_mask_, "dropped")]:
-        ax.plot(off[rows], model.influence_[rows], ".", label=label)
+    kept = model.sample_mask_
+    for chosen, label in [(kept, "kept"), (~kept, "dropped")]:
+        ax.plot(off[chosen], model.influence_[chosen], ".", label=label)
     ax.axhline(0, color="0.5", linewidth=1)
     ax.set(title=name, xlabel="error of the target", ylabel="influence")
     ax.legend()

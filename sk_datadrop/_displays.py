@@ -1,13 +1,15 @@
-"""Pictures of what was found, as scikit-learn's displays draw theirs."""
+"""Pictures of the findings, in the manner of scikit-learn's displays."""
+
+from typing import Any, Self
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sk_datadrop._curves import DropCurve, drop_curve
-from sk_datadrop._report import influence_report, rows_and_targets
-from sk_datadrop._rows import DatasetRows, row_of
-
-KINDS = ("histogram", "gallery", "classes", "agreement")
+from sk_datadrop._engine import View
+from sk_datadrop._lazy import DatasetRows
+from sk_datadrop._report import given_samples, influence_report
+from sk_datadrop._samples import input_of
 
 
 class DropCurveDisplay:
@@ -54,7 +56,9 @@ class DropCurveDisplay:
         self.curve = curve
 
     @classmethod
-    def from_estimator(cls, estimator, X, y=None, *, ax=None, **options):
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: Any = None, *, ax: Any = None, **options: Any
+    ) -> Self:
         """Measure with :func:`drop_curve` and draw.
 
         All trainings take place here; `plot` draws again without any.
@@ -64,18 +68,18 @@ class DropCurveDisplay:
         estimator : DataDropoutClassifier or DataDropoutRegressor
             Not fitted.
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Rows.
+            Samples.
         y : array-like of shape (n_samples, ...) or None, default=None
-            Targets. None takes those of the data set X.
+            Targets. None uses those of the data set X.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None makes a figure.
         **options : dict
-            Of :func:`drop_curve`.
+            Options of :func:`drop_curve`.
 
         Returns
         -------
         DropCurveDisplay
-            With the curve, drawn.
+            The display, drawn.
 
         See Also
         --------
@@ -100,10 +104,10 @@ class DropCurveDisplay:
         """
         return cls(drop_curve(estimator, X, y, **options)).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Draw the gains with their 95 % intervals.
 
-        One line against no dropout, one against a random drop of as many rows.
+        One line against no dropout, one against a random drop of as many samples.
 
         Parameters
         ----------
@@ -133,14 +137,14 @@ class DropCurveDisplay:
         ...     n_test=np.array([50, 50]),
         ... )
         >>> DropCurveDisplay(curve).plot().ax_.get_xlabel()
-        'share of the training rows dropped'
+        'share of the training samples dropped'
         """
         ax = _axes(ax)
         shares = np.mean(self.curve.n_dropped / self.curve.n_train[:, None], axis=0)
         order = np.argsort(shares)
         for over, label, shift in [
             ("none", "over no dropout", -1),
-            ("random", "over a random drop of as many rows", 1),
+            ("random", "over a random drop of as many samples", 1),
         ]:
             mean, low, high = (v[order] for v in self.curve.gain(over))
             ax.errorbar(
@@ -152,7 +156,7 @@ class DropCurveDisplay:
                 label=label,
             )
         ax.axhline(0, color="0.5", linewidth=1)
-        ax.set_xlabel("share of the training rows dropped")
+        ax.set_xlabel("share of the training samples dropped")
         ax.set_ylabel("gain in score")
         ax.legend(title="data dropout, mean and 95 % interval")
         self.ax_, self.figure_ = ax, ax.figure
@@ -160,9 +164,9 @@ class DropCurveDisplay:
 
 
 class InfluenceDisplay:
-    """What data dropout found among the rows.
+    """The findings of data dropout about the samples.
 
-    Four pictures, see `plot`: all scores, the rows at both ends, the classes, the
+    Four pictures, see `plot`: all scores, the samples at both ends, the classes, the
     agreement of two views.
 
     Parameters
@@ -171,9 +175,9 @@ class InfluenceDisplay:
             or DataDropoutSampler
         Fitted.
     X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-        The rows it was fitted on, in the same order.
+        The samples it was fitted on, in the same order.
     y : array-like of shape (n_samples, ...) or None, default=None
-        Their targets. None takes those of the data set X.
+        Their targets. None uses those of the data set X.
 
     Attributes
     ----------
@@ -186,7 +190,7 @@ class InfluenceDisplay:
 
     See Also
     --------
-    influence_report : The same, row by row.
+    influence_report : The same, sample by sample.
 
     Examples
     --------
@@ -204,10 +208,10 @@ class InfluenceDisplay:
     'influence'
     """
 
-    def __init__(self, estimator, X, y=None) -> None:
+    def __init__(self, estimator: Any, X: Any, y: Any = None) -> None:
         check_is_fitted(estimator, "influence_")
         self.estimator = estimator
-        X, y = rows_and_targets(X, y)
+        X, y = given_samples(X, y)
         self.report_ = influence_report(estimator, X, y)
         if not isinstance(X, DatasetRows):
             X, y = np.asarray(X), np.asarray(y)
@@ -215,8 +219,15 @@ class InfluenceDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, y=None, *, kind="histogram", ax=None, n_rows=8
-    ):
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any = None,
+        *,
+        kind: str = "histogram",
+        ax: Any = None,
+        n_samples: int = 8,
+    ) -> Self:
         """Draw a fitted estimator.
 
         The estimator has to be fitted; nothing is trained.
@@ -227,20 +238,20 @@ class InfluenceDisplay:
                 DataDropoutTransformer or DataDropoutSampler
             Fitted.
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            The rows it was fitted on, in the same order.
+            The samples it was fitted on, in the same order.
         y : array-like of shape (n_samples, ...) or None, default=None
-            Their targets. None takes those of the data set X.
+            Their targets. None uses those of the data set X.
         kind : {"histogram", "gallery", "classes", "agreement"}, default="histogram"
             See `plot`.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None makes a figure.
-        n_rows : int, default=8
-            Rows of data at each end of a gallery.
+        n_samples : int, default=8
+            Number of samples at each end of a gallery.
 
         Returns
         -------
         InfluenceDisplay
-            With the report, drawn.
+            The display, drawn.
 
         See Also
         --------
@@ -262,9 +273,11 @@ class InfluenceDisplay:
         >>> display.ax_.get_xlabel()
         'influence, split 1, epoch 10, group 1'
         """
-        return cls(estimator, X, y).plot(kind, ax=ax, n_rows=n_rows)
+        return cls(estimator, X, y).plot(kind, ax=ax, n_samples=n_samples)
 
-    def plot(self, kind="histogram", *, ax=None, n_rows=8):
+    def plot(
+        self, kind: str = "histogram", *, ax: Any = None, n_samples: int = 8
+    ) -> Self:
         """Draw one of the pictures.
 
         Nothing is computed again, so that several pictures cost little.
@@ -272,16 +285,16 @@ class InfluenceDisplay:
         Parameters
         ----------
         kind : {"histogram", "gallery", "classes", "agreement"}, default="histogram"
-            - "histogram": influence of the rows kept and dropped;
-            - "gallery": the most harmful and the most helpful rows, with the label
+            - "histogram": influence of the samples kept and dropped;
+            - "gallery": the most harmful and the most helpful samples, with the label
               given and predicted, or the target image beneath;
             - "classes": share of each class that was dropped;
             - "agreement": influence in one view against another, the first two of
               different splits where there are such.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None makes a figure. A gallery always makes its own.
-        n_rows : int, default=8
-            Rows of data at each end of a gallery.
+        n_samples : int, default=8
+            Number of samples at each end of a gallery.
 
         Returns
         -------
@@ -310,115 +323,131 @@ class InfluenceDisplay:
         ...     torch.nn.Linear, module__in_features=3, module__out_features=1, lr=0.1,
         ... )
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
-        >>> InfluenceDisplay(model, X, y).plot("gallery", n_rows=3).ax_.shape
+        >>> InfluenceDisplay(model, X, y).plot("gallery", n_samples=3).ax_.shape
         (2, 3)
         """
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
         if kind == "gallery":
             if ax is not None:
                 raise ValueError("a gallery makes its own axes; leave ax out.")
-            self.ax_ = self._gallery(n_rows)
+            self.ax_ = _draw_gallery(self, n_samples)
             self.figure_ = self.ax_.flat[0].figure
             return self
-        ax = _axes(ax)
-        self.ax_, self.figure_ = ax, ax.figure
-        getattr(self, f"_{kind}")(ax)
+        if kind not in _KINDS:
+            known = ", ".join([*_KINDS, "gallery"])
+            raise ValueError(f"kind must be one of {known}; got {kind!r}.")
+        self.ax_ = ax = _axes(ax)
+        self.figure_ = ax.figure
+        _KINDS[kind](self, ax)
         return self
 
-    def _histogram(self, ax) -> None:
-        influence, kept = self.report_["influence"], self.report_["kept"]
-        scored = ~np.isnan(influence)
-        # Tails that hold one row in two hundred would squeeze all others into a bar.
-        low, high = np.quantile(influence[scored], [0.005, 0.995])
-        bins = np.linspace(low, high, 50)
-        shown = np.clip(influence, low, high)
-        ax.hist(
-            [shown[scored & kept], shown[scored & ~kept]],
-            bins=bins,
-            stacked=True,
-            label=[f"kept ({np.sum(kept)})", f"dropped ({np.sum(~kept)})"],
-        )
-        ax.axvline(0, color="0.5", linewidth=1)
-        ax.set_yscale("log")
-        ax.set_xlabel("influence")
-        ax.set_ylabel("rows")
-        ax.legend()
 
-    def _classes(self, ax) -> None:
-        rates = getattr(self.estimator, "drop_rate_per_class_", None)
-        if rates is None:
-            raise ValueError("a regressor has no classes; take another kind.")
-        ax.bar([str(label) for label in self.estimator.classes_], rates)
-        ax.axhline(self.estimator.drop_fraction_, color="0.5", linestyle="--")
-        ax.set_xlabel("class")
-        ax.set_ylabel("share dropped")
-
-    def _agreement(self, ax) -> None:
-        views = self.estimator.views_
-        others = [i for i, view in enumerate(views) if view.split != views[0].split]
-        if len(views) < 2:
-            raise ValueError("there is one view only; it has no other to agree with.")
-        second = others[0] if others else 1
-        x, y = self.estimator.influence_per_view_[[0, second]]
-        kept = self.report_["kept"]
-        for rows, label in [(kept, "kept"), (~kept, "dropped")]:
-            ax.plot(x[rows], y[rows], ".", markersize=3, label=label)
-        seen = ~np.isnan(x + y)
-        correlation = np.corrcoef(x[seen], y[seen])[0, 1]
-        ax.set_title(f"correlation {correlation:.2f}")
-        ax.axhline(0, color="0.5", linewidth=1)
-        ax.axvline(0, color="0.5", linewidth=1)
-        ax.set_xlabel(f"influence, {_name(views[0])}")
-        ax.set_ylabel(f"influence, {_name(views[second])}")
-        ax.legend()
-
-    def _gallery(self, n_rows: int) -> np.ndarray:
-        import matplotlib.pyplot as plt
-
-        order = np.argsort(self.report_["influence"])
-        order = order[~np.isnan(self.report_["influence"][order])]
-        n_columns = min(n_rows, len(order) // 2)
-        has_pairs = self.y.ndim > 2
-        ends = [order[:n_columns], order[::-1][:n_columns]]
-        n_lines = 4 if has_pairs else 2
-        _, axes = plt.subplots(
-            n_lines,
-            n_columns,
-            figsize=(1.3 * n_columns, 1.55 * n_lines),
-            layout="constrained",
-            squeeze=False,
-        )
-        for end, rows in enumerate(ends):
-            for column, row in enumerate(rows):
-                line = end * (n_lines // 2)
-                _draw_row(axes[line, column], row_of(self.X, row))
-                axes[line, column].set_title(self._caption(row), fontsize="x-small")
-                if has_pairs:
-                    _draw_row(axes[line + 1, column], self.y[row])
-        axes[0, 0].set_ylabel("most harmful")
-        axes[n_lines // 2, 0].set_ylabel("most helpful")
-        return axes
-
-    def _caption(self, row: int) -> str:
-        names = self.report_.dtype.names or ()
-        lines = [f"row {row}"]
-        if "target" in names:
-            lines.append(f"given {_short(self.report_['target'][row])}")
-        if "prediction" in names:
-            lines.append(f"predicted {_short(self.report_['prediction'][row])}")
-        return "\n".join(lines)
+def _draw_histogram(display: InfluenceDisplay, ax: Any) -> None:
+    influence, kept = display.report_["influence"], display.report_["kept"]
+    scored = ~np.isnan(influence)
+    # Tails that hold one sample in two hundred would squeeze all others into a bar.
+    low, high = np.quantile(influence[scored], [0.005, 0.995])
+    bins = np.linspace(low, high, 50)
+    shown = np.clip(influence, low, high)
+    ax.hist(
+        [shown[scored & kept], shown[scored & ~kept]],
+        bins=bins,
+        stacked=True,
+        label=[f"kept ({np.sum(kept)})", f"dropped ({np.sum(~kept)})"],
+    )
+    ax.axvline(0, color="0.5", linewidth=1)
+    ax.set_yscale("log")
+    ax.set_xlabel("influence")
+    ax.set_ylabel("samples")
+    ax.legend()
 
 
-def _short(value) -> str:
+def _draw_classes(display: InfluenceDisplay, ax: Any) -> None:
+    rates = getattr(display.estimator, "drop_rate_per_class_", None)
+    if rates is None:
+        raise ValueError("a regressor has no classes; choose another kind.")
+    ax.bar([str(label) for label in display.estimator.classes_], rates)
+    ax.axhline(display.estimator.drop_fraction_, color="0.5", linestyle="--")
+    ax.set_xlabel("class")
+    ax.set_ylabel("share dropped")
+
+
+def _draw_agreement(display: InfluenceDisplay, ax: Any) -> None:
+    views = display.estimator.views_
+    others = [i for i, view in enumerate(views) if view.split != views[0].split]
+    if len(views) < 2:
+        raise ValueError("there is one view only; it has no other to agree with.")
+    second = others[0] if others else 1
+    x, y = display.estimator.influence_per_view_[[0, second]]
+    kept = display.report_["kept"]
+    for rows, label in [(kept, "kept"), (~kept, "dropped")]:
+        ax.plot(x[rows], y[rows], ".", markersize=3, label=label)
+    seen = ~np.isnan(x + y)
+    correlation = np.corrcoef(x[seen], y[seen])[0, 1]
+    ax.set_title(f"correlation {correlation:.2f}")
+    ax.axhline(0, color="0.5", linewidth=1)
+    ax.axvline(0, color="0.5", linewidth=1)
+    ax.set_xlabel(f"influence, {_name(views[0])}")
+    ax.set_ylabel(f"influence, {_name(views[second])}")
+    ax.legend()
+
+
+def _draw_gallery(display: InfluenceDisplay, n_samples: int) -> np.ndarray:
+    import matplotlib.pyplot as plt
+
+    order = np.argsort(display.report_["influence"])
+    order = order[~np.isnan(display.report_["influence"][order])]
+    n_columns = min(n_samples, len(order) // 2)
+    has_pairs = display.y.ndim > 2
+    ends = [order[:n_columns], order[::-1][:n_columns]]
+    n_lines = 4 if has_pairs else 2
+    _, axes = plt.subplots(
+        n_lines,
+        n_columns,
+        figsize=(1.3 * n_columns, 1.55 * n_lines),
+        layout="constrained",
+        squeeze=False,
+    )
+    for end, rows in enumerate(ends):
+        for column, row in enumerate(rows):
+            line = end * (n_lines // 2)
+            _draw_values(axes[line, column], input_of(display.X, row))
+            axes[line, column].set_title(
+                _caption(display.report_, row), fontsize="x-small"
+            )
+            if has_pairs:
+                _draw_values(axes[line + 1, column], display.y[row])
+    axes[0, 0].set_ylabel("most harmful")
+    axes[n_lines // 2, 0].set_ylabel("most helpful")
+    return axes
+
+
+def _caption(report: np.ndarray, number: int) -> str:
+    names = report.dtype.names or ()
+    lines = [f"sample {number}"]
+    if "target" in names:
+        lines.append(f"given {_short(report['target'][number])}")
+    if "prediction" in names:
+        lines.append(f"predicted {_short(report['prediction'][number])}")
+    return "\n".join(lines)
+
+
+_KINDS = {
+    "histogram": _draw_histogram,
+    "classes": _draw_classes,
+    "agreement": _draw_agreement,
+}
+"""Pictures on one pair of axes. To add one: a function here, and a line in `plot`."""
+
+
+def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float | np.floating) else str(value)
 
 
-def _name(view) -> str:
+def _name(view: View) -> str:
     return f"split {view.split + 1}, epoch {view.epoch}, group {view.group + 1}"
 
 
-def _draw_row(ax, values) -> None:
+def _draw_values(ax: Any, values: np.ndarray) -> None:
     """Draw an image (C, H, W), a signal (C, L) or the columns of a table."""
     if values.ndim == 3 and len(values) in (3, 4):
         low, high = values.min(), values.max()
@@ -433,7 +462,7 @@ def _draw_row(ax, values) -> None:
     ax.set_yticks([])
 
 
-def _axes(ax):
+def _axes(ax: Any) -> Any:
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt

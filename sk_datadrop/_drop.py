@@ -1,127 +1,140 @@
-"""The drop rule: from the influence per view to the rows to keep.
+"""The drop rule: from the influence per view to the samples to keep.
 
-Numpy and scipy only; knows neither nets nor estimators.
+It uses numpy and scipy only, and knows neither nets nor estimators.
 """
 
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 FALSE_DISCOVERY_RATE = 0.2
-"""Largest estimated share of rows without effect among those "negative" drops."""
+"""Largest estimated share of samples without effect among those "harmful" drops."""
 
-LAMBDA = 0.3
-"""Two-sided p-values above are taken to come from rows without effect only."""
+STOREY_LAMBDA = 0.3
+"""Two-sided p-values above it are assumed to come from samples without effect."""
 
 LOCAL_FALSE_DISCOVERY_RATE = 0.5
-"""Rows at least this likely to have no effect are not dropped by "negative"."""
+"""Samples at least this likely to have no effect are not dropped by "harmful"."""
 
 
-def check_drop_fraction(drop_fraction) -> None:
+def check_drop_fraction(drop_fraction: Any) -> None:
     """Raise a ValueError unless `drop_fraction` is a known rule or in [0, 1)."""
     is_number = isinstance(drop_fraction, Real) and not isinstance(drop_fraction, bool)
-    is_rule = isinstance(drop_fraction, str) and drop_fraction in ("negative", "auto")
+    is_rule = isinstance(drop_fraction, str) and drop_fraction in ("harmful", "auto")
     if not is_rule and not (is_number and 0 <= drop_fraction < 1):
         raise ValueError(
-            "drop_fraction must be 'negative', 'auto' or a number in [0, 1); got "
+            "drop_fraction must be 'harmful', 'auto' or a number in [0, 1); got "
             f"{drop_fraction!r}."
         )
 
 
-def mean_influence(views: np.ndarray) -> np.ndarray:
-    """Mean over the views of each row, NaN for rows that no view scored.
+def mean_influence(influence_per_view: np.ndarray) -> np.ndarray:
+    """Return the mean over the views, NaN for samples that no view scored.
 
     Parameters
     ----------
-    views : ndarray of shape (n_views, n_samples)
-        Influence per view, NaN where a view did not score the row.
+    influence_per_view : ndarray of shape (n_views, n_samples)
+        Influence per view, NaN where a view did not score the sample.
 
     Returns
     -------
     ndarray of shape (n_samples,)
     """
-    count = np.sum(~np.isnan(views), axis=0)
-    return np.where(count > 0, np.nansum(views, axis=0) / np.maximum(count, 1), np.nan)
+    count = np.sum(~np.isnan(influence_per_view), axis=0)
+    total = np.nansum(influence_per_view, axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def standard_error(views: np.ndarray) -> np.ndarray:
-    """Estimate how far `mean_influence` may be off, taking views for independent.
+def standard_error(influence_per_view: np.ndarray) -> np.ndarray:
+    """Estimate how far `mean_influence` may be off, if the views are independent.
 
     Parameters
     ----------
-    views : ndarray of shape (n_views, n_samples)
-        Influence per view, NaN where a view did not score the row.
+    influence_per_view : ndarray of shape (n_views, n_samples)
+        Influence per view, NaN where a view did not score the sample.
 
     Returns
     -------
     ndarray of shape (n_samples,)
-        NaN for rows that fewer than two views scored.
+        NaN for samples that fewer than two views scored.
     """
-    count = np.sum(~np.isnan(views), axis=0)
-    deviations = np.nansum((views - mean_influence(views)) ** 2, axis=0)
+    count = np.sum(~np.isnan(influence_per_view), axis=0)
+    mean = mean_influence(influence_per_view)
+    deviations = np.nansum((influence_per_view - mean) ** 2, axis=0)
     error = np.sqrt(deviations / np.maximum(count - 1, 1) / np.maximum(count, 1))
     return np.where(count >= 2, error, np.nan)
 
 
-def keep_mask(views, split_of_view, drop_fraction, labels=None) -> np.ndarray:
-    """Decide which rows stay.
+def keep_mask(
+    influence_per_view: np.ndarray,
+    split_of_view: np.ndarray,
+    drop_fraction: str | float,
+    codes: np.ndarray | None = None,
+) -> np.ndarray:
+    """Decide which samples stay.
+
+    To add a rule: a name in `check_drop_fraction`, and its branch here.
 
     Parameters
     ----------
-    views : ndarray of shape (n_views, n_samples)
-        Influence per view, NaN where a view did not score the row.
+    influence_per_view : ndarray of shape (n_views, n_samples)
+        Influence per view, NaN where a view did not score the sample.
     split_of_view : ndarray of shape (n_views,), dtype int
         The split each view comes from.
-    drop_fraction : "negative" or float in [0, 1)
-        "negative" drops the rows that `significantly_negative` names; a float
-        drops that share of the scored rows, lowest mean influence first.
-    labels : ndarray of shape (n_samples,) or None, default=None
-        Classes. The most helpful row of each class is never dropped, so that no
+    drop_fraction : "harmful" or float in [0, 1)
+        "harmful" drops the samples that `significantly_negative` names; a float
+        drops that share of the scored samples, lowest mean influence first.
+    codes : ndarray of shape (n_samples,) or None, default=None
+        Classes. The most helpful sample of each class is never dropped, so that no
         class is emptied.
 
     Returns
     -------
     ndarray of shape (n_samples,), dtype bool
-        True = keep. Rows that no view scored are kept.
+        True = keep. Samples that no view scored are kept.
     """
-    influence = mean_influence(views)
-    droppable = ~np.isnan(influence) & ~_most_helpful_of_each_class(influence, labels)
-    if drop_fraction == "negative":
-        return ~(significantly_negative(views, split_of_view, labels) & droppable)
+    influence = mean_influence(influence_per_view)
+    droppable = ~np.isnan(influence) & ~_most_helpful_of_each_class(influence, codes)
+    if isinstance(drop_fraction, str):
+        harmful = significantly_negative(influence_per_view, split_of_view, codes)
+        return ~(harmful & droppable)
     return drop_fewer(~droppable, influence, drop_fraction)
 
 
-def fractions_to_try(keep, influence) -> np.ndarray:
+def candidate_fractions(keep: np.ndarray, influence: np.ndarray) -> np.ndarray:
     """Shares that "auto" compares, by increasing size.
 
     Parameters
     ----------
     keep : ndarray of shape (n_samples,), dtype bool
-        What "negative" keeps.
+        Samples that "harmful" keeps.
     influence : ndarray of shape (n_samples,)
         Mean over the views.
 
     Returns
     -------
     ndarray of shape (n_fractions,), dtype float64
-        Of the scored rows: none, half of what "negative" drops, and all of it; none
-        alone where it drops none.
+        Shares of the scored samples: none, half of what "harmful" drops, and all of
+        it; none alone where it drops none.
     """
     n_dropped = int(np.sum(~keep))
     n_scored = np.sum(~np.isnan(influence))
     return np.unique([0, n_dropped // 2, n_dropped]) / max(n_scored, 1)
 
 
-def drop_fewer(keep, influence, drop_fraction) -> np.ndarray:
-    """Drop a share of the scored rows, of those that a rule drops.
+def drop_fewer(
+    keep: np.ndarray, influence: np.ndarray, drop_fraction: float
+) -> np.ndarray:
+    """Drop a share of the scored samples, among those that a rule drops.
 
-    All that the rule drops, where these are fewer.
+    Where the rule drops fewer, all of these are dropped.
 
     Parameters
     ----------
     keep : ndarray of shape (n_samples,), dtype bool
-        What the rule keeps.
+        Samples that the rule keeps.
     influence : ndarray of shape (n_samples,)
         Mean over the views; the lowest go first.
     drop_fraction : float in [0, 1)
@@ -138,8 +151,8 @@ def drop_fewer(keep, influence, drop_fraction) -> np.ndarray:
     return fewer
 
 
-def one_standard_error(objectives, overlap: float) -> int:
-    """Tell which share is best, or that dropping nothing is about as good.
+def one_standard_error(objectives: np.ndarray, overlap: float) -> int:
+    """Choose the best share, or none where dropping nothing is about as good.
 
     Parameters
     ----------
@@ -147,7 +160,7 @@ def one_standard_error(objectives, overlap: float) -> int:
         Held-out objective, lower is better; the first column is that of dropping
         nothing.
     overlap : float
-        Held-out rows per training row of a split, for `paired_standard_error`.
+        Held-out samples per training sample of a split, for `paired_standard_error`.
 
     Returns
     -------
@@ -165,16 +178,16 @@ def one_standard_error(objectives, overlap: float) -> int:
     return best if gain.mean() > paired_standard_error(gain, overlap) else 0
 
 
-def paired_standard_error(differences, overlap: float) -> np.ndarray:
-    """Estimate how far a mean over runs may be off that share training rows.
+def paired_standard_error(differences: np.ndarray, overlap: float) -> np.ndarray:
+    """Estimate how far a mean over runs that share training samples may be off.
 
     Parameters
     ----------
     differences : ndarray of shape (n_runs, ...), dtype float64
         At least two runs.
     overlap : float
-        Test rows per training row, by which the variance of the mean is larger than
-        that of independent runs.
+        Test samples per training sample, by which the variance of the mean is larger
+        than that of independent runs.
 
     Returns
     -------
@@ -185,29 +198,33 @@ def paired_standard_error(differences, overlap: float) -> np.ndarray:
     Nadeau, Bengio (2003). Inference for the generalization error.
     doi:10.1023/A:1024068626366
     """
-    return differences.std(axis=0, ddof=1) * np.sqrt(1 / len(differences) + overlap)
+    spread: np.ndarray = differences.std(axis=0, ddof=1)
+    return spread * np.sqrt(1 / len(differences) + overlap)
 
 
-def significantly_negative(views, split_of_view, labels=None) -> np.ndarray:
-    """Rows more likely harmful than not, given how far the views agree.
+def significantly_negative(
+    influence_per_view: np.ndarray,
+    split_of_view: np.ndarray,
+    codes: np.ndarray | None = None,
+) -> np.ndarray:
+    """Find samples more likely harmful than not, given how far the views agree.
 
-    A one-sided t-test per row over independent views; then the rows whose local
+    A one-sided t-test per sample over independent views; then the samples whose local
     false discovery rate, the probability of having no effect given the p-value,
     is at most one half, as long as the false discovery rate of all of them is at
-    most one fifth. With m rows, k of them at or below a p-value p, and a share pi
-    of rows without effect, the cut is where ``k - 2 pi m p`` is largest among the
+    most one fifth. With m samples, k of them at or below a p-value p, and a share pi
+    of samples without effect, the cut is where ``k - 2 pi m p`` is largest among the
     p with ``pi m p <= k / 5``.
 
-    Storey's estimate of pi joins two rules in one. On clean data most rows
-    disagree about their sign from split to split: pi is large, small p-values
-    are no more frequent than chance makes them, and nothing is dropped. Where
-    there are harmful rows, splits agree about nearly every row, helpful or
-    harmful: pi is small, and the cut comes close to the plain sign rule of the
-    Data Dropout paper.
+    Storey's estimate of pi joins two rules in one. On clean data splits disagree about
+    the sign of most samples: pi is large, small p-values are no more frequent than
+    chance makes them, and nothing is dropped. Where there are harmful samples, splits
+    agree about nearly every sample, helpful or harmful: pi is small, and the cut comes
+    close to the plain sign rule of the Data Dropout paper.
 
-    A row must pass among all rows, and once more among those of its class: where a
-    class is rare, splits disagree about its rows, and the agreement about all others
-    is no evidence against them [2]_.
+    A sample must pass among all samples, and once more among those of its class: where
+    a class is rare, splits disagree about its samples, and the agreement about all
+    others is no evidence against them [2]_.
 
     With three splits or more the views of a split are averaged first: views of
     one split share its training and are no independent evidence. With fewer,
@@ -216,11 +233,11 @@ def significantly_negative(views, split_of_view, labels=None) -> np.ndarray:
 
     Parameters
     ----------
-    views : ndarray of shape (n_views, n_samples)
-        Influence per view, NaN where a view did not score the row.
+    influence_per_view : ndarray of shape (n_views, n_samples)
+        Influence per view, NaN where a view did not score the sample.
     split_of_view : ndarray of shape (n_views,), dtype int
         The split each view comes from.
-    labels : ndarray of shape (n_samples,) or None, default=None
+    codes : ndarray of shape (n_samples,) or None, default=None
         Classes.
 
     Returns
@@ -238,28 +255,30 @@ def significantly_negative(views, split_of_view, labels=None) -> np.ndarray:
     .. [3] Storey (2002). A direct approach to false discovery rates.
        doi:10.1111/1467-9868.00346
     """
-    names = np.unique(split_of_view)
-    if len(names) >= 3:
-        views = np.stack(
-            [mean_influence(views[split_of_view == name]) for name in names]
+    splits = np.unique(split_of_view)
+    opinions = influence_per_view
+    if len(splits) >= 3:
+        opinions = np.stack(
+            [mean_influence(influence_per_view[split_of_view == s]) for s in splits]
         )
-    mean = mean_influence(views)
-    if len(views) == 1:
+    mean = mean_influence(opinions)
+    if len(opinions) == 1:
         return mean < 0
-    p = _p_values(views, mean)
-    significant = (mean < 0) & _more_likely_than_not(p)
-    for label in [] if labels is None else np.unique(labels):
-        of_class = labels == label
-        significant[of_class] &= _more_likely_than_not(p[of_class])
+    p = _p_values(opinions, mean)
+    significant: np.ndarray = (mean < 0) & _more_likely_than_not(p)
+    if codes is not None:
+        for code in np.unique(codes):
+            of_class = codes == code
+            significant[of_class] &= _more_likely_than_not(p[of_class])
     return significant
 
 
-def _more_likely_than_not(p) -> np.ndarray:
+def _more_likely_than_not(p: np.ndarray) -> np.ndarray:
     return p <= _largest_p_to_drop(p[~np.isnan(p)])
 
 
-def _largest_p_to_drop(p) -> float:
-    """Where the local false discovery rate reaches its limit, or -1.
+def _largest_p_to_drop(p: np.ndarray) -> float:
+    """Return the p-value where the local false discovery rate is at its limit, or -1.
 
     The density of the p-values is estimated by the slope of the least concave
     majorant of their distribution (Grenander), so that the cut needs no bins:
@@ -270,44 +289,53 @@ def _largest_p_to_drop(p) -> float:
         return -1.0
     ordered = np.sort(p)
     count = np.arange(1, len(p) + 1)
-    without_effect = _null_share(p) * len(p) * ordered
+    without_effect = _null_proportion(p) * len(p) * ordered
     gain = count - without_effect / LOCAL_FALSE_DISCOVERY_RATE
-    # Helpful rows have p-values above one half; without the second condition the
-    # density alone would take any rise at moderate p-values for effects.
+    # Helpful samples have p-values above one half. Without the second condition the
+    # density alone would mistake any rise at moderate p-values for effects.
     excluded = (ordered > 0.5) | (without_effect > FALSE_DISCOVERY_RATE * count)
     gain[excluded] = -np.inf
     best = int(np.argmax(gain))
     return float(ordered[best]) if gain[best] > 0 else -1.0
 
 
-def _p_values(views, mean) -> np.ndarray:
-    """P-value of "the influence is not negative"; NaN with fewer than two views."""
-    count = np.sum(~np.isnan(views), axis=0)
-    error = standard_error(views)
+def _p_values(influence_per_view: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return the p-values of "not negative"; NaN with fewer than two views.
+
+    scipy's ttest_1samp is a hundred times slower where there are NaN, and has no
+    p-value where all views agree to the last bit.
+    """
+    count = np.sum(~np.isnan(influence_per_view), axis=0)
+    error = standard_error(influence_per_view)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # Views that agree to the last bit: zero is no effect, all else is certain.
+        # Where views agree to the last bit, zero is no effect and all else is certain.
         t = np.where((mean == 0) & (error == 0), 0.0, mean / error)
-    return stats.t.cdf(t, np.maximum(count - 1, 1))
+    p: np.ndarray = stats.t.cdf(t, np.maximum(count - 1, 1))
+    return p
 
 
-def _null_share(p) -> float:
-    """Storey's share of rows without effect, from two-sided p-values above LAMBDA.
+def _null_proportion(p: np.ndarray) -> float:
+    """Return Storey's share of samples without effect, from large two-sided p-values.
 
-    Lower than the usual 1/2: where one view outweighs the others, |t| comes to
+    The bound is lower than the usual 1/2: where one view outweighs the others, |t| is
     about 1 by that alone, a two-sided p-value of .37 with five views, and must not
     count as an effect.
     """
     two_sided = 2 * np.minimum(p, 1 - p)
-    return min(1.0, (np.sum(two_sided > LAMBDA) + 1) / ((1 - LAMBDA) * len(p)))
+    return min(
+        1.0, (np.sum(two_sided > STOREY_LAMBDA) + 1) / ((1 - STOREY_LAMBDA) * len(p))
+    )
 
 
-def _most_helpful_of_each_class(influence, labels) -> np.ndarray:
+def _most_helpful_of_each_class(
+    influence: np.ndarray, codes: np.ndarray | None
+) -> np.ndarray:
     protected = np.zeros(len(influence), dtype=bool)
-    if labels is None:
+    if codes is None:
         protected[np.argmax(np.nan_to_num(influence, nan=np.inf))] = True
         return protected
-    # A row that was never scored is kept anyway and serves its class best.
+    # A sample that was never scored is kept anyway and serves its class best.
     order = np.argsort(np.nan_to_num(-influence, nan=-np.inf), kind="stable")
-    _, first = np.unique(labels[order], return_index=True)
+    _, first = np.unique(codes[order], return_index=True)
     protected[order[first]] = True
     return protected

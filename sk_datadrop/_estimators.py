@@ -1,88 +1,69 @@
 """The meta-estimators: what is special about labels, and about other targets."""
 
+from typing import Any, ClassVar
+
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNetClassifier
 
-from sk_datadrop._two_rounds import BaseDataDropout
-from sk_datadrop._validation import (
-    Targets,
-    as_class_targets,
-    check_labels,
-    check_real_targets,
-    encode_labels,
-    match_targets,
-    of_argument,
-    probe_net,
-)
+from sk_datadrop._base import BaseDataDropout
 from sk_datadrop.metrics import r2_score
 
 
 class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
-    """Drop the training rows that hurt a classifier, and retrain it from scratch.
+    """Drop the training samples that hurt a classifier, and retrain it from scratch.
 
-    Round 1 trains clones of the net on parts of the data. Every row is scored
-    by its influence on the rows held out: the predicted increase of the held-out
-    objective if the row were removed. Rows whose influence is negative are
-    harmful and are dropped. Round 2 trains on the rest, from scratch, with
-    identical settings.
+    Round 1 trains clones of the net on parts of the data. Every sample is scored
+    by its influence on the samples held out: the predicted increase of the held-out
+    objective if the sample were removed. Samples that are more likely harmful than not
+    are dropped. Round 2 trains on the rest, from scratch, with identical settings.
 
     Parameters
     ----------
     estimator : skorch.NeuralNet
         Net with a module *class*, such as a
         :class:`skorch.NeuralNetClassifier`. Cloned, never fitted itself. In
-        round 1 the held-out rows take the place of its ``train_split``; round 2
-        trains on every kept row (only if a callback watches a validation
-        quantity and no `X_val` is given, ``train_split`` withholds rows).
-    drop_fraction : "negative", "auto" or float in [0, 1), default="negative"
-        - "negative": drop the rows that are more likely harmful than not,
+        round 1 the held-out samples take the place of its ``train_split``; round 2
+        trains on every kept sample (only if a callback watches a validation
+        quantity and no `X_val` is given, ``train_split`` withholds samples).
+    drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
+        - "harmful": drop the samples that are more likely harmful than not,
           given how far the views agree. Where they agree this comes close to
           the sign rule of the paper; on clean data it drops next to nothing.
-        - float: drop this share of the scored rows, lowest influence first; 0
+        - float: drop this share of the scored samples, lowest influence first; 0
           drops nothing.
-        - "auto": drop what "negative" does, half of it or nothing, whichever retraining
-          recommends. Each split is trained twice more, without as many of its lowest
-          rows, and compared on the rows it holds out, by views that these had no part
-          in; nothing is dropped if that is within a standard error of the best.
-          No training where "negative" drops nothing. Needs folds, three of them with
-          `Trajectory`: no `X_val`, no float `cv`.
+        - "auto": compare three choices by retraining: drop nothing, half of what
+          "harmful" would drop, or all of it. Each split is retrained once per non-empty
+          choice and evaluated on its held-out samples, which take no part in choosing
+          what that split drops. Nothing is dropped unless the best choice wins by more
+          than one standard error. Where "harmful" drops nothing, nothing is trained.
+          Requires folds, three of them with `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
-        - int: number of shuffled stratified folds, one split each;
+        - int: number of shuffled folds, stratified for a classifier, one split each;
         - float in (0, 1): one split that holds out this share; cheaper, and
           more cautious, as there are no other splits to agree with;
         - splitter, or iterable of (train, held-out) index arrays.
     objective : {"bounded", "loss"} or callable, default="bounded"
-        What the held-out rows measure. "bounded" is one minus the probability
-        of the true class (a power of it, for classes the net hardly knows), averaged
-        over the classes; neither wrong labels among the held-out rows nor frequent
-        classes can dominate it. "loss" is the training loss, as in the paper; a
-        callable gets (outputs, y) as tensors and returns a tensor of shape (n_rows,),
-        lower being better.
-    views : Views or None, default=None
-        Which checkpoints and held-out groups of a split are scored.
-    engine : Trajectory or None, default=None
-        None scores by influence functions, with `curvature` and `solver`;
-        ``Trajectory()`` by replaying the training backwards.
-    curvature : Curvature or None, default=None
-        None takes ``GaussNewton()``.
-    solver : Solver or None, default=None
-        None takes ``Lanczos()``.
-    autocast : {"bfloat16", "float16"} or None, default=None
-        Precision in which the net runs as it scores the rows, with torch.autocast:
-        faster where the hardware has it. See :func:`influence_scores`.
+        Quantity measured on the held-out samples. "bounded" is one minus the
+        probability of the given class (a power of it, for classes the net hardly
+        knows), averaged over the classes; neither wrong labels among the held-out
+        samples nor frequent classes can dominate it. "loss" is the training loss, as in
+        the paper; a callable gets (outputs, y) as tensors and returns a tensor of shape
+        (n_samples,), lower being better.
+    engine : InfluenceFunctions, Trajectory or None, default=None
+        How samples are scored. None uses ``InfluenceFunctions()``.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Where to keep the splits, trained and scored, and the trials of "auto", so that
+        Folder for the splits, trained and scored, and the candidates of "auto", so that
         a fit that differs in `drop_fraction` only, or was killed, does not repeat
-        them. Needs an integer `random_state`. The key holds the rows, the parameters,
-        the seed, the code of the net as Python has loaded it and the versions of the
-        libraries; whoever can write there can execute code here.
+        them. Requires an integer `random_state`. The key holds the samples, the
+        parameters, the seed, the code of the net as Python has loaded it and the
+        versions of the libraries; whoever can write there can execute code here.
     n_jobs : int or None, default=None
-        Number of processes of joblib's, for splits to run side by side, or for the
-        rows of a single split to be scored. Under its backend of threads, none. The
-        result is the same.
+        Number of joblib worker processes. Splits run in parallel; with a single split,
+        its samples are scored in parallel instead. Ignored by the threading backend.
+        Does not change the result.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches, and
         leaves the global generators untouched. An int serves as torch's seed
@@ -91,7 +72,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         ``train_split=None``. The other trainings of round 1 use seeds derived from it.
         None draws the seed from torch's global generator.
     verbose : int, default=0
-        1 shows a progress bar; 2 and more also the net's own table.
+        1 shows a progress bar with the time left; 2 and more also the net's own table.
 
     Attributes
     ----------
@@ -101,29 +82,29 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         Nets of round 1, one per split.
     influence_ : ndarray of shape (n_samples,), dtype float64
         Mean influence over the views, in units of the objective. Positive is
-        helpful, negative harmful. NaN for rows never scored.
+        helpful, negative harmful. NaN for samples never scored.
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
-        Influence by view. A row that the split held out is scored by other
-        held-out rows; NaN where that is impossible.
+        Influence by view. A sample that the split held out is scored by other
+        held-out samples; NaN where that is impossible.
     views_ : list of View
         Split, epoch and held-out group of each view.
     sample_mask_ : ndarray of shape (n_samples,), dtype bool
-        True where the row was kept.
+        True where the sample was kept.
     sample_indices_ : ndarray of shape (n_kept,), dtype int64
-        Positions of the kept rows.
+        Positions of the kept samples.
     n_dropped_ : int
-        Number of rows dropped.
+        Number of samples dropped.
     drop_fraction_ : float
-        Share of the scored rows that was dropped.
+        Share of the scored samples that was dropped.
     drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
         Share of each class that was dropped.
     solver_results_ : list of SolverResult
         One per split and checkpoint; none with `Trajectory`.
     cv_results_ : dict of str to ndarray
         With "auto" only: "drop_fraction" of shape (n_fractions,), and "objective" of
-        shape (n_splits, n_fractions) on the rows held out, lower being better.
+        shape (n_splits, n_fractions) on the held-out samples, lower being better.
     timings_ : dict of str to float
-        Seconds of work in "round_one", "scoring", "trials" ("auto" only) and
+        Seconds of work in "round_one", "scoring", "candidates" ("auto" only) and
         "round_two", summed over the splits; those of a split that `memory` gave back
         are of when it was run.
     classes_ : ndarray of shape (n_classes,)
@@ -133,7 +114,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, if X had any.
     input_shape_ : tuple of int
-        Shape of one row.
+        Shape of one sample.
 
     See Also
     --------
@@ -167,48 +148,17 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
     True
     """
 
-    _is_classification = True
+    _is_classification: ClassVar[bool | None] = True
 
-    def _fit_targets(self, y):
-        y = check_labels(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                "Classifier needs at least two classes in y; got one class: "
-                f"{self.classes_.tolist()[0]!r}."
-            )
-        return as_class_targets(self.estimator, labels.astype(np.int64))
-
-    def _val_targets(self, y_val):
-        labels = encode_labels(check_labels(y_val, "y_val"), self.classes_, "y_val")
-        return as_class_targets(self.estimator, labels).values
-
-    def _check_net(self, X, targets, validation, seed):
-        probe, _ = probe_net(
-            self.estimator,
-            X,
-            targets,
-            n_classes=len(self.classes_),
-            engine=self.engine,
-            seed=seed,
-        )
-        return targets, validation, probe
-
-    def _set_kept(self, keep, labels) -> None:
-        super()._set_kept(keep, labels)
-        counts = np.bincount(labels)
-        dropped = np.bincount(labels[~keep], minlength=len(self.classes_))
-        self.drop_rate_per_class_ = dropped / counts
-
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Predict labels with the net of round 2.
 
-        The nets of round 1 have no say in it.
+        The nets of round 1 take no part in it.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Rows of the shape seen in ``fit``.
+            Samples of the shape seen in ``fit``.
 
         Returns
         -------
@@ -240,15 +190,15 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         codes = codes.argmax(1) if codes.ndim > 1 else codes
         return self.classes_[codes.astype(np.int64)]
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Predict class probabilities with the net of round 2.
 
-        In double precision, and summing to one in it.
+        They are in double precision, and sum to one in it.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Rows of the shape seen in ``fit``.
+            Samples of the shape seen in ``fit``.
 
         Returns
         -------
@@ -258,7 +208,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         Raises
         ------
         ValueError
-            If what the net gives are no probabilities.
+            If the outputs of the net are no probabilities.
 
         See Also
         --------
@@ -289,31 +239,31 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         sums = proba.sum(axis=1, keepdims=True)
         if proba.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
             raise ValueError(
-                "the net's predict_proba gives no probabilities (rows from "
+                "the net's predict_proba gives no probabilities (values from "
                 f"{proba.min():.3g} to {proba.max():.3g}). Give it a "
                 "predict_nonlinearity, such as a softmax over axis 1."
             )
         # Single precision leaves the sum off by 1e-7, which log_loss complains of.
         return proba / sums
 
-    def score(self, X, y=None, sample_weight=None):
-        """Accuracy of the predictions.
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the accuracy of the predictions.
 
-        What searches and cross-validation take unless told otherwise.
+        Searches and cross-validation use it unless told otherwise.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Rows of the shape seen in ``fit``.
+            Samples of the shape seen in ``fit``.
         y : array-like of shape (n_samples,) or None, default=None
-            Labels. None takes those of the data set X.
+            Labels. None uses those of the data set X.
         sample_weight : array-like of shape (n_samples,) or None, default=None
-            Weights of the rows.
+            Weights of the samples.
 
         Returns
         -------
         float
-            Share of the rows whose label is predicted.
+            Share of the samples whose label is predicted.
 
         See Also
         --------
@@ -334,11 +284,11 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         1.0
         """
         X, y = self._with_own_targets(X, y)
-        return super().score(X, y, sample_weight)
+        return float(super().score(X, y, sample_weight))
 
 
 class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
-    """Drop the training rows that hurt a regressor, and retrain it from scratch.
+    """Drop the training samples that hurt a regressor, and retrain it from scratch.
 
     For tables, signals and images, with targets of the shape of the net's
     outputs: numbers, vectors, or whole images as in denoising. See
@@ -348,100 +298,45 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     ----------
     estimator : skorch.NeuralNet
         Net with a module *class*, such as a :class:`skorch.NeuralNetRegressor`.
-        Cloned, never fitted itself. In round 1 the held-out rows take the place
-        of its ``train_split``; round 2 trains on every kept row (only if a
-        callback watches a validation quantity and no `X_val` is given,
-        ``train_split`` withholds rows).
-    drop_fraction : "negative", "auto" or float in [0, 1), default="negative"
-        - "negative": drop the rows that are more likely harmful than not,
-          given how far the views agree;
-        - float: drop this share of the scored rows, lowest influence first; 0
-          drops nothing.
-        - "auto": drop what "negative" does, half of it or nothing, whichever retraining
-          recommends. Each split is trained twice more, without as many of its lowest
-          rows, and compared on the rows it holds out, by views that these had no part
-          in; nothing is dropped if that is within a standard error of the best.
-          No training where "negative" drops nothing. Needs folds, three of them with
-          `Trajectory`: no `X_val`, no float `cv`.
+        Cloned, never fitted itself. This and all parameters below as in
+        :class:`DataDropoutClassifier`.
+    drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
+        Which samples to drop: those more likely harmful than not, as many as
+        retraining the splits recommends, or this share.
     cv : int, float, cross-validation generator or iterable, default=5
-        - int: number of shuffled folds, one split each;
-        - float in (0, 1): one split that holds out this share; cheaper, and
-          more cautious, as there are no other splits to agree with;
-        - splitter, or iterable of (train, held-out) index arrays.
+        Which samples each split holds out.
     objective : {"bounded", "loss"} or callable, default="bounded"
-        What the held-out rows measure. "bounded" is
+        Quantity measured on the held-out samples. "bounded" is
         ``1 - exp(-loss / (2.985**2 median(loss)))``, which spoiled targets among the
-        held-out rows cannot dominate; "loss" is the training loss, as in the
+        held-out samples cannot dominate; "loss" is the training loss, as in the
         paper; a callable gets (outputs, y) as tensors and returns a tensor of
-        shape (n_rows,), lower being better.
-    views : Views or None, default=None
-        Which checkpoints and held-out groups of a split are scored.
-    engine : Trajectory or None, default=None
-        None scores by influence functions, with `curvature` and `solver`;
-        ``Trajectory()`` by replaying the training backwards.
-    curvature : Curvature or None, default=None
-        None takes ``GaussNewton()``.
-    solver : Solver or None, default=None
-        None takes ``Lanczos()``.
-    autocast : {"bfloat16", "float16"} or None, default=None
-        Precision in which the net runs as it scores the rows, with torch.autocast:
-        faster where the hardware has it. See :func:`influence_scores`.
+        shape (n_samples,), lower being better.
+    engine : InfluenceFunctions, Trajectory or None, default=None
+        How samples are scored. None uses ``InfluenceFunctions()``.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Where to keep the splits, trained and scored, and the trials of "auto", so that
-        a fit that differs in `drop_fraction` only, or was killed, does not repeat
-        them. Needs an integer `random_state`. The key holds the rows, the parameters,
-        the seed, the code of the net as Python has loaded it and the versions of the
-        libraries; whoever can write there can execute code here.
+        Folder for the splits and the candidates of "auto".
     n_jobs : int or None, default=None
-        Number of processes of joblib's, for splits to run side by side, or for the
-        rows of a single split to be scored. Under its backend of threads, none. The
-        result is the same.
+        Number of joblib worker processes.
     random_state : int, RandomState instance or None, default=None
-        Seeds the splits, the initial weights and the order of the batches, and
-        leaves the global generators untouched. An int serves as torch's seed
-        itself: with nothing dropped, round 2 equals
-        ``torch.manual_seed(random_state)`` and fitting the net with
-        ``train_split=None``. The other trainings of round 1 use seeds derived from it.
-        None draws the seed from torch's global generator.
+        Seeds the splits and the trainings.
     verbose : int, default=0
-        1 shows a progress bar; 2 and more also the net's own table.
+        1 shows a progress bar with the time left; 2 and more also the net's own table.
 
     Attributes
     ----------
     estimator_ : skorch.NeuralNet
         Net of round 2.
-    round_one_estimators_ : list of skorch.NeuralNet
-        Nets of round 1, one per split.
+    target_shape_ : tuple of int
+        Shape of one target.
     influence_ : ndarray of shape (n_samples,), dtype float64
         Mean influence over the views, in units of the objective. Positive is
-        helpful, negative harmful. NaN for rows never scored.
-    influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
-        Influence by view.
-    views_ : list of View
-        Split, epoch and held-out group of each view.
+        helpful, negative harmful. NaN for samples never scored.
     sample_mask_ : ndarray of shape (n_samples,), dtype bool
-        True where the row was kept.
-    sample_indices_ : ndarray of shape (n_kept,), dtype int64
-        Positions of the kept rows.
-    n_dropped_ : int
-        Number of rows dropped.
-    drop_fraction_ : float
-        Share of the scored rows that was dropped.
-    solver_results_ : list of SolverResult
-        One per split and checkpoint; none with `Trajectory`.
-    cv_results_ : dict of str to ndarray
-        With "auto" only: "drop_fraction" of shape (n_fractions,), and "objective" of
-        shape (n_splits, n_fractions) on the rows held out, lower being better.
-    timings_ : dict of str to float
-        Seconds of work in "round_one", "scoring", "trials" ("auto" only) and
-        "round_two", summed over the splits; those of a split that `memory` gave back
-        are of when it was run.
-    n_features_in_ : int
-        Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns, if X had any.
-    input_shape_ : tuple of int
-        Shape of one row.
+        True where the sample was kept.
+    round_one_estimators_, influence_per_view_, views_, sample_indices_, n_dropped_, \
+            drop_fraction_, solver_results_, cv_results_, timings_, n_features_in_, \
+            feature_names_in_, input_shape_
+        As in :class:`DataDropoutClassifier`.
 
     See Also
     --------
@@ -470,43 +365,22 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     20
     """
 
-    _is_classification = False
+    _is_classification: ClassVar[bool | None] = False
 
-    def _fit_targets(self, y):
-        return Targets(check_real_targets(y), None)
-
-    def _val_targets(self, y_val):
-        return check_real_targets(y_val, "y_val")
-
-    def _check_net(self, X, targets, validation, seed):
-        probe, shape = probe_net(
-            self.estimator,
-            X,
-            targets,
-            n_classes=None,
-            engine=self.engine,
-            seed=seed,
-        )
-        self._is_single_target = targets.values.ndim == 1
-        if validation is not None:
-            with of_argument("y_val"):
-                validation = validation[0], match_targets(validation[1], shape)
-        return Targets(match_targets(targets.values, shape), None), validation, probe
-
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Predict targets with the net of round 2.
 
-        The nets of round 1 have no say in it.
+        The nets of round 1 take no part in it.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Rows of the shape seen in ``fit``.
+            Samples of the shape seen in ``fit``.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, ...)
-            In the shape of y. At most 2-D as float64, images as float32.
+            Targets of the shape of y. At most 2-D as float64, images as float32.
 
         See Also
         --------
@@ -530,21 +404,20 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
         """
         check_is_fitted(self, "estimator_")
         predicted = self.estimator_.predict(self._check_X(X))
-        if self._is_single_target:
-            predicted = predicted.reshape(len(predicted))
+        predicted = predicted.reshape(len(predicted), *self.target_shape_)
         return predicted.astype(np.float64) if predicted.ndim <= 2 else predicted
 
-    def score(self, X, y=None, sample_weight=None):
-        """Coefficient of determination of the predictions, for any target shape.
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the coefficient of determination, for targets of any shape.
 
-        What searches and cross-validation take unless told otherwise.
+        Searches and cross-validation use it unless told otherwise.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Rows of the shape seen in ``fit``.
+            Samples of the shape seen in ``fit``.
         y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            Targets. None takes those of the data set X.
+            Targets. None uses those of the data set X.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             Only for targets of at most two dimensions.
 
@@ -581,7 +454,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
         """
         X, y = self._with_own_targets(X, y)
         if np.ndim(y) <= 2:
-            return super().score(X, y, sample_weight)
+            return float(super().score(X, y, sample_weight))
         if sample_weight is not None:
             raise ValueError(
                 "sample_weight is not supported for targets of more than two "
@@ -589,7 +462,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
             )
         return r2_score(y, self.predict(X))
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

@@ -1,8 +1,8 @@
 """One net trained by several processes at once, by accelerate.
 
 Each process (rank) runs the same ``fit`` on its share of every batch. All of them score
-all rows, with the same weights; what they decide by is that of the first, lest rounding
-on different hardware should have them train on different rows.
+all samples, with the same weights, and decide by what the first one found: rounding on
+different hardware could otherwise make them train on different samples.
 """
 
 from typing import Any, TypeVar
@@ -15,12 +15,12 @@ from torch import distributed
 T = TypeVar("T")
 
 
-def has_ranks(net) -> bool:
+def has_ranks(net: Any) -> bool:
     """Whether a net is trained by several processes at once."""
     return isinstance(net, AccelerateMixin) and net.accelerator.num_processes > 1
 
 
-def agreed(value: T, net) -> T:
+def from_first_process(value: T, net: Any) -> T:
     """Return the value of the first process."""
     if not has_ranks(net):
         return value
@@ -29,7 +29,7 @@ def agreed(value: T, net) -> T:
     return box[0]
 
 
-def summed(values: np.ndarray, net) -> np.ndarray:
+def summed_over_processes(values: np.ndarray, net: Any) -> np.ndarray:
     """Return the sum over the processes."""
     if not has_ranks(net):
         return values
@@ -38,22 +38,22 @@ def summed(values: np.ndarray, net) -> np.ndarray:
     return total.cpu().numpy()
 
 
-def module_of(net) -> torch.nn.Module:
+def module_of(net: Any) -> torch.nn.Module:
     """Return the module of a net, without what spreads it over processes."""
     if isinstance(net, AccelerateMixin):
         return net.accelerator.unwrap_model(net.module_, keep_fp32_wrapper=False)
     return net.module_
 
 
-def device_of(net):
+def device_of(net: Any) -> Any:
     """Return the device of a net; None leaves tensors where they are."""
     is_placed = isinstance(net, AccelerateMixin) and net.device is None
     return net.accelerator.device if is_placed else net.device
 
 
-def iterator_of_all(net, dataset):
+def iterator_of_all(net: Any, dataset: Any) -> Any:
     """Return the batches of a data set for validation, all of them."""
-    # Not those of this process only.
+    # AccelerateMixin would give the batches of this process only.
     owner: Any = (
         super(AccelerateMixin, net) if isinstance(net, AccelerateMixin) else net
     )

@@ -1,17 +1,19 @@
-"""Row by row: what was found about it."""
+"""The findings, sample by sample."""
+
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from sk_datadrop._drop import mean_influence, standard_error
-from sk_datadrop._rows import as_rows, with_own_targets
+from sk_datadrop._samples import with_targets_of
 
 
-def influence_report(estimator, X, y=None) -> np.ndarray:
-    """Tell for every row what was given, predicted, scored and decided.
+def influence_report(estimator: Any, X: Any, y: Any = None) -> np.ndarray:
+    """Tell for every sample what was given, predicted, scored and decided.
 
-    Sort it by ``influence`` and the rows to look at first come first.
+    Sort it by ``influence`` and the samples to look at first come first.
 
     Parameters
     ----------
@@ -19,9 +21,9 @@ def influence_report(estimator, X, y=None) -> np.ndarray:
             or DataDropoutSampler
         Fitted.
     X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-        The rows it was fitted on, in the same order.
+        The samples it was fitted on, in the same order.
     y : array-like of shape (n_samples, ...) or None, default=None
-        Their targets. None takes those of the data set X; of an array it leaves
+        Their targets. None uses those of the data set X; of an array it leaves
         target and prediction out.
 
     Returns
@@ -30,13 +32,13 @@ def influence_report(estimator, X, y=None) -> np.ndarray:
         ``row``: position; ``target`` and ``prediction``: given and by the net of round
         2, only where y is 1-D and, for the latter, the estimator predicts;
         ``influence``: mean over the views; ``z``: that mean over its standard error,
-        the views taken for independent (NaN with fewer than two); ``n_views``: that
-        scored the row; ``kept``. ``pandas.DataFrame(report)`` makes a table of it.
+        if the views are independent (NaN with fewer than two); ``n_views``: that
+        scored the sample; ``kept``. ``pandas.DataFrame(report)`` makes a table of it.
 
     Raises
     ------
     ValueError
-        If the rows are not as many as those of ``fit``.
+        If there are more or fewer samples than in ``fit``.
 
     See Also
     --------
@@ -62,7 +64,7 @@ def influence_report(estimator, X, y=None) -> np.ndarray:
     (True, 0)
     """
     check_is_fitted(estimator, "influence_per_view_")
-    X, y = rows_and_targets(X, y)
+    X, y = given_samples(X, y)
     check_consistent_length(X, y, estimator.sample_mask_)
     views = estimator.influence_per_view_
     columns = {"row": np.arange(len(estimator.sample_mask_))}
@@ -82,9 +84,7 @@ def influence_report(estimator, X, y=None) -> np.ndarray:
     return report
 
 
-def rows_and_targets(X, y) -> tuple:
-    """Return rows and targets, those of a data set to be taken by number."""
-    if (rows := as_rows(X)) is None:
-        return X, y
-    rows, y = with_own_targets(rows, y)
-    return rows, np.asarray(y) if isinstance(y, list | tuple) else y
+def given_samples(X: Any, y: Any) -> tuple[Any, Any]:
+    """Return X and y, those of a data set to be indexed by number."""
+    X, y = with_targets_of(X, y)
+    return X, np.asarray(y) if isinstance(y, list | tuple) else y

@@ -1,8 +1,10 @@
-"""Influence of the rows of a net that somebody else trained."""
+"""Influence of the samples of a net that somebody else trained."""
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +15,17 @@ from skorch import NeuralNet
 from skorch.exceptions import NotInitializedError
 from torch import nn
 
-from sk_datadrop._checks import check_count, check_kind
-from sk_datadrop._curvature import Curvature, GaussNewton
 from sk_datadrop._drop import mean_influence
+from sk_datadrop._engine import Request, check_engine, score
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._influence import check_autocast, influence
-from sk_datadrop._objectives import check_objective
-from sk_datadrop._rows import as_rows, with_own_targets
-from sk_datadrop._solvers import Lanczos, Solver, SolverResult
+from sk_datadrop._influence import InfluenceFunctions
+from sk_datadrop._lazy import as_lazy, with_own_targets
+from sk_datadrop._net_checks import check_loss
+from sk_datadrop._objective import HeldOutObjective, Kind, check_objective
+from sk_datadrop._plan import check_held_out
+from sk_datadrop._samples import Samples, class_codes
+from sk_datadrop._solvers import SolverResult
+from sk_datadrop._training import Checkpoint, Training
 
 _LIKELIHOODS = (
     nn.CrossEntropyLoss,
@@ -33,17 +38,17 @@ _LIKELIHOODS = (
 
 @dataclass(frozen=True)
 class InfluenceResult:
-    """What :func:`influence_scores` found.
+    """Result of :func:`influence_scores`.
 
-    A record; its fields are attributes of the same names.
+    Its fields are attributes of the same names.
 
     Parameters
     ----------
     influence : ndarray of shape (n_samples,), dtype float64
         Mean over the views. Positive is helpful, negative harmful: the predicted
-        increase of the held-out objective if the row were removed.
+        increase of the held-out objective if the sample were removed.
     influence_per_view : ndarray of shape (n_views, n_samples), dtype float64
-        One view per checkpoint and group of held-out rows, groups varying first.
+        One view per checkpoint and group of held-out samples, groups varying first.
     solver_results : list of SolverResult
         One per checkpoint.
     derivative : str
@@ -79,26 +84,23 @@ class InfluenceResult:
 
 
 def influence_scores(
-    net,
-    X,
-    y,
-    X_val,
-    y_val,
+    net: Any,
+    X: Any,
+    y: Any,
+    X_val: Any,
+    y_val: Any,
     *,
-    loss=None,
-    objective="bounded",
-    checkpoints=None,
-    n_groups=1,
-    curvature=None,
-    solver=None,
-    batch_size=None,
-    autocast=None,
-    n_jobs=None,
-    random_state=None,
+    loss: Any = None,
+    objective: Kind = "bounded",
+    engine: InfluenceFunctions | None = None,
+    checkpoints: Sequence[dict[str, torch.Tensor]] | None = None,
+    batch_size: int | None = None,
+    n_jobs: int | None = None,
+    random_state: Any = None,
 ) -> InfluenceResult:
-    """Score training rows by their influence on held-out rows, for a trained net.
+    """Score training samples by their influence on held-out samples, for a trained net.
 
-    For those who train elsewhere; `DataDropoutClassifier` and
+    It is for nets that were trained elsewhere; `DataDropoutClassifier` and
     `DataDropoutRegressor` train, score, drop and retrain by themselves. The net is
     left as found: weights, buffers, gradients and modes.
 
@@ -107,44 +109,39 @@ def influence_scores(
     net : skorch.NeuralNet or torch.nn.Module
         Trained net. A plain module needs `loss`.
     X, y : array-like of shape (n_samples, ...), Dataset or None
-        Rows it was trained on, as it takes them: arrays or tensors. X may be a data
-        set, and y then None if targets are among its items.
+        Samples it was trained on, as it expects them: arrays or tensors. X may be a
+        data set, and y then None if targets are among its items.
     X_val, y_val : array-like of shape (n_val, ...), Dataset or None
-        Rows it was not trained on, at least two.
+        Samples it was not trained on, at least two.
     loss : torch.nn.Module, callable or None, default=None
         Training loss for a plain module: a criterion of torch, or a function
-        ``loss(outputs, y) -> tensor of shape (n_rows,)``. A skorch net brings its
-        own.
+        ``loss(outputs, y) -> tensor of shape (n_samples,)``. A skorch net brings
+        its own.
     objective : {"bounded", "loss"} or callable, default="bounded"
-        What the held-out rows measure. "bounded" is ``1 - exp(-loss)`` averaged over
+        Quantity measured on the held-out samples. "bounded" is ``1 - exp(-loss)``,
+        without class weights, label smoothing and penalties, averaged over
         the classes where the targets are classes, which under cross-entropy is one
-        minus the probability of the true class, and
+        minus the probability of the given class, and
         ``1 - exp(-loss / (2.985**2 median(loss)))`` elsewhere; "loss" is the training
-        loss; a callable gets (outputs, y) and returns a tensor of shape (n_rows,),
+        loss; a callable gets (outputs, y) and returns a tensor of shape (n_samples,),
         lower being better. Targets are classes to a skorch classifier, and not to a
         skorch regressor. To other nets they are under CrossEntropyLoss, NLLLoss,
         BCELoss and BCEWithLogitsLoss of torch and, whatever the loss, where they are
         integers and the outputs have one more axis, of several classes.
+    engine : InfluenceFunctions or None, default=None
+        How samples are scored; None uses ``InfluenceFunctions()``. `n_groups` of None
+        makes one group of the held-out samples; `n_checkpoints` is not used.
     checkpoints : list of dict or None, default=None
-        State dicts of several epochs of the training, to average over; None takes
+        State dicts of several epochs of the training, to average over; None uses
         the net as it is. Scores are best before the net memorises.
-    n_groups : int, default=1
-        Number of random groups of the held-out rows, each a view.
-    curvature : Curvature or None, default=None
-        None takes ``GaussNewton()``.
-    solver : Solver or None, default=None
-        None takes ``Lanczos()``.
     batch_size : int or None, default=None
-        Rows per forward pass; None takes that of the skorch net, or 128. The
+        Samples per forward pass; None uses that of the skorch net, or 128. The
         scores depend on it by rounding only.
-    autocast : {"bfloat16", "float16"} or None, default=None
-        Precision in which the net runs as it scores the rows, with torch.autocast;
-        gradient and curvature of the objective keep the full one. Faster where the
-        hardware has it; the rank correlation with full precision was .9994 and more.
     n_jobs : int or None, default=None
-        Number of processes of joblib's that share the rows. The result is the same.
+        Number of joblib worker processes that share the samples. Does not change the
+        result.
     random_state : int, RandomState instance or None, default=None
-        Draws the groups and the rows of the curvature.
+        Draws the groups and the samples of the curvature.
 
     Returns
     -------
@@ -155,10 +152,10 @@ def influence_scores(
     ------
     TypeError
         If `net` is neither, a plain module has no `loss` or a skorch net one, or
-        `curvature` or `solver` is of another kind.
+        `engine` or its `curvature` or `solver` is of another kind.
     ValueError
         If the net is not initialized, lengths differ, fewer than two held-out
-        rows are given, or a parameter is out of range.
+        samples are given, or a parameter is out of range.
 
     Warns
     -----
@@ -196,114 +193,109 @@ def influence_scores(
     start = perf_counter()
     skorch_net = _as_skorch_net(net, loss, batch_size)
     check_objective(objective)
-    check_autocast(autocast)
-    check_kind("curvature", curvature, Curvature, optional=True)
-    check_kind("solver", solver, Solver, optional=True)
-    X, y = _rows_and_targets(X, y)
-    X_val, y_val = _rows_and_targets(X_val, y_val)
-    if checkpoints is not None and not len(checkpoints):
-        raise ValueError(
-            "checkpoints is empty; pass at least one state dict, or None for the "
-            "net as it is."
+    if not isinstance(engine, InfluenceFunctions | None):
+        raise TypeError(
+            "engine must be InfluenceFunctions(...) or None: other engines have to see "
+            f"the training; got {engine!r}."
         )
-    _check_not_empty(X=X, y=y, X_val=X_val, y_val=y_val)
-    check_consistent_length(X, y)
-    check_consistent_length(X_val, y_val)
-    if len(X_val) < 2:
+    engine = engine or InfluenceFunctions()
+    check_engine(engine)
+    samples, held_out = _as_samples(X, y, ""), _as_samples(X_val, y_val, "_val")
+    check_held_out(len(held_out), "X_val")
+    n_groups = 1 if engine.n_groups is None else engine.n_groups
+    if n_groups > len(held_out):
         raise ValueError(
-            f"X_val holds {len(X_val)} row(s); influence is measured on held-out rows "
-            "and needs at least two."
+            "n_groups must be at most the number of held-out samples "
+            f"({len(held_out)}); got {n_groups!r}."
         )
-    check_count("n_groups", n_groups)
-    if n_groups > len(X_val):
-        raise ValueError(
-            f"n_groups must be at most the number of held-out rows ({len(X_val)}); got "
-            f"{n_groups!r}."
-        )
-    seed = check_random_state(random_state).randint(2**31 - 1)
-    nets = _at_checkpoints(skorch_net, checkpoints)
-    for rows in ((X, y), (X_val, y_val)):
-        nets[0].check_loss(*rows)
-    is_classification = _is_classification(nets[0], X_val, y_val)
-    influences = [
-        influence(
-            net_,
-            (X, y),
-            (X_val, y_val),
-            objective=objective,
-            is_classification=is_classification,
-            curvature=GaussNewton() if curvature is None else curvature,
-            solver=Lanczos() if solver is None else solver,
-            n_groups=int(n_groups),
-            random_state=np.random.default_rng(seed),
+    first = _check_checkpoints(skorch_net, checkpoints)
+    for given in (samples, held_out):
+        check_loss(first, given)
+    if _is_classification(first, held_out):
+        held_out = replace(held_out, codes=class_codes(held_out.y))
+    states = [None] if checkpoints is None else checkpoints
+    training = Training(
+        skorch_net, [Checkpoint(epoch, state) for epoch, state in enumerate(states, 1)]
+    )
+    scores = score(
+        engine,
+        training,
+        samples,
+        HeldOutObjective(objective, held_out),
+        Request(
+            seed=check_random_state(random_state).randint(2**31 - 1),
+            n_groups=n_groups,
             score_held_out=False,
             batch_size=batch_size,
-            autocast=autocast,
             n_jobs=n_jobs,
-        )
-        for net_ in nets
-    ]
-    per_view = np.concatenate([i.train for i in influences])
-    results = [i.solver_result for i in influences if i.solver_result]
-    for result in results:
+        ),
+    )
+    for result in scores.solver_results:
         if result.message:
             warnings.warn(result.message, ConvergenceWarning, stacklevel=2)
     return InfluenceResult(
-        influence=mean_influence(per_view),
-        influence_per_view=per_view,
-        solver_results=results,
-        derivative=str(influences[0].derivative),
+        influence=mean_influence(scores.train),
+        influence_per_view=scores.train,
+        solver_results=scores.solver_results,
+        derivative=str(scores.derivative),
         seconds=perf_counter() - start,
     )
 
 
-def _check_not_empty(**arrays) -> None:
-    for name, values in arrays.items():
-        if values is None or not hasattr(values, "__len__") or not len(values):
-            raise ValueError(f"{name} holds no rows; got {values!r}. Pass one or more.")
-
-
-def _at_checkpoints(net, checkpoints) -> list[FunctionalNet]:
+def _check_checkpoints(net: NeuralNet, checkpoints: Any) -> FunctionalNet:
+    """Return the net at the first checkpoint, once all were found to be some."""
     if checkpoints is None:
-        return [FunctionalNet(net)]
+        return FunctionalNet(net)
+    if not len(checkpoints):
+        raise ValueError(
+            "checkpoints is empty; pass at least one state dict, or None for the "
+            "net as it is."
+        )
     try:
-        return [FunctionalNet(net, state_dict) for state_dict in checkpoints]
+        return [FunctionalNet(net, state_dict) for state_dict in checkpoints][0]
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"checkpoints must be a list of state dicts of the module: {error}"
         ) from error
 
 
-def _rows_and_targets(X, y) -> tuple:
+def _as_samples(X: Any, y: Any, suffix: str) -> Samples:
     y = _as_array(y)
-    if (rows := as_rows(X)) is None:
-        return _as_array(X), y
-    rows, y = with_own_targets(rows, y)
-    return rows.with_targets(y), y
+    if (lazy := as_lazy(X)) is None:
+        X = _as_array(X)
+    else:
+        X, y = with_own_targets(lazy, y)
+    for name, values in (("X", X), ("y", y)):
+        if values is None or not hasattr(values, "__len__") or not len(values):
+            raise ValueError(
+                f"{name}{suffix} holds no samples; got {values!r}. Pass one or more."
+            )
+    check_consistent_length(X, y)
+    return Samples.of(X, y)
 
 
-def _as_array(values):
-    """Turn lists and pandas into arrays, whose rows are taken by position."""
+def _as_array(values: Any) -> Any:
+    """Make arrays of lists and pandas, whose samples are indexed by position."""
     if isinstance(values, torch.Tensor):
         return values.detach()
     is_table = isinstance(values, list | tuple) or hasattr(values, "iloc")
     return np.asarray(values) if is_table else values
 
 
-class _RowLoss(nn.Module):
+class _SampleLoss(nn.Module):
     """A function of (outputs, y) in the guise of a criterion."""
 
     reduction = "mean"
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[..., torch.Tensor]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, outputs, y):
+    def forward(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.function(outputs, y)
 
 
-def _as_skorch_net(net, loss, batch_size) -> NeuralNet:
+def _as_skorch_net(net: Any, loss: Any, batch_size: int | None) -> NeuralNet:
     if isinstance(net, NeuralNet):
         if not net.initialized_:
             raise NotInitializedError(
@@ -312,7 +304,7 @@ def _as_skorch_net(net, loss, batch_size) -> NeuralNet:
         if loss is not None:
             raise TypeError(
                 f"a {type(net).__name__} was trained with its own criterion, by which "
-                f"its rows are scored; got loss={loss!r}. Leave loss out, or pass "
+                f"its samples are scored; got loss={loss!r}. Leave loss out, or pass "
                 "net.module_."
             )
         return net
@@ -324,9 +316,10 @@ def _as_skorch_net(net, loss, batch_size) -> NeuralNet:
     if not callable(loss):
         raise TypeError(
             "a plain module needs the loss it was trained with: pass loss=, a torch "
-            f"criterion or a function (outputs, y) -> losses of the rows; got {loss!r}."
+            f"criterion or a function (outputs, y) -> tensor of shape (n_samples,); got "
+            f"{loss!r}."
         )
-    criterion = loss if isinstance(loss, nn.Module) else _RowLoss(loss)
+    criterion = loss if isinstance(loss, nn.Module) else _SampleLoss(loss)
     return NeuralNet(
         net,
         criterion=criterion,
@@ -336,18 +329,18 @@ def _as_skorch_net(net, loss, batch_size) -> NeuralNet:
     ).initialize()
 
 
-def _is_classification(net: FunctionalNet, X, y) -> bool:
-    """Whether the targets are classes, as they are to `DataDropoutClassifier`.
+def _is_classification(net: FunctionalNet, samples: Samples) -> bool:
+    """Tell whether the targets are classes, as they are to `DataDropoutClassifier`.
 
-    A net that scikit-learn takes for a classifier or a regressor is one. Of any other
+    A net that scikit-learn considers a classifier or a regressor is one. For others
     the targets decide, as a criterion may be anything: class numbers are integers, and
     lack the axis of the outputs that counts the classes.
     """
     if is_classifier(net.skorch_net) or is_regressor(net.skorch_net):
-        return is_classifier(net.skorch_net)
+        return bool(is_classifier(net.skorch_net))
     if isinstance(net.skorch_net.criterion_, _LIKELIHOODS):
         return True
-    Xb, yb = next(net.batches(X[:1], y[:1]))
-    raw = net.raw_outputs(net.theta, Xb)
-    is_label = not yb.is_floating_point() and raw.ndim == yb.ndim + 1
-    return is_label and raw.shape[1] > 1
+    X, y = next(net.batches(samples[:1]))
+    outputs = net.outputs(net.theta, X)
+    is_label = not y.is_floating_point() and outputs.ndim == y.ndim + 1
+    return is_label and outputs.shape[1] > 1

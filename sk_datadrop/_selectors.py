@@ -1,109 +1,35 @@
-"""Round 1 as a step of a pipeline: which rows to keep, and no round 2."""
+"""Round 1 as a step of a pipeline: which samples to keep, and no round 2."""
 
 from contextlib import suppress
+from typing import Any, ClassVar
 
 import numpy as np
 import sklearn
-import torch
-from sklearn.base import (
-    OneToOneFeatureMixin,
-    TransformerMixin,
-    is_classifier,
-    is_regressor,
-)
+from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import _safe_indexing
 from sklearn.utils.fixes import parse_version
+from sklearn.utils.metadata_routing import MethodMapping
 from sklearn.utils.validation import check_is_fitted
 from torch.utils.data import Dataset
 
-from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
-from sk_datadrop._row_selection import BaseRowSelection
-from sk_datadrop._rows import as_rows, with_own_targets
-from sk_datadrop._validation import check_is_net
+from sk_datadrop._base import BaseDataDropout
+from sk_datadrop._lazy import as_lazy, with_own_targets
 
 
-class _BaseSelector(OneToOneFeatureMixin, BaseRowSelection):
+class _BaseSelector(OneToOneFeatureMixin, BaseDataDropout):
     """What transformer and sampler share: an estimator that stops after round 1."""
 
-    def fit(self, X, y=None, *, X_val=None, y_val=None, **params):
-        """Train, score and decide which rows to keep.
+    _has_round_two: ClassVar[bool] = False
 
-        Round 1 of the estimators, without round 2.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Rows: tables (N, D), signals (N, C, L), images (N, C, H, W). Any
-            integer or float dtype; the net gets float32. A `numpy.memmap`, a data
-            set, or :class:`DatasetRows` is read row by row.
-        y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            Labels of any type for a classifier; targets of the shape of the
-            net's outputs for a regressor. None takes those of the data set X.
-        X_val, y_val : array-like, Dataset or None, default=None
-            Rows to measure influence on, instead of `cv`: one split that trains
-            on all of X. Never trained on and never dropped.
-        **params : dict
-            ``groups`` of shape (n_samples,) goes to the ``split`` of `cv`, all else to
-            the ``fit`` of the net. With metadata routing enabled, what is requested
-            goes where it is requested.
-
-        Returns
-        -------
-        object
-            The selector itself, fitted.
-
-        Raises
-        ------
-        TypeError
-            If `estimator` is not a skorch net.
-        ValueError
-            If data, parameters, net and criterion do not fit together, before
-            any training; or if a training loss becomes NaN or infinite.
-
-        See Also
-        --------
-        get_support : Which rows are kept.
-
-        Examples
-        --------
-        >>> import numpy as np, torch
-        >>> from skorch import NeuralNetRegressor
-        >>> from sk_datadrop import DataDropoutTransformer
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(60, 3))
-        >>> y = X @ [1.0, 2.0, 3.0]
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-        ...     lr=0.1, verbose=0,
-        ... )
-        >>> selector = DataDropoutTransformer(net, drop_fraction=0.1, cv=2)
-        >>> selector.fit(X, y).n_dropped_
-        6
-        """
-        check_is_net(self.estimator, wrapper=type(self).__name__)
-        model = _data_dropout_class(self.estimator)(**self.get_params(deep=False))
-        problem = model._problem(X, y, X_val, y_val, params)
-        with model._progress_bar(len(problem.splits)) as bar:
-            model._find_harmful(problem, bar)
-        self._take_over(model)
-        return self
-
-    def _take_over(self, model) -> None:
-        """Set the fitted attributes of the model, and none of an earlier fit."""
-        for name in _fitted(self):
-            delattr(self, name)
-        for name, value in _fitted(model).items():
-            setattr(self, name, value)
-
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the names of the columns, which are those that came in.
 
-        Rows are dropped, columns are not.
+        Samples are dropped, columns are not.
 
         Parameters
         ----------
         input_features : array-like of str or None, default=None
-            Names of the columns. None takes ``feature_names_in_``, or x0, x1, ...
+            Names of the columns. None uses ``feature_names_in_``, or x0, x1, ...
 
         Returns
         -------
@@ -113,7 +39,7 @@ class _BaseSelector(OneToOneFeatureMixin, BaseRowSelection):
         Raises
         ------
         ValueError
-            If the rows seen in ``fit`` were not those of a table, or the names are
+            If the samples seen in ``fit`` were not those of a table, or the names are
             not those seen in ``fit``.
 
         See Also
@@ -139,12 +65,13 @@ class _BaseSelector(OneToOneFeatureMixin, BaseRowSelection):
         check_is_fitted(self, "input_shape_")
         if len(self.input_shape_) != 1:
             raise ValueError(
-                "only tables have names of columns; the rows seen in fit have shape "
-                f"{self.input_shape_}. Take the names before the rows become images."
+                "only tables have names of columns; the samples seen in fit have "
+                f"shape {self.input_shape_}. Ask for the names before the samples "
+                "become images."
             )
-        return super().get_feature_names_out(input_features)
+        return np.asarray(super().get_feature_names_out(input_features))
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         tags.target_tags.multi_output = True
@@ -152,16 +79,16 @@ class _BaseSelector(OneToOneFeatureMixin, BaseRowSelection):
 
 
 class DataDropoutTransformer(TransformerMixin, _BaseSelector):
-    """Score the training rows and decide which to keep; change nothing.
+    """Score the training samples and decide which to keep; change nothing.
 
     Round 1 of :class:`DataDropoutClassifier` or :class:`DataDropoutRegressor`, without
-    round 2. ``transform`` returns its input, all rows of it: a step of a scikit-learn
-    pipeline gets X alone and cannot drop rows of y, nor must it drop rows in
-    ``predict`` (SLEP005). What was found is in the attributes. To have rows dropped
-    within a pipeline take :class:`DataDropoutSampler`, or one of the estimators as
-    last step.
+    round 2. ``transform`` returns its input, all samples of it: a step of a
+    scikit-learn pipeline gets X alone and cannot drop samples of y, nor must it drop
+    any in ``predict`` (SLEP005). The findings are in the attributes. To have samples
+    dropped within a pipeline use :class:`DataDropoutSampler`, or one of the estimators
+    as last step.
 
-    A net that scikit-learn takes for a classifier or a regressor is one; a plain
+    A net that scikit-learn considers a classifier or a regressor is one; a plain
     :class:`skorch.NeuralNet` is a classifier if its criterion is, or inherits from,
     ``torch.nn.CrossEntropyLoss`` or ``torch.nn.NLLLoss``, and a regressor otherwise.
 
@@ -170,27 +97,19 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
     estimator : skorch.NeuralNet
         Net with a module *class*, cloned and never fitted itself. This and all
         parameters below as in :class:`DataDropoutClassifier`.
-    drop_fraction : "negative", "auto" or float in [0, 1), default="negative"
-        Which rows to drop: those likely harmful, as many as retraining the splits
-        recommends, or this share.
+    drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
+        Which samples to drop: those more likely harmful than not, as many as
+        retraining the splits recommends, or this share.
     cv : int, float, cross-validation generator or iterable, default=5
-        Which rows each split holds out.
+        Which samples each split holds out.
     objective : {"bounded", "loss"} or callable, default="bounded"
-        What the held-out rows measure.
-    views : Views or None, default=None
-        Which checkpoints and held-out groups of a split are scored.
-    engine : Trajectory or None, default=None
-        How to score, if not by influence functions.
-    curvature : Curvature or None, default=None
-        None takes ``GaussNewton()``.
-    solver : Solver or None, default=None
-        None takes ``Lanczos()``.
-    autocast : {"bfloat16", "float16"} or None, default=None
-        Precision in which the net runs as it scores the rows.
+        Quantity measured on the held-out samples.
+    engine : InfluenceFunctions, Trajectory or None, default=None
+        How samples are scored. None uses ``InfluenceFunctions()``.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Where to keep the splits. Shared with estimators of the same parameters.
+        Folder for the splits. Shared with estimators of the same parameters.
     n_jobs : int or None, default=None
-        Number of splits to run at a time.
+        Number of joblib worker processes.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits and the trainings.
     verbose : int, default=0
@@ -198,43 +117,24 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
 
     Attributes
     ----------
-    round_one_estimators_ : list of skorch.NeuralNet
-        Nets of round 1, one per split.
     influence_ : ndarray of shape (n_samples,), dtype float64
         Mean influence over the views. Positive is helpful, negative harmful.
-    influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
-        Influence by view.
-    views_ : list of View
-        Split, epoch and held-out group of each view.
     sample_mask_ : ndarray of shape (n_samples,), dtype bool
-        True where the row is to be kept.
+        True where the sample is to be kept.
     sample_indices_ : ndarray of shape (n_kept,), dtype int64
-        Positions of the rows to keep.
-    n_dropped_ : int
-        Number of rows to drop.
-    drop_fraction_ : float
-        Share of the scored rows to drop.
-    drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
-        Share of each class to drop; for a classifier only.
-    solver_results_ : list of SolverResult
-        One per split and checkpoint; none with `Trajectory`.
-    cv_results_ : dict of str to ndarray
-        What "auto" compared; with "auto" only.
-    timings_ : dict of str to float
-        Seconds of work in "round_one", "scoring" and "trials" ("auto" only).
-    classes_ : ndarray of shape (n_classes,)
-        Labels; for a classifier only.
-    n_features_in_ : int
-        Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns, if X had any.
-    input_shape_ : tuple of int
-        Shape of one row.
+        Positions of the samples to keep.
+    round_one_estimators_, influence_per_view_, views_, n_dropped_, drop_fraction_, \
+            solver_results_, cv_results_, timings_, n_features_in_, \
+            feature_names_in_, input_shape_
+        As in :class:`DataDropoutClassifier`.
+    classes_, drop_rate_per_class_, target_shape_
+        The first two for classes, as in :class:`DataDropoutClassifier`; the last for
+        other targets, as in :class:`DataDropoutRegressor`.
 
     See Also
     --------
-    DataDropoutSampler : Returns the kept rows.
-    DataDropoutClassifier : Trains on the kept rows.
+    DataDropoutSampler : Returns the kept samples.
+    DataDropoutClassifier : Trains on the kept samples.
 
     Examples
     --------
@@ -256,15 +156,15 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
     True
     """
 
-    def transform(self, X):
-        """Return X as it came, every row of it.
+    def transform(self, X: Any) -> Any:
+        """Return X as it came, every sample of it.
 
-        A step of a pipeline must not drop rows of X alone.
+        A step of a pipeline must not drop samples of X alone.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Rows of the shape seen in ``fit``.
+            Samples of the shape seen in ``fit``.
 
         Returns
         -------
@@ -273,7 +173,7 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
 
         See Also
         --------
-        get_support : Which rows are to be kept.
+        get_support : Which samples are to be kept.
 
         Examples
         --------
@@ -295,27 +195,27 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         self._check_X(X)
         return X if hasattr(X, "shape") or isinstance(X, Dataset) else np.asarray(X)
 
-    def _routes_to(self, callee):
+    def _routes_to(self, callee: str) -> MethodMapping:
         # Older scikit-learn does not see the fit in fit_transform by itself.
         return super()._routes_to(callee).add(caller="fit_transform", callee=callee)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
 
 class DataDropoutSampler(_BaseSelector):
-    """Return the training rows that are worth keeping.
+    """Return the training samples that are worth keeping.
 
     Round 1 of :class:`DataDropoutClassifier` or :class:`DataDropoutRegressor`, without
-    round 2: what is trained on the rows kept is up to the caller, or to the next steps
-    of an :class:`imblearn.pipeline.Pipeline`, which drops rows in ``fit`` only. It has
-    the methods of a sampler of imbalanced-learn, but needs no imbalanced-learn, and
-    takes rows and targets of any shape. It has no ``transform``, so that
+    round 2: what is trained on the kept samples is up to the caller, or to the next
+    steps of an :class:`imblearn.pipeline.Pipeline`, which drops samples in ``fit``
+    only. It has the methods of a sampler of imbalanced-learn, but does not need
+    imbalanced-learn, and accepts samples and targets of any shape. It has no ``transform``, so that
     scikit-learn's own pipeline refuses it as an intermediate step.
 
-    A net that scikit-learn takes for a classifier or a regressor is one; a plain
+    A net that scikit-learn considers a classifier or a regressor is one; a plain
     :class:`skorch.NeuralNet` is a classifier if its criterion is, or inherits from,
     ``torch.nn.CrossEntropyLoss`` or ``torch.nn.NLLLoss``, and a regressor otherwise.
 
@@ -327,27 +227,19 @@ class DataDropoutSampler(_BaseSelector):
     estimator : skorch.NeuralNet
         Net with a module *class*, cloned and never fitted itself. This and all
         parameters below as in :class:`DataDropoutClassifier`.
-    drop_fraction : "negative", "auto" or float in [0, 1), default="negative"
-        Which rows to drop: those likely harmful, as many as retraining the splits
-        recommends, or this share.
+    drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
+        Which samples to drop: those more likely harmful than not, as many as
+        retraining the splits recommends, or this share.
     cv : int, float, cross-validation generator or iterable, default=5
-        Which rows each split holds out.
+        Which samples each split holds out.
     objective : {"bounded", "loss"} or callable, default="bounded"
-        What the held-out rows measure.
-    views : Views or None, default=None
-        Which checkpoints and held-out groups of a split are scored.
-    engine : Trajectory or None, default=None
-        How to score, if not by influence functions.
-    curvature : Curvature or None, default=None
-        None takes ``GaussNewton()``.
-    solver : Solver or None, default=None
-        None takes ``Lanczos()``.
-    autocast : {"bfloat16", "float16"} or None, default=None
-        Precision in which the net runs as it scores the rows.
+        Quantity measured on the held-out samples.
+    engine : InfluenceFunctions, Trajectory or None, default=None
+        How samples are scored. None uses ``InfluenceFunctions()``.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Where to keep the splits. Shared with estimators of the same parameters.
+        Folder for the splits. Shared with estimators of the same parameters.
     n_jobs : int or None, default=None
-        Number of splits to run at a time.
+        Number of joblib worker processes.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits and the trainings.
     verbose : int, default=0
@@ -355,43 +247,24 @@ class DataDropoutSampler(_BaseSelector):
 
     Attributes
     ----------
-    round_one_estimators_ : list of skorch.NeuralNet
-        Nets of round 1, one per split.
     influence_ : ndarray of shape (n_samples,), dtype float64
         Mean influence over the views. Positive is helpful, negative harmful.
-    influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
-        Influence by view.
-    views_ : list of View
-        Split, epoch and held-out group of each view.
     sample_mask_ : ndarray of shape (n_samples,), dtype bool
-        True where the row was kept.
+        True where the sample is to be kept.
     sample_indices_ : ndarray of shape (n_kept,), dtype int64
-        Positions of the kept rows.
-    n_dropped_ : int
-        Number of rows dropped.
-    drop_fraction_ : float
-        Share of the scored rows that was dropped.
-    drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
-        Share of each class that was dropped; for a classifier only.
-    solver_results_ : list of SolverResult
-        One per split and checkpoint; none with `Trajectory`.
-    cv_results_ : dict of str to ndarray
-        What "auto" compared; with "auto" only.
-    timings_ : dict of str to float
-        Seconds of work in "round_one", "scoring" and "trials" ("auto" only).
-    classes_ : ndarray of shape (n_classes,)
-        Labels; for a classifier only.
-    n_features_in_ : int
-        Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns, if X had any.
-    input_shape_ : tuple of int
-        Shape of one row.
+        Positions of the samples to keep.
+    round_one_estimators_, influence_per_view_, views_, n_dropped_, drop_fraction_, \
+            solver_results_, cv_results_, timings_, n_features_in_, \
+            feature_names_in_, input_shape_
+        As in :class:`DataDropoutClassifier`.
+    classes_, drop_rate_per_class_, target_shape_
+        The first two for classes, as in :class:`DataDropoutClassifier`; the last for
+        other targets, as in :class:`DataDropoutRegressor`.
 
     See Also
     --------
-    DataDropoutTransformer : Decides, and returns all rows.
-    DataDropoutClassifier : Trains on the kept rows.
+    DataDropoutTransformer : Decides, and returns all samples.
+    DataDropoutClassifier : Trains on the kept samples.
 
     Examples
     --------
@@ -417,26 +290,34 @@ class DataDropoutSampler(_BaseSelector):
     if parse_version(sklearn.__version__) >= parse_version("1.8"):
         __metadata_request__fit_resample = {"X_val": True, "y_val": True}
 
-    def fit_resample(self, X, y=None, *, X_val=None, y_val=None, **params):
-        """Train, score and return the rows to keep.
+    def fit_resample(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        **params: Any,
+    ) -> tuple[Any, Any]:
+        """Train, score and return the samples to keep.
 
         As the samplers of imbalanced-learn do; its pipelines call it in ``fit`` only.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Rows, as for ``fit``.
+            Samples, as for ``fit``.
         y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            Targets, as for ``fit``. None takes those of the data set X.
+            Targets, as for ``fit``. None uses those of the data set X.
         X_val, y_val : array-like, Dataset or None, default=None
-            Rows to measure influence on, instead of `cv`. Not returned.
+            Samples to measure influence on, instead of `cv`. Not returned.
         **params : dict
             As for ``fit``.
 
         Returns
         -------
         X_kept : array-like of shape (n_kept, ...) or DatasetRows
-            Rows kept, in their order: of the type and dtype of X, of a data set as
+            Samples kept, in their order: of the type and dtype of X, of a data set as
             :class:`DatasetRows`.
         y_kept : array-like of shape (n_kept,) or (n_kept, ...)
             Their targets, of the type and dtype of y; those of a data set as its
@@ -451,7 +332,7 @@ class DataDropoutSampler(_BaseSelector):
 
         See Also
         --------
-        fit : The same, without returning rows.
+        fit : The same, without returning samples.
 
         Examples
         --------
@@ -470,37 +351,15 @@ class DataDropoutSampler(_BaseSelector):
         >>> X_kept.shape, y_kept.shape
         ((54, 3), (54,))
         """
-        if not isinstance(X, np.ndarray) and (rows := as_rows(X)) is not None:
-            X, y = with_own_targets(rows, y)
+        if not isinstance(X, np.ndarray) and (lazy := as_lazy(X)) is not None:
+            X, y = with_own_targets(lazy, y)
         kept = self.fit(X, y, X_val=X_val, y_val=y_val, **params).sample_indices_
         return _safe_indexing(X, kept), _safe_indexing(y, kept)
 
-    def _routes_to(self, callee):
+    def _routes_to(self, callee: str) -> MethodMapping:
         mapping = super()._routes_to(callee)
         # A method that scikit-learn knows only once imbalanced-learn was imported;
         # before that, nothing calls it through routing.
         with suppress(ValueError):
             mapping.add(caller="fit_resample", callee=callee)
         return mapping
-
-
-def _data_dropout_class(net) -> type[DataDropoutClassifier | DataDropoutRegressor]:
-    if is_classifier(net):
-        return DataDropoutClassifier
-    if is_regressor(net):
-        return DataDropoutRegressor
-    criterion = (
-        net.criterion if isinstance(net.criterion, type) else type(net.criterion)
-    )
-    if issubclass(criterion, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss):
-        return DataDropoutClassifier
-    return DataDropoutRegressor
-
-
-def _fitted(estimator) -> dict:
-    """Return the public fitted attributes by name."""
-    return {
-        name: value
-        for name, value in vars(estimator).items()
-        if name.endswith("_") and not name.startswith("_")
-    }

@@ -1,8 +1,10 @@
-"""Which rows each split trains on, and which it holds out."""
+"""The samples that each split trains on, and those it holds out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import (
@@ -16,9 +18,9 @@ from sklearn.model_selection import (
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split, as indices into the data given to ``fit``.
+    """Samples of one split, as indices into the data given to ``fit``.
 
-    `held_out` is empty when the held-out rows come from elsewhere.
+    `held_out` is empty when the held-out samples come from elsewhere.
     """
 
     train: np.ndarray
@@ -26,9 +28,15 @@ class Split:
 
 
 def held_out_splits(
-    cv, X, y, *, classes=None, random_state: int, split_params=MappingProxyType({})
+    cv: Any,
+    X: Any,
+    y: Any,
+    *,
+    classes: Any = None,
+    random_state: int,
+    split_params: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Split]:
-    """Split the rows as `cv` says.
+    """Split the samples as `cv` says.
 
     Parameters
     ----------
@@ -55,7 +63,7 @@ def held_out_splits(
     ------
     ValueError
         If `cv` is out of range, a class is too small for it, a split would
-        train on no row, hold out no row, train on a row it holds out, or miss a
+        train on no sample, hold out no sample, train on a sample it holds out, or miss a
         class.
     """
     _check_class_sizes(cv, y, classes)
@@ -66,10 +74,10 @@ def held_out_splits(
     except (ValueError, TypeError) as error:
         shown = cv if isinstance(cv, Real) else type(cv).__name__
         raise ValueError(
-            f"cv={shown} does not split the {len(X)} rows into pairs (train, held-out):"
+            f"cv={shown} does not split the {len(X)} samples into pairs (train, held-out):"
             f" {error}"
         ) from error
-    splits = [Split(*(_indices(rows, len(X)) for rows in pair)) for pair in pairs]
+    splits = [Split(*(_indices(part, len(X)) for part in pair)) for pair in pairs]
     if not splits:
         raise ValueError("cv gives no split; it must give at least one.")
     for number, split in enumerate(splits, start=1):
@@ -79,7 +87,41 @@ def held_out_splits(
     return splits
 
 
-def _splitter(cv, *, stratified: bool, random_state: int):
+def check_candidate_splits(splits: list[Split], *, score_held_out: bool) -> None:
+    """Raise a ValueError unless there are samples to compare on, and to leave out.
+
+    For "auto" every split must hold out samples of its own, and train on some that
+    others score.
+
+    Parameters
+    ----------
+    splits : list of Split
+    score_held_out : bool
+        Whether splits also score the samples that they hold out.
+    """
+    held_out = np.concatenate([split.held_out for split in splits])
+    if len(splits) < 2 or len(np.unique(held_out)) < len(held_out):
+        raise ValueError(
+            "drop_fraction='auto' compares on samples that had no say, and for this needs "
+            "at least two splits that hold out different samples; got "
+            f"{len(splits)} split(s) that hold out {len(np.unique(held_out))} samples in "
+            f"{len(held_out)} places. Use cv=5 or another number of folds, and neither "
+            "X_val nor random splits."
+        )
+    for number, split in enumerate(splits):
+        others = splits[:number] + splits[number + 1 :]
+        scored = [s.train for s in others]
+        scored += [s.held_out for s in others if score_held_out]
+        if not np.isin(split.train, np.concatenate(scored)).any():
+            raise ValueError(
+                "drop_fraction='auto' trains each split without samples that other splits "
+                f"found harmful; got none that score a sample which split {number + 1} "
+                "trains on. Let the splits share samples; with "
+                "engine=Trajectory(), which scores no held-out samples, this takes three folds."
+            )
+
+
+def _splitter(cv: Any, *, stratified: bool, random_state: int) -> Any:
     if isinstance(cv, Integral) and not isinstance(cv, bool):
         if cv < 2:
             raise ValueError(
@@ -91,45 +133,45 @@ def _splitter(cv, *, stratified: bool, random_state: int):
     if isinstance(cv, Real) and not isinstance(cv, bool):
         if not 0 < float(cv) < 1:
             raise ValueError(
-                f"cv as a float is the share of rows held out and must lie strictly "
+                f"cv as a float is the share of samples held out and must lie strictly "
                 f"between 0 and 1; got {cv}."
             )
         shuffle = StratifiedShuffleSplit if stratified else ShuffleSplit
         return shuffle(1, test_size=float(cv), random_state=random_state)
     if isinstance(cv, (str, bool)) or cv is None:
         raise ValueError(
-            f"cv must be a number of folds, a share of rows, a splitter or an iterable "
+            f"cv must be a number of folds, a share of samples, a splitter or an iterable "
             f"of (train, held-out) indices; got {cv!r}."
         )
     return check_cv(cv)
 
 
-def _indices(rows, n_samples: int) -> np.ndarray:
-    """Rows given as indices or as a mask, as indices."""
-    rows = np.asarray(rows)
-    if rows.dtype == bool and rows.shape == (n_samples,):
-        return np.flatnonzero(rows)
-    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+def _indices(indices: Any, n_samples: int) -> np.ndarray:
+    """Return the indices of samples given as indices or as a mask."""
+    indices = np.asarray(indices)
+    if indices.dtype == bool and indices.shape == (n_samples,):
+        return np.flatnonzero(indices)
+    if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise ValueError(
-            f"cv names rows by an array of shape {rows.shape} and dtype {rows.dtype}; "
+            f"cv names samples by an array of shape {indices.shape} and dtype {indices.dtype}; "
             f"they must be integers, or a mask of shape ({n_samples},)."
         )
-    if rows.size and not 0 <= rows.min() <= rows.max() < n_samples:
+    if indices.size and not 0 <= indices.min() <= indices.max() < n_samples:
         raise ValueError(
-            f"cv names rows {rows.min()} to {rows.max()}, but there are {n_samples} "
-            "rows, counted from 0."
+            f"cv names samples {indices.min()} to {indices.max()}, but there are {n_samples} "
+            "samples, counted from 0."
         )
-    rows = rows.astype(np.int64)
-    if len(np.unique(rows)) < len(rows):
+    indices = indices.astype(np.int64)
+    if len(np.unique(indices)) < len(indices):
         raise ValueError(
-            f"cv names {len(rows) - len(np.unique(rows))} of its rows more than once "
-            "in one split. A row is trained on and scored once per split: leave out "
+            f"cv names {len(indices) - len(np.unique(indices))} of its samples more than once "
+            "in one split. A sample is trained on and scored once per split: leave out "
             "the repetitions."
         )
-    return rows
+    return indices
 
 
-def _check_class_sizes(cv, y, classes) -> None:
+def _check_class_sizes(cv: Any, y: Any, classes: Any) -> None:
     if classes is None or not isinstance(cv, Real) or isinstance(cv, bool):
         return
     needed = int(cv) if isinstance(cv, Integral) else 2
@@ -137,7 +179,7 @@ def _check_class_sizes(cv, y, classes) -> None:
     smallest = int(counts.argmin())
     if counts[smallest] < needed:
         raise ValueError(
-            f"class {_name(classes, smallest)} has {counts[smallest]} row(s), too few "
+            f"class {_name(classes, smallest)} has {counts[smallest]} sample(s), too few "
             f"for cv={cv}, which needs at least {needed} of each class. Use fewer "
             "folds, merge rare classes, or pass X_val and y_val."
         )
@@ -146,29 +188,31 @@ def _check_class_sizes(cv, y, classes) -> None:
 def _check_split(split: Split, number: int, n_samples: int) -> None:
     problem = None
     if len(split.train) == 0:
-        problem = "holds out every row and leaves none to train on"
+        problem = "holds out every sample and leaves none to train on"
     elif len(split.held_out) < 2:
         problem = (
-            f"holds out {len(split.held_out)} row(s); influence is measured on "
-            "held-out rows and needs at least two"
+            f"holds out {len(split.held_out)} sample(s); influence is measured on "
+            "held-out samples and needs at least two"
         )
     elif np.intersect1d(split.train, split.held_out).size:
-        problem = "trains on rows that it also holds out"
+        problem = "trains on samples that it also holds out"
     if problem:
         raise ValueError(
-            f"split {number} of cv {problem} (of {n_samples} rows). Check cv."
+            f"split {number} of cv {problem} (of {n_samples} samples). Check cv."
         )
 
 
-def _check_classes_present(split: Split, number: int, y, classes) -> None:
+def _check_classes_present(
+    split: Split, number: int, y: np.ndarray, classes: Any
+) -> None:
     missing = np.setdiff1d(np.arange(len(classes)), y[split.train])
     if missing.size:
         raise ValueError(
-            f"split {number} of cv trains on no row of class "
+            f"split {number} of cv trains on no sample of class "
             f"{_name(classes, missing[0])}; every class must be in the training "
-            "rows of every split. Use a stratified splitter."
+            "samples of every split. Use a stratified splitter."
         )
 
 
-def _name(classes, position) -> str:
+def _name(classes: Any, position: int) -> str:
     return repr(np.asarray(classes).tolist()[position])

@@ -2,11 +2,11 @@
 
 Where influence functions ask how the optimum moves, this asks how *this training*
 would have ended: the derivative of the held-out objective by the weight of every
-training row, through every step of the optimiser (Hara, Nitanda, Maehara 2019,
+training sample, through every step of the optimiser (Hara, Nitanda, Maehara 2019,
 arXiv:1906.08473; Ilyas & Engstrom 2025, arXiv:2504.16430). The objective is one
-number, so one pass backwards through the steps serves all rows.
+number, so one pass backwards through the steps serves all samples.
 
-The sign is that of `_influence`: minus the derivative, as removing a row takes its
+The sign is that of `_influence`: minus the derivative, as removing a sample takes its
 weight from one to zero.
 """
 
@@ -17,22 +17,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_scalar
+from skorch import NeuralNet
 from skorch.callbacks import Callback
 from skorch.hf import AccelerateMixin
 from skorch.utils import to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sk_datadrop._checks import check_positive
+from sk_datadrop._engine import Engine, Request, Scores, View, split_groups
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._influence import Influence, objective_gradients, split_groups
-from sk_datadrop._objectives import class_codes, largest_change
+from sk_datadrop._lazy import DatasetRows
+from sk_datadrop._net_checks import check_deterministic
+from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._optimizers import (
     OPTIMIZERS,
     DifferentiableOptimizer,
@@ -41,17 +43,19 @@ from sk_datadrop._optimizers import (
     read_options,
     unsupported,
 )
-from sk_datadrop._solvers._base import ZERO_GRADIENT
+from sk_datadrop._samples import Samples
+from sk_datadrop._solvers import ZERO_GRADIENT
+from sk_datadrop._training import Training
 
 LARGEST_DEVIATION = 0.01
-"""Of a replayed stretch from the recorded one, relative to the way it goes."""
+"""Deviation of a replayed stretch from the recorded one, relative to its length."""
 
 
-class Trajectory(BaseEstimator):
-    """Score rows by replaying the training backwards.
+class Trajectory(Engine):
+    """Score samples by replaying the training backwards.
 
     Exact for the training that took place, where influence functions need a
-    minimum that training never reaches; but it sees only the rows trained on,
+    minimum that training never reaches; but it sees only the samples trained on,
     holds the training's states in memory, and needs a training it can repeat:
     torch.optim.SGD, Adam or AdamW, any learning rate schedule, any number of
     parameter groups; no workers in the data loader, no random augmentation, no
@@ -72,11 +76,16 @@ class Trajectory(BaseEstimator):
         Bytes for the recorded states of one training. Beyond, every other state
         is forgotten, as often as needed, and recomputed in the backward pass, which
         for this holds the states of one such gap at a time.
+    n_checkpoints : int, default=1
+        Number of epochs whose held-out objective is scored: that of the lowest
+        held-out training loss and its neighbours. Their mean makes one view.
+    n_groups : int or None, default=None
+        Number of random groups of the held-out samples, each a view, as in
+        :class:`InfluenceFunctions`.
 
     See Also
     --------
-    Views : Which epochs are scored.
-    GaussNewton : Influence functions, the default.
+    InfluenceFunctions : The default engine.
 
     References
     ----------
@@ -93,105 +102,130 @@ class Trajectory(BaseEstimator):
     Trajectory(smoothing=1)
     """
 
-    def __init__(self, smoothing: float = 100.0, max_memory: float = 1e9) -> None:
+    scores_held_out: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        smoothing: float = 100.0,
+        max_memory: float = 1e9,
+        n_checkpoints: int = 1,
+        n_groups: int | None = None,
+    ) -> None:
         self.smoothing = smoothing
         self.max_memory = max_memory
+        self.n_checkpoints = n_checkpoints
+        self.n_groups = n_groups
 
-    def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range.
+    def _check_parameters(self) -> None:
+        check_scalar(self.smoothing, "smoothing", Real, min_val=0)
+        check_scalar(
+            self.max_memory, "max_memory", Real, min_val=0, include_boundaries="neither"
+        )
 
-        Called before any training.
+    def _check_net(self, net: NeuralNet, samples: Samples) -> None:
+        """Raise a ValueError if the training of a net cannot be replayed.
 
-        Raises
-        ------
-        ValueError
-            If `smoothing` is negative, or `max_memory` not positive.
-
-        See Also
-        --------
-        check_net : Whether a training can be replayed.
-
-        Examples
-        --------
-        >>> from sk_datadrop import Trajectory
-        >>> Trajectory(smoothing=-1).check_parameters()
-        Traceback (most recent call last):
-            ...
-        ValueError: smoothing must be a number from 0; got -1.
-        """
-        if not isinstance(self.smoothing, Real) or not self.smoothing >= 0:
-            raise ValueError(
-                f"smoothing must be a number from 0; got {self.smoothing!r}."
-            )
-        check_positive("max_memory", self.max_memory, " of bytes")
-
-    def check_net(self, net) -> None:
-        """Raise a ValueError if the training of an initialized net cannot be replayed.
-
-        Called before any training. What random augmentation does cannot be seen
-        beforehand; a replay that deviates from the training warns.
-
-        Parameters
-        ----------
-        net : skorch.NeuralNet
-            Initialized, with its optimizer.
-
-        Raises
-        ------
-        ValueError
-            If the optimiser is not one of SGD, Adam and AdamW or has options that are
-            not covered, or the order of the rows cannot be seen.
-
-        See Also
-        --------
-        check_parameters : Whether the parameters are in range.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from skorch import NeuralNetRegressor
-        >>> from sk_datadrop import Trajectory
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-        ...     optimizer=torch.optim.Adam, verbose=0,
-        ... ).initialize()
-        >>> Trajectory().check_net(net)
+        Random augmentation within a data set cannot be seen beforehand; a replay that
+        deviates from the training raises an error.
         """
         reason = unsupported(net.optimizer_)
         if net.get_params_for("iterator_train").get("num_workers"):
             reason = (
-                "its iterator_train__num_workers is not 0, so the order of the rows "
+                "its iterator_train__num_workers is not 0, so the order of the samples "
                 "cannot be seen; set it to 0"
             )
         if net.get_params_for("iterator_train").get("collate_fn"):
             reason = (
-                "its iterator_train__collate_fn may change the order of the rows; "
+                "its iterator_train__collate_fn may change the order of the samples; "
                 "leave it out"
             )
         if isinstance(net, AccelerateMixin):
-            reason = "its steps are taken by accelerate; take a net without it"
+            reason = "its steps are taken by accelerate; use a net without it"
+        if isinstance(samples.X, DatasetRows) and samples.X.augmented is not None:
+            reason = "its samples are augmented; leave augmented out of DatasetRows"
         if reason:
             raise ValueError(
                 f"the training of this net cannot be replayed: {reason}, or leave "
                 "engine=None for influence functions."
             )
 
+    def _recorders(self) -> list[Callback]:
+        return [TrajectoryRecorder(self.max_memory)]
+
+    def _score(
+        self,
+        training: Training,
+        train: Samples,
+        objective: HeldOutObjective,
+        request: Request,
+    ) -> Scores:
+        """Score samples through the training; held-out samples score NaN."""
+        (recorder,) = training.callbacks
+        assert isinstance(recorder, TrajectoryRecorder)
+        rng, n_groups = np.random.default_rng(request.seed), request.n_groups
+        groups = split_groups(objective.codes, n_groups, rng)
+        nets = {
+            recorder.epoch_ends_[c.epoch - 1]: FunctionalNet(training.net, c.state_dict)
+            for c in training.checkpoints
+        }
+        for net in nets.values():
+            check_deterministic(net, objective.samples)
+        # The objective is the mean over the checkpoints.
+        gradients = {
+            n_steps: objective.scaled_by(net).gradients(net, groups) / len(nets)
+            for n_steps, net in nets.items()
+        }
+        if not any(gradient.any() for gradient in gradients.values()):
+            warnings.warn(ZERO_GRADIENT, ConvergenceWarning, stacklevel=2)
+        scores = trajectory_scores(
+            FunctionalNet(training.net),
+            recorder,
+            train,
+            gradients,
+            smoothing=self.smoothing,
+            thetas={n_steps: net.theta for n_steps, net in nets.items()},
+            on_step=request.on_product,
+        )
+        epoch = training.checkpoints[-1].epoch
+        return Scores(
+            train=_believable(scores, objective.largest_change),
+            held_out=np.full((n_groups, len(objective.samples)), np.nan),
+            views=[View(request.number, epoch, group) for group in range(n_groups)],
+            solver_results=[],
+        )
+
+
+def _believable(scores: np.ndarray, largest_change: float) -> np.ndarray:
+    """Set scores to NaN, and warn, if any goes beyond what a sample can do."""
+    largest = np.abs(scores).max()
+    if largest <= largest_change:
+        return scores
+    warnings.warn(
+        f"the derivatives through the training grew to {largest:.2g} and the samples "
+        "are not scored: a small change of a sample's weight would have led training "
+        "elsewhere altogether. Lower the learning rate or the momentum, raise the "
+        "smoothing of Trajectory, or use influence functions.",
+        ConvergenceWarning,
+        stacklevel=3,
+    )
+    return np.full_like(scores, np.nan)
+
 
 @dataclass(frozen=True)
 class Step:
-    """What a step of the training depended on, besides the state.
+    """Everything a step of the training depended on, besides the state.
 
     Attributes
     ----------
-    rows : list of int
+    samples : list of int
     options : dict
         Hyperparameters of the optimiser.
     rng_states : list of Tensor
         Of torch's generators: CPU, then the net's GPU if any. For dropout.
     """
 
-    rows: list[int]
-    options: dict
+    samples: list[int]
+    options: dict[str, Any]
     rng_states: list[Tensor]
 
 
@@ -214,25 +248,29 @@ class TrajectoryRecorder(Callback):
         Elements of each trainable parameter.
     optimizer_ : DifferentiableOptimizer
     collate_ : callable
-        Makes a batch of rows.
+        Makes a batch of samples.
     """
 
-    def __init__(self, max_memory):
+    def __init__(self, max_memory: float) -> None:
         self.max_memory = max_memory
 
-    def on_train_begin(self, net, **kwargs):
-        self.steps_, self.states_, self.epoch_ends_ = [], {}, []
+    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        self.steps_: list[Step] = []
+        self.states_: dict[int, OptimizerState] = {}
+        self.epoch_ends_: list[int] = []
         self.optimizer_ = OPTIMIZERS[type(net.optimizer_)]
         self.every_ = 1
-        self.seen_ = []
+        self.seen_: list[int] = []
         self.iterator_ = net.iterator_train
         vars(net)["iterator_train"] = partial(self._iterator, net.iterator_train)
 
-    def on_train_end(self, net, **kwargs):
+    def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
         vars(net)["iterator_train"] = self.iterator_
         self._remember(net)
 
-    def on_batch_begin(self, net, batch=None, training=None, **kwargs):
+    def on_batch_begin(
+        self, net: NeuralNet, batch: Any = None, training: Any = None, **kwargs: Any
+    ) -> None:
         if not training:
             return
         if not self.steps_:
@@ -241,19 +279,19 @@ class TrajectoryRecorder(Callback):
             self._remember(net)
         parameters = list(_trainable(net).values())
         self.sizes_ = [p.numel() for p in parameters]
-        rows, self.seen_[:] = list(self.seen_), []
+        samples, self.seen_[:] = list(self.seen_), []
         options = read_options(net.optimizer_, parameters)
-        self.steps_.append(Step(rows, options, _rng_states(net.device)))
+        self.steps_.append(Step(samples, options, _rng_states(net.device)))
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         self.epoch_ends_.append(len(self.steps_))
 
-    def _iterator(self, original, dataset, **kwargs):
+    def _iterator(self, original: Any, dataset: Any, **kwargs: Any) -> Any:
         loader = original(_Watched(dataset, self.seen_), **kwargs)
         self.collate_ = loader.collate_fn
         return loader
 
-    def _remember(self, net):
+    def _remember(self, net: NeuralNet) -> None:
         state = _read_state(net, self.optimizer_.slot_names, len(self.steps_))
         self.states_[state.n_steps] = state
         size = (1 + len(state.slots)) * state.theta.nbytes
@@ -265,21 +303,21 @@ class TrajectoryRecorder(Callback):
 
 
 class _Watched(Dataset):
-    """A data set that notes which rows are asked for."""
+    """A data set that notes which samples are asked for."""
 
-    def __init__(self, dataset, seen):
+    def __init__(self, dataset: Any, seen: list[int]) -> None:
         self.dataset = dataset
         self.seen = seen
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, row):
-        self.seen.append(int(row))
-        return self.dataset[row]
+    def __getitem__(self, number: int) -> Any:
+        self.seen.append(int(number))
+        return self.dataset[number]
 
 
-def _materialise(net, batch) -> None:
+def _materialise(net: NeuralNet, batch: Any) -> None:
     """Let lazy modules make their parameters, which the first step starts from."""
     training = net.module_.training
     net.module_.eval()
@@ -288,14 +326,16 @@ def _materialise(net, batch) -> None:
     net.module_.train(training)
 
 
-def _trainable(net) -> dict[str, Tensor]:
+def _trainable(net: NeuralNet) -> dict[str, Tensor]:
     return {k: p for k, p in net.module_.named_parameters() if p.requires_grad}
 
 
-def _read_state(net, slot_names, n_steps: int) -> OptimizerState:
+def _read_state(
+    net: NeuralNet, slot_names: tuple[str, ...], n_steps: int
+) -> OptimizerState:
     parameters = list(_trainable(net).values())
 
-    def slot(name):
+    def slot(name: str) -> Tensor:
         values = [net.optimizer_.state.get(p, {}).get(name) for p in parameters]
         return torch.cat(
             [
@@ -308,119 +348,24 @@ def _read_state(net, slot_names, n_steps: int) -> OptimizerState:
     return OptimizerState(theta, tuple(map(slot, slot_names)), n_steps)
 
 
-def _rng_states(device) -> list[Tensor]:
+def _rng_states(device: Any) -> list[Tensor]:
     states = [torch.get_rng_state()]
     if device is not None and torch.device(device).type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
     return states
 
 
-def trajectory_influences(
-    net,
-    checkpoints,
-    train: tuple[Any, Any],
-    held_out: tuple[Any, Any],
-    *,
-    recorder: TrajectoryRecorder,
-    smoothing: float,
-    objective,
-    is_classification: bool,
-    n_groups: int,
-    seed: int,
-    score_held_out: bool = False,
-    on_product: Callable[[], object] = lambda: None,
-) -> list[tuple[int, Influence]]:
-    """Score the rows of `train` through the training of the net.
-
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-        The trained net.
-    checkpoints : list of Checkpoint
-        The epochs whose held-out objective is differentiated: their mean is.
-    train, held_out : tuple (X, y)
-        Rows the net was trained on, and rows the objective is measured on.
-    recorder : TrajectoryRecorder
-        The training.
-    smoothing : float
-        See `Trajectory`.
-    objective : {"bounded", "loss"} or callable
-        See `resolve_objective`.
-    is_classification : bool
-        See `influence`.
-    n_groups : int
-        Number of random groups the held-out rows are split into; each gives
-        one view.
-    seed : int
-        Splits the groups.
-    score_held_out : bool, default=False
-        For `influence_at_checkpoints`; here it makes no difference.
-    on_product : callable
-        Called after every step backwards.
-
-    Returns
-    -------
-    list of tuple (epoch, Influence)
-        One, with the last epoch. Held-out rows are never trained on and score NaN.
-    """
-    rng = np.random.default_rng(seed)
-    codes = class_codes(held_out[1], is_classification=is_classification)
-    groups = split_groups(codes, n_groups, rng)
-    nets = {
-        recorder.epoch_ends_[c.epoch - 1]: FunctionalNet(net, c.state_dict)
-        for c in checkpoints
-    }
-    for at_checkpoint in nets.values():
-        at_checkpoint.check_rows(*held_out)
-    gradients = {
-        n_steps: objective_gradients(
-            at_checkpoint,
-            held_out,
-            groups,
-            objective=objective,
-            is_classification=is_classification,
-            batch_size=None,
-        )
-        / len(checkpoints)
-        for n_steps, at_checkpoint in nets.items()
-    }
-    if not any(gradient.any() for gradient in gradients.values()):
-        warnings.warn(ZERO_GRADIENT, ConvergenceWarning, stacklevel=2)
-    scores = trajectory_scores(
-        FunctionalNet(net),
-        recorder,
-        *train,
-        gradients,
-        smoothing=smoothing,
-        thetas={n_steps: n.theta for n_steps, n in nets.items()},
-        on_step=on_product,
-    )
-    if not np.abs(scores).max() <= largest_change(objective):
-        warnings.warn(
-            f"the derivatives through the training grew to {np.abs(scores).max():.2g} "
-            "and the rows are not scored: a small change of a row's weight would "
-            "have led training elsewhere altogether. Lower the learning rate or the "
-            "momentum, raise the smoothing of Trajectory, or use influence functions.",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
-        scores = np.full_like(scores, np.nan)
-    never = np.full((n_groups, len(held_out[0])), np.nan)
-    return [(checkpoints[-1].epoch, Influence(scores, never, None, None))]
-
-
 def trajectory_scores(
     net: FunctionalNet,
     recorder: TrajectoryRecorder,
-    X,
-    y,
+    samples: Samples,
     gradients: dict[int, Tensor],
     *,
     smoothing: float,
     thetas: Mapping[int, Tensor] = MappingProxyType({}),
     on_step: Callable[[], object] = lambda: None,
 ) -> np.ndarray:
-    """Differentiate the final objective by the weight of every row, with a minus.
+    """Differentiate the final objective by the weight of every sample, with a minus.
 
     Parameters
     ----------
@@ -428,8 +373,8 @@ def trajectory_scores(
         The trained net; used up, as replaying changes its buffers.
     recorder : TrajectoryRecorder
         Its training.
-    X, y : array-like of shape (n_samples, ...)
-        The rows it was trained on.
+    samples : Samples
+        The samples it was trained on.
     gradients : dict of int to Tensor of shape (n_parameters, n_columns)
         Gradients of objectives by the parameters, by the number of steps after
         which they are taken; those of several moments add up.
@@ -450,17 +395,17 @@ def trajectory_scores(
     ValueError
         If the steps, repeated, do not lead where the training went.
     """
-    replay = _Replay(net, recorder, X, y, smoothing, thetas)
+    replay = _Replay(net, recorder, samples, smoothing, thetas)
     last = max(gradients)
     n_columns = gradients[last].shape[1]
-    scores = np.zeros((n_columns, len(X)))
+    scores = np.zeros((n_columns, len(samples)))
     zero = torch.zeros_like(gradients[last])
     adjoint = _Adjoint(zero, tuple(zero for _ in recorder.optimizer_.slot_names))
     for n in reversed(range(last)):
         if n + 1 in gradients:
             adjoint = replace(adjoint, theta=adjoint.theta + gradients[n + 1])
-        adjoint, row_derivatives = replay.step_back(n, adjoint)
-        np.subtract.at(scores.T, recorder.steps_[n].rows, row_derivatives)
+        adjoint, derivatives = replay.step_back(n, adjoint)
+        np.subtract.at(scores.T, recorder.steps_[n].samples, derivatives)
         on_step()
     return scores
 
@@ -474,15 +419,22 @@ class _Adjoint:
 
 
 class _Replay:
-    """A recorded training, to be gone through backwards."""
+    """A recorded training, replayed backwards."""
 
-    def __init__(self, net, recorder, X, y, smoothing, thetas):
+    def __init__(
+        self,
+        net: FunctionalNet,
+        recorder: TrajectoryRecorder,
+        samples: Samples,
+        smoothing: float,
+        thetas: Mapping[int, Tensor],
+    ) -> None:
         self.net = net
         self.thetas = {n: s.theta for n, s in recorder.states_.items()} | dict(thetas)
         self.recorder = recorder
         self.optimizer: DifferentiableOptimizer = recorder.optimizer_
         self.smoothing = smoothing
-        self.dataset = net.dataset(X, y)
+        self.dataset = net.dataset(samples)
         self.states: dict[int, OptimizerState] = {}
 
     def step_back(self, n: int, adjoint: _Adjoint) -> tuple[_Adjoint, np.ndarray]:
@@ -491,16 +443,19 @@ class _Replay:
         Returns
         -------
         adjoint : _Adjoint
-        row_derivatives : ndarray of shape (n_rows_of_step, n_columns)
+        derivatives : ndarray of shape (n_samples_of_step, n_columns)
         """
         state = self._state_before(n)
         theta, weights, gradient = self._gradient(n, state, create_graph=True)
         after = self._step(n, state, gradient.detach(), smoothing=0.0)
         self._check(n + 1, after)
         leaves, slots = self._smoothed_step(n, state, gradient)
+        adjoints = (adjoint.theta, *adjoint.slots)
         columns = [
-            self._column_back(theta, weights, gradient, leaves, slots, column, adjoint)
-            for column in range(adjoint.theta.shape[1])
+            self._column_back(
+                (theta, weights), gradient, leaves, slots, [a[:, k] for a in adjoints]
+            )
+            for k in range(adjoint.theta.shape[1])
         ]
         thetas, derivatives, old_slots = zip(*columns, strict=True)
         return (
@@ -511,14 +466,21 @@ class _Replay:
             torch.stack(derivatives, dim=1).double().cpu().numpy(),
         )
 
-    def _column_back(self, theta, weights, gradient, leaves, outputs, column, adjoint):
-        pulled = [adjoint.theta[:, column], *(s[:, column] for s in adjoint.slots)]
+    def _column_back(
+        self,
+        inputs: tuple[Tensor, Tensor],
+        gradient: Tensor,
+        leaves: list[Tensor],
+        outputs: list[Tensor],
+        pulled: list[Tensor],
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the adjoint of one column before a step, and its row derivatives."""
         by_theta, by_gradient, *by_slots = torch.autograd.grad(
             outputs, leaves, pulled, retain_graph=True, materialize_grads=True
         )
         through_loss, by_weights = torch.autograd.grad(
             gradient,
-            (theta, weights),
+            inputs,
             by_gradient,
             retain_graph=True,
             materialize_grads=True,
@@ -526,26 +488,34 @@ class _Replay:
         return by_theta + through_loss, by_weights, by_slots
 
     @torch.enable_grad()
-    def _gradient(self, n, state, *, create_graph):
-        """Gradient of the loss of step n, as a function of theta and row weights."""
+    def _gradient(
+        self, n: int, state: OptimizerState, *, create_graph: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return theta, sample weights, and the gradient of the loss of step n."""
         step = self.recorder.steps_[n]
-        batch = self.recorder.collate_([self.dataset[row] for row in step.rows])
+        batch = self.recorder.collate_(
+            [self.dataset[number] for number in step.samples]
+        )
         theta = state.theta.clone().requires_grad_()
-        weights = torch.ones(len(step.rows), dtype=theta.dtype, device=theta.device)
+        weights = torch.ones(len(step.samples), dtype=theta.dtype, device=theta.device)
         weights.requires_grad_()
         with _rng(step.rng_states, self.net.device):
             loss = self.net.training_loss(theta, *self.net.to_device(batch), weights)
         (gradient,) = torch.autograd.grad(loss, theta, create_graph=create_graph)
         return theta, weights, gradient
 
-    def _step(self, n, state, gradient, *, smoothing):
+    def _step(
+        self, n: int, state: OptimizerState, gradient: Tensor, *, smoothing: float
+    ) -> OptimizerState:
         options = expand_options(
             self.recorder.steps_[n].options, self.recorder.sizes_, state.theta
         )
         return self.optimizer.step(state, gradient, options, smoothing)
 
     @torch.enable_grad()
-    def _smoothed_step(self, n, state, gradient):
+    def _smoothed_step(
+        self, n: int, state: OptimizerState, gradient: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
         leaves = [
             tensor.detach().clone().requires_grad_()
             for tensor in (state.theta, gradient, *state.slots)
@@ -588,7 +558,7 @@ class _Replay:
 
 
 @contextmanager
-def _rng(states: list[Tensor], device) -> Iterator[None]:
+def _rng(states: list[Tensor], device: Any) -> Iterator[None]:
     """Put torch's generators into a recorded state for the time of the block."""
     devices = [torch.device(device)] if len(states) > 1 else []
     with torch.random.fork_rng(devices=devices):

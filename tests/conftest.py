@@ -10,48 +10,8 @@ from sklearn.datasets import load_digits
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
-from sk_datadrop import _round_one
+from sk_datadrop import _two_rounds
 from sk_datadrop.datasets import flip_labels
-
-N_CASES = "generated cases"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
-    """Count the cases that hypothesis generated and that passed."""
-    counted = 0
-    handle = getattr(item.obj, "hypothesis", None) if hasattr(item, "obj") else None
-    if handle is None:
-        return (yield)
-    test = handle.inner_test
-
-    @functools.wraps(test)
-    def counting(*args, **kwargs):
-        nonlocal counted
-        test(*args, **kwargs)
-        counted += 1
-
-    handle.inner_test = counting
-    try:
-        return (yield)
-    finally:
-        handle.inner_test = test
-        # The reports carry it from workers to the summary.
-        item.user_properties.append((N_CASES, counted))
-
-
-def pytest_terminal_summary(terminalreporter):
-    total = sum(
-        count
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if getattr(report, "when", None) == "call"
-        for name, count in report.user_properties
-        if name == N_CASES
-    )
-    if total:
-        terminalreporter.write_line(f"{total:,} {N_CASES}")
-
 
 class MLP(nn.Module):
     """Two linear layers with a smooth activation in between."""
@@ -121,17 +81,17 @@ def plane():
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """Seeds of the trainings of round 1, as they are made."""
-    made = []
-    original = _round_one.train_round
+    """Seeds of the trainings of round 1, in the order in which they take place."""
+    seeds = []
+    original = _two_rounds.train_watched
 
     @functools.wraps(original)
-    def counted(*args, **kwargs):
-        made.append(kwargs["seed"])
-        return original(*args, **kwargs)
+    def counted(net, samples, held_out, recipe, **options):
+        seeds.append(recipe.seed)
+        return original(net, samples, held_out, recipe, **options)
 
-    monkeypatch.setattr(_round_one, "train_round", counted)
-    return made
+    monkeypatch.setattr(_two_rounds, "train_watched", counted)
+    return seeds
 
 
 @pytest.fixture(scope="session")

@@ -185,7 +185,7 @@ def test_retrain_runs_resumes_and_adds_to_its_results(retrain, tmp_path, capsys)
     )
 
 
-def test_retrain_as_a_script_keeps_its_rounds(tmp_path):
+def test_retrain_as_a_script_keeps_its_splits(tmp_path):
     arguments = ["table clean", "--quick", "--seeds", "1", "--cache", str(tmp_path)]
     arguments += ["--methods", "data dropout"]
     subprocess.run(
@@ -196,7 +196,7 @@ def test_retrain_as_a_script_keeps_its_rounds(tmp_path):
     )
     assert json.loads((tmp_path / "results-quick.jsonl").read_text())["trainings"] == 6
     # joblib only warns of what it cannot write.
-    assert len(list((tmp_path / "rounds").rglob("output.pkl"))) == 5
+    assert len(list((tmp_path / "splits").rglob("output.pkl"))) == 5
 
 
 def test_held_out_outputs_are_those_of_the_best_epoch_in_order(

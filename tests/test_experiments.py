@@ -13,15 +13,16 @@ import scipy.io
 import torch
 from PIL import Image
 from skimage import data as photographs
+from torch import nn
 from torch.utils.data import TensorDataset
 
-from sk_datadrop import DataDropoutClassifier, _round_one
+from sk_datadrop import DataDropoutClassifier
 
 pytest.importorskip("torchvision")
 from torchvision import datasets, transforms
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NAMES = ("_experiment", "cifar10_resnet", "bsd68_dncnn")
+NAMES = ("_experiment", "_cifar_resnet", "cifar10_resnet", "bsd68_dncnn")
 TINY = "--net resnet110 --depth 8 --width 4 --epochs 1 --batch-size 20 --device cpu"
 
 
@@ -33,36 +34,22 @@ def modules(monkeypatch):
         del sys.modules[name]
 
 
-@pytest.fixture
-def before_training(monkeypatch, capsys):
-    """What was printed before each training of round 1 and since the one before."""
-    shown = []
-    train_round = _round_one.train_round
-
-    def listening(*args, **kwargs):
-        shown.append(capsys.readouterr().out)
-        return train_round(*args, **kwargs)
-
-    monkeypatch.setattr(_round_one, "train_round", listening)
-    return shown
-
-
 def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def small_images(n_rows):
-    """Images (N, 32, 32, 3) of ten colours, dtype uint8, and their number."""
+def small_images(n_samples):
+    """Make images (N, 32, 32, 3) of ten colours, dtype uint8, and their numbers."""
     rng = np.random.default_rng(0)
-    labels = np.arange(n_rows) % 10
+    labels = np.arange(n_samples) % 10
     colours = rng.integers(0, 255, size=(10, 1, 1, 3))
-    images = colours[labels] + rng.integers(-20, 20, size=(n_rows, 32, 32, 3))
+    images = colours[labels] + rng.integers(-20, 20, size=(n_samples, 32, 32, 3))
     return np.clip(images, 0, 255).astype(np.uint8), labels
 
 
 @pytest.fixture
 def cifar10(tmp_path, monkeypatch):
-    """A folder of the files of CIFAR-10, with 20 rows each."""
+    """Folder of the files of CIFAR-10, with 20 images each."""
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
 
@@ -75,12 +62,12 @@ def cifar10(tmp_path, monkeypatch):
     digests = []
     for number, name in enumerate(names):
         of_file = slice(20 * number, 20 * number + 20)
-        rows = images[of_file].transpose(0, 3, 1, 2).reshape(20, -1)
-        content = {"data": rows, "labels": labels[of_file].tolist()}
+        pixels = images[of_file].transpose(0, 3, 1, 2).reshape(20, -1)
+        content = {"data": pixels, "labels": labels[of_file].tolist()}
         digests.append([name, write(name, content)])
     classes = [str(number) for number in range(10)]
     digest = write("batches.meta", {"label_names": classes})
-    # torchvision goes on to check the files, against what they are here.
+    # torchvision still checks the files, but against the digests of these.
     monkeypatch.setattr(datasets.CIFAR10, "train_list", digests[:5])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", digests[5:])
     monkeypatch.setattr(
@@ -91,7 +78,7 @@ def cifar10(tmp_path, monkeypatch):
 
 @pytest.fixture
 def svhn(tmp_path, monkeypatch):
-    """A folder of the files of SVHN, with 60 rows each; digit 0 has the label 10."""
+    """Folder of the files of SVHN, 60 images each; digit 0 has the label 10."""
     images, labels = small_images(60)
     content = {
         "X": images.transpose(1, 2, 3, 0),
@@ -108,7 +95,7 @@ def svhn(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two folders of photographs, in several formats, gray and not."""
+    """Two folders of photographs in several formats, gray or in colour."""
     train, test = tmp_path / "train", tmp_path / "test"
     for folder in (train, test):
         folder.mkdir()
@@ -128,34 +115,33 @@ def figures(pattern, shown):
     return [float(figure) for figure in found.groups()]
 
 
-def test_cifar10(modules, cifar10, before_training, capsys):
+def test_cifar10(modules, cifar10, capsys):
     modules["cifar10_resnet"].main(
-        f"--root {cifar10} {TINY} --n-rows 60 --label-noise 0.2 --cv 2 "
+        f"--root {cifar10} {TINY} --n-samples 60 --label-noise 0.2 --cv 2 "
         "--drop-fraction 0.1".split()
     )
-    assert "60 training rows, 12 with a wrong label" in before_training[0]
-    assert "trainings" in before_training[0]
     shown = capsys.readouterr().out
-    assert "dropped 6 of 60 rows (10.00%)" in shown
+    assert "60 training samples, 12 with a wrong label" in shown
+    assert "dropped 6 of 60 samples (10.00%)" in shown
     hits, precision, recall = figures(
         r"(\d+) of them are among the 12 .* precision (\S+), recall (\S+)\n", shown
     )
     assert (precision, recall) == pytest.approx((hits / 6, hits / 12), abs=5e-4)
-    assert "trainings: 2 of round 1, 0 of trials, 1 of round 2" in shown
-    assert "accuracy on 20 test rows" in shown
+    assert "trainings: 2 of round 1, 0 of candidates, 1 of round 2" in shown
+    assert "accuracy on 20 test samples" in shown
     for arm in ("no dropout", "random drop", "data dropout"):
         [accuracy] = figures(rf"{arm} +(\S+)\n", shown)
         assert accuracy * 20 == pytest.approx(round(accuracy * 20))
 
 
-def test_svhn(modules, svhn, before_training, capsys):
+def test_svhn(modules, svhn, capsys):
     modules["cifar10_resnet"].main(
-        f"--dataset svhn --root {svhn} {TINY} --n-rows 30 --schedule cosine --cv 0.5 "
-        f"--drop-fraction 0 --memory {svhn / 'memory'}".split()
+        f"--dataset svhn --root {svhn} {TINY} --n-samples 30 --schedule cosine "
+        f"--cv 0.5 --drop-fraction 0 --memory {svhn / 'memory'}".split()
     )
-    assert "30 training rows, 0 with a wrong label" in before_training[0]
     shown = capsys.readouterr().out
-    assert "dropped 0 of 30 rows" in shown
+    assert "30 training samples, 0 with a wrong label" in shown
+    assert "dropped 0 of 30 samples" in shown
     assert "without dropout the net would be the same" in shown
     assert "spoiled" not in shown
     assert "trainings: 1 of round 1" in shown
@@ -169,22 +155,24 @@ def test_svhn(modules, svhn, before_training, capsys):
 def test_images_are_augmented_in_training_only(name, random, modules, request):
     root = request.getfixturevalue(name)
     script = modules["cifar10_resnet"]
-    rows, test = script.load_rows(
+    samples, test = script.load_samples(
         script.parse_arguments(["--dataset", name, "--root", str(root)])
     )
     images, labels = small_images(120)
     mean, deviation = np.array(script.MEAN_AND_DEVIATION[name])[:, :, None, None]
     first = (images[0].transpose(2, 0, 1) / 255 - mean) / deviation
     for _ in range(5):
-        np.testing.assert_allclose(rows[0][0], first, atol=1e-5)
-    steps = [type(step).__name__ for step in rows.augmented.transform.transforms]
+        np.testing.assert_allclose(samples[0][0], first, atol=1e-5)
+    steps = [type(step).__name__ for step in samples.augmented.transform.transforms]
     assert steps == [*random, "ToTensor", "Normalize"]
     torch.manual_seed(0)
-    in_training = rows.for_training()
-    n_changed = sum(not torch.equal(in_training[i][0], rows[i][0]) for i in range(20))
+    in_training = modules["_experiment"].augmented(samples, None)
+    n_changed = sum(
+        not torch.equal(in_training[i][0], samples[i][0]) for i in range(20)
+    )
     # One crop in 81 is the image itself.
     assert n_changed > 15
-    np.testing.assert_array_equal(rows.targets, labels[: len(rows)])
+    np.testing.assert_array_equal(samples.targets, labels[: len(samples)])
     assert test.augmented is None
 
 
@@ -215,21 +203,22 @@ def test_learning_rates(modules):
 def test_plain_net_is_round_two_of_dropping_nothing(modules, svhn, monkeypatch):
     script = modules["cifar10_resnet"]
     arguments = script.parse_arguments(
-        f"--dataset svhn --root {svhn} {TINY} --n-rows 30 --cv 0.5 --drop-fraction 0 "
-        "--seed 3".split()
+        f"--dataset svhn --root {svhn} {TINY} --n-samples 30 --cv 0.5 "
+        "--drop-fraction 0 --seed 3".split()
     )
-    rows, test = script.load_rows(arguments)
-    rows = rows.with_targets(rows.targets)
+    samples, test = script.load_samples(arguments)
     net = script.make_net(arguments)
     parameters = modules["_experiment"].dropout_parameters(arguments)
     cropped = []
     monkeypatch.setattr(
         transforms.RandomCrop, "forward", lambda self, image: cropped.append(0) or image
     )
-    model = DataDropoutClassifier(net, **parameters).fit(rows)
-    # Half of the rows in round 1, all of them in round 2, and none in scoring.
+    model = DataDropoutClassifier(net, **parameters).fit(samples)
+    # Round 1 crops half of the images, round 2 all of them, and scoring none.
     assert len(cropped) == 15 + 30
-    plain = modules["_experiment"].fit_net(net, rows, arguments.seed)
+    experiment = modules["_experiment"]
+    in_training = experiment.augmented(samples, samples.targets)
+    plain = experiment.fit_net(net, in_training, arguments.seed)
     assert len(cropped) == 15 + 30 + 30
     np.testing.assert_array_equal(
         plain.predict_proba(test), model.estimator_.predict_proba(test)
@@ -251,12 +240,57 @@ def test_loaders_name_how_they_start_processes(n_workers, modules):
     script = modules["cifar10_resnet"]
     arguments = script.parse_arguments(["--workers", str(n_workers), "--device", "cpu"])
     net = script.make_net(arguments).initialize()
-    rows = TensorDataset(torch.zeros(4, 1), torch.arange(4))
+    dataset = TensorDataset(torch.zeros(4, 1), torch.arange(4))
     for training in (True, False):
-        loader = net.get_iterator(rows, training=training)
+        loader = net.get_iterator(dataset, training=training)
         assert loader.num_workers == n_workers
-        # None would be that of the process, and one of joblib's has its own.
+        # None would mean the one of the process, and those of joblib have their own.
         assert (loader.multiprocessing_context is None) == (n_workers == 0)
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (56, 0.85), (110, 1.7)])
+def test_cifar_resnet_is_as_large_as_published(depth, millions, modules):
+    net = modules["_cifar_resnet"].CifarResNet(depth)
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == depth
+    n_parameters = sum(p.numel() for p in net.parameters())
+    assert n_parameters == pytest.approx(millions * 1e6, rel=0.02)
+
+
+def test_cifar_resnet_halves_the_image_twice(modules):
+    net = modules["_cifar_resnet"].CifarResNet(
+        depth=14, n_outputs=4, width=2, n_channels=1
+    )
+    X = torch.zeros(3, 1, 33, 20)
+    assert net.features(X).shape == (3, 8, 9, 5)
+    assert net(X).shape == (3, 4)
+
+
+def test_cifar_resnet_shortcut_is_the_image(modules):
+    net = modules["_cifar_resnet"].CifarResNet(depth=8, width=2)
+    for block in net.features[3:]:
+        nn.init.zeros_(block.residual[-1].weight)
+    X = torch.rand(2, 3, 8, 8)
+    stem = net.features[:3](X)
+    features = net.features(X)
+    assert torch.equal(features[:, :2], stem[:, :, ::4, ::4])
+    assert not features[:, 2:].any()
+
+
+@pytest.mark.parametrize("depth", [2, 18])
+def test_cifar_resnet_refuses_other_depths(depth, modules):
+    with pytest.raises(ValueError, match=f"depth must be 6 n .* got {depth}"):
+        modules["_cifar_resnet"].CifarResNet(depth)
+
+
+def test_cifar_resnet_is_found_by_workers_and_by_the_cache(modules, svhn, capsys):
+    command = f"--dataset svhn --root {svhn} {TINY} --n-samples 30 --cv 2 --memory "
+    command += f"{svhn / 'memory'} --drop-fraction"
+    modules["cifar10_resnet"].main([*command.split(), "0", "--n-jobs", "2"])
+    first = figures(r"data dropout +(\S+)\n", capsys.readouterr().out)
+    modules["cifar10_resnet"].main([*command.split(), "0"])
+    assert figures(r"data dropout +(\S+)\n", capsys.readouterr().out) == first
+    assert len(list((svhn / "memory").rglob("output.pkl"))) == 2
 
 
 def test_numbers_and_names(modules):
@@ -266,24 +300,23 @@ def test_numbers_and_names(modules):
     assert isinstance(values[0], int)
 
 
-def test_dncnn(modules, folders, before_training, capsys):
+def test_dncnn(modules, folders, capsys):
     train, test = folders
     modules["bsd68_dncnn"].main(
         f"--train {train} --test {test} --patch 16 --stride 8 --n-patches 40 "
         "--corrupt 0.25 --kind invert --depth 3 --width 4 --epochs 2 --batch-size 10 "
         "--device cpu --cv 2 --drop-fraction 0.2 --reopen".split()
     )
-    assert "40 training rows, 10 with a spoiled target" in before_training[0]
-    assert "trainings" in before_training[0]
     shown = capsys.readouterr().out
-    assert "dropped 8 of 40 rows (20.00%)" in shown
+    assert "40 training samples, 10 with a spoiled target" in shown
+    assert "dropped 8 of 40 samples (20.00%)" in shown
     hits, precision = figures(r"(\d+) of them .* precision (\S+),", shown)
     assert precision == pytest.approx(hits / 8, abs=5e-4)
     lines = re.findall(r"^(d\.png|e\.PNG|mean of 2 images)(.*)$", shown, re.MULTILINE)
     table = np.array([line.split() for _, line in lines], dtype=float)
     assert table.shape == (3, 4)
     np.testing.assert_allclose(table[2], table[:2].mean(axis=0), atol=0.011)
-    # 20 log10(255 / 25) = 20.17 dB is that of the noise, clipped nowhere.
+    # The noise itself has 20 log10(255 / 25) = 20.17 dB; nothing clips it.
     assert table[2, 0] == pytest.approx(20.17, abs=0.3)
 
 
@@ -293,55 +326,56 @@ def patches_of(modules, folders):
         train, test = map(str, folders)
         script = modules["bsd68_dncnn"]
         arguments = ["--train", train, "--test", test, "--patch", "16", *arguments]
-        return script.load_rows(script.parse_arguments(arguments))
+        return script.load_samples(script.parse_arguments(arguments))
 
     return load
 
 
 def test_patches_are_cut_from_the_images(patches_of, folders):
-    rows, spoiled = patches_of("--stride", "16")
+    samples, spoiled = patches_of("--stride", "16")
     # Three by three of 48 x 48 pixels twice, two by three of 40 x 50.
-    assert len(rows) == 9 + 9 + 6
+    assert len(samples) == 9 + 9 + 6
     assert not spoiled.any()
     gray = np.array(Image.open(folders[0] / "c.bmp"))
-    np.testing.assert_array_equal(rows[-1][1][0] * 255, gray[16:32, 32:48])
+    np.testing.assert_array_equal(samples[-1][1][0] * 255, gray[16:32, 32:48])
 
 
 def test_noise_belongs_to_the_patch(patches_of):
-    rows, _ = patches_of("--sigma", "50")
+    samples, _ = patches_of("--sigma", "50")
     again, _ = patches_of("--sigma", "50", "--reopen")
-    noise = [torch.sub(*rows[number]).numpy() for number in range(len(rows))]
-    for number in range(len(rows)):
-        for part, same in zip(rows[number], again[number], strict=True):
+    noise = [torch.sub(*samples[number]).numpy() for number in range(len(samples))]
+    for number in range(len(samples)):
+        for part, same in zip(samples[number], again[number], strict=True):
             assert torch.equal(part, same)
     assert np.std(noise) == pytest.approx(50 / 255, rel=0.05)
-    assert np.abs(np.corrcoef(np.reshape(noise, (len(rows), -1)))[0, 1:]).max() < 0.3
+    assert np.abs(np.corrcoef(np.reshape(noise, (len(samples), -1)))[0, 1:]).max() < 0.3
 
 
 def test_targets_are_spoiled_but_not_their_noisy_images(patches_of):
     clean, _ = patches_of()
-    rows, spoiled = patches_of("--corrupt", "0.5", "--kind", "invert")
-    assert spoiled.sum() == round(0.5 * len(rows))
-    for number in range(len(rows)):
-        (noisy, target), (same, truth) = rows[number], clean[number]
+    samples, spoiled = patches_of("--corrupt", "0.5", "--kind", "invert")
+    assert spoiled.sum() == round(0.5 * len(samples))
+    for number in range(len(samples)):
+        (noisy, target), (same, truth) = samples[number], clean[number]
         assert torch.equal(noisy, same)
         expected = 1 - truth if spoiled[number] else truth
         torch.testing.assert_close(target, expected)
 
 
-def test_pairs_are_turned_together_in_training_only(patches_of):
-    rows, _ = patches_of()
-    noise = torch.sub(*rows[0])
+def test_pairs_are_turned_together_in_training_only(modules, patches_of):
+    augmented = modules["_experiment"].augmented
+    samples, _ = patches_of()
+    noise = torch.sub(*samples[0])
     ways = [torch.rot90(m, k, (1, 2)) for m in (noise, noise.flip(2)) for k in range(4)]
     seen = set()
     for _ in range(40):
-        assert torch.equal(torch.sub(*rows[0]), noise)
-        turned = torch.sub(*rows.for_training()[0])
+        assert torch.equal(torch.sub(*samples[0]), noise)
+        turned = torch.sub(*augmented(samples, None)[0])
         [way] = [number for number in range(8) if torch.equal(turned, ways[number])]
         seen.add(way)
     assert len(seen) > 4
-    rows, _ = patches_of("--no-augment")
-    assert torch.equal(torch.sub(*rows.for_training()[0]), noise)
+    samples, _ = patches_of("--no-augment")
+    assert torch.equal(torch.sub(*augmented(samples, None)[0]), noise)
 
 
 def test_folders_without_images_are_refused(modules, folders, tmp_path):
@@ -351,7 +385,7 @@ def test_folders_without_images_are_refused(modules, folders, tmp_path):
     train, test = map(str, folders)
     arguments = ["--train", train, "--test", test, "--patch", "49"]
     with pytest.raises(SystemExit, match="no image has 49 pixels in both directions"):
-        script.load_rows(script.parse_arguments(arguments))
+        script.load_samples(script.parse_arguments(arguments))
 
 
 @pytest.mark.parametrize("text", ["1", "-0.1"])
@@ -361,7 +395,7 @@ def test_shares_out_of_range_are_refused(text, modules, capsys):
     assert "must lie in [0, 1)" in capsys.readouterr().err
 
 
-def test_report_counts_trials(modules, capsys):
+def test_report_counts_candidates(modules, capsys):
     class Fitted:
         sample_mask_ = np.array([True, False, False, True])
         round_one_estimators_ = [None] * 3
@@ -371,4 +405,6 @@ def test_report_counts_trials(modules, capsys):
     modules["_experiment"].print_dropped(Fitted, np.array([True, True, False, False]))
     shown = capsys.readouterr().out
     assert "precision 0.500, recall 0.500" in shown
-    assert "3 of round 1, 6 of trials, 1 of round 2; seconds: round_one 2.0" in shown
+    assert (
+        "3 of round 1, 6 of candidates, 1 of round 2; seconds: round_one 2.0" in shown
+    )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from skorch import NeuralNetRegressor
 
-from sk_datadrop.nets import CifarResNet, DnCNN, SmallCNN
+from sk_datadrop.nets import DnCNN, SmallCNN
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -21,41 +21,6 @@ def test_small_cnn_sizes_itself(n_dims, shape, batch_norm):
 def test_small_cnn_refuses_other_dimensions():
     with pytest.raises(ValueError, match="n_dims must be 1, 2 or 3; got 4"):
         SmallCNN(n_dims=4)
-
-
-@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (56, 0.85), (110, 1.7)])
-def test_cifar_resnet_is_as_large_as_published(depth, millions):
-    net = CifarResNet(depth)
-    layers = [
-        m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
-    ]
-    assert len(layers) == depth
-    n_parameters = sum(p.numel() for p in net.parameters())
-    assert n_parameters == pytest.approx(millions * 1e6, rel=0.02)
-
-
-def test_cifar_resnet_halves_the_image_twice():
-    net = CifarResNet(depth=14, n_outputs=4, width=2, n_channels=1)
-    X = torch.zeros(3, 1, 33, 20)
-    assert net.features(X).shape == (3, 8, 9, 5)
-    assert net(X).shape == (3, 4)
-
-
-def test_cifar_resnet_shortcut_is_the_image():
-    net = CifarResNet(depth=8, width=2)
-    for block in net.features[3:]:
-        torch.nn.init.zeros_(block.residual[-1].weight)
-    X = torch.rand(2, 3, 8, 8)
-    stem = net.features[:3](X)
-    features = net.features(X)
-    assert torch.equal(features[:, :2], stem[:, :, ::4, ::4])
-    assert not features[:, 2:].any()
-
-
-@pytest.mark.parametrize("depth", [2, 18])
-def test_cifar_resnet_refuses_other_depths(depth):
-    with pytest.raises(ValueError, match=f"depth must be 6 n .* got {depth}"):
-        CifarResNet(depth)
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])

@@ -1,4 +1,4 @@
-"""What the page about persistence says, done: its code, its lists and its warnings."""
+"""The page about persistence is true: its code, its lists and its warnings."""
 
 import os
 import re
@@ -23,10 +23,10 @@ from sk_datadrop import (
     Dense,
     GaussNewton,
     Hessian,
+    InfluenceFunctions,
     Lanczos,
     LiSSA,
     Trajectory,
-    Views,
 )
 
 PAGE = (Path(__file__).parents[1] / "docs" / "persistence.md").read_text()
@@ -63,21 +63,24 @@ def test_the_page_runs_and_predicts_the_same_in_another_process(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "parameters",
+    ("engine", "parameters"),
     [
-        {"solver": CG()},
-        {"solver": Arnoldi(), "curvature": GaussNewton()},
-        {"solver": Dense(), "curvature": Hessian(damping=2.0)},
-        {"solver": LiSSA(max_iter=300)},
-        {"solver": Lanczos(), "views": Views(n_groups=2)},
-        {"engine": Trajectory(), "cv": 3, "drop_fraction": "auto"},
+        (None, {}),
+        (InfluenceFunctions(solver=CG()), {}),
+        (InfluenceFunctions(GaussNewton(), Arnoldi()), {}),
+        (InfluenceFunctions(Hessian(damping=2.0), Dense()), {}),
+        (InfluenceFunctions(solver=LiSSA(max_iter=300)), {}),
+        (InfluenceFunctions(solver=Lanczos(), n_groups=2), {}),
+        (Trajectory(), {"cv": 3, "drop_fraction": "auto"}),
     ],
 )
-def test_the_list_of_trusted_types_is_enough(regressor, plane, tmp_path, parameters):
+def test_the_list_of_trusted_types_is_enough(
+    regressor, plane, tmp_path, engine, parameters
+):
     page = functions()
-    parameters = {"cv": 2, **parameters}
+    parameters = {"cv": 2, "engine": engine, **parameters}
     model = DataDropoutRegressor(regressor, random_state=0, **parameters)
-    # Small steps, that the engine can follow.
+    # Trajectory can replay small steps only.
     model.set_params(estimator__lr=0.01).fit(*plane)
     page["save"](model, tmp_path / "model")
     again = page["load"](tmp_path / "model", regressor)

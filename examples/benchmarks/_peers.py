@@ -1,11 +1,11 @@
 """Other libraries, asked the same question as ours.
 
-A `Question` holds a trained module, the rows it was trained on, the held-out rows
+A `Question` holds a trained module, the samples it was trained on, the held-out samples
 and what is measured on them. Every function here answers it with one number per
-training row, positive for a helpful row: the influence on the *mean* held-out
+training sample, positive for a helpful sample: the influence on the *mean* held-out
 objective, up to a positive factor. Each library gets a copy of the module, as some
 leave theirs frozen or rewired, and the cheapest of its ways to aggregate the
-held-out rows.
+held-out samples.
 """
 
 import copy
@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, TensorDataset
 PEERS = ("kronfluence", "captum", "dattri", "cleanlab")
 
 MAX_BYTES = 1e9
-"""For the gradients of single rows where a library wants them all at once."""
+"""For the gradients of single samples where a library wants them all at once."""
 
 
 class CannotAnswer(Exception):
@@ -43,7 +43,7 @@ class CannotAnswer(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """Which training rows help the held-out objective of this module?
+    """Which training samples help the held-out objective of this module?
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Question:
     row_losses : callable
         Training losses, (outputs, y) -> tensor of shape (n_rows,).
     row_objectives : callable
-        What the held-out rows measure, of the same form.
+        Objective of the held-out samples, of the same form.
     is_classifier : bool
     damping : float or None
         Absolute damping, for the libraries that ask for one; ours arrived at it.
@@ -77,7 +77,7 @@ class Question:
 
 
 def make_row_losses(is_classifier) -> Callable[[Tensor, Tensor], Tensor]:
-    """Cross-entropy, or the mean squared error over the elements of a row."""
+    """Cross-entropy, or the mean squared error over the elements of a sample."""
     if is_classifier:
         return lambda outputs, y: nn.functional.cross_entropy(
             outputs, y, reduction="none"
@@ -86,7 +86,7 @@ def make_row_losses(is_classifier) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def make_row_objectives(objective, row_losses, scale=1.0):
-    """The held-out objective of each row: its loss, or that squashed into [0, 1)."""
+    """The held-out objective of each sample: its loss, or that squashed into [0, 1)."""
     if objective == "loss":
         return row_losses
     return lambda outputs, y: 1 - torch.exp(-row_losses(outputs, y) / scale)
@@ -146,7 +146,7 @@ def _kronfluence_analyzer(question, folder):
 
 
 def _sampled_targets(outputs, is_classifier):
-    """Targets drawn from the model, for the Fisher information of the row losses."""
+    """Targets drawn from the model, for the Fisher information of the sample losses."""
     if is_classifier:
         return torch.distributions.Categorical(logits=outputs).sample()
     # The Hessian of a mean of squares over d elements is 2/d, and the covariance of
@@ -158,7 +158,7 @@ def _sampled_targets(outputs, is_classifier):
 def captum_tracin(question: Question) -> np.ndarray:
     """First order in the convolutions and linear layers, a batch at a time.
 
-    The way that knows every layer takes each row by itself, and does not run on
+    The way that knows every layer takes each sample by itself, and does not run on
     gradients that are not contiguous.
     """
     influence = _load("captum.influence")
@@ -167,10 +167,10 @@ def captum_tracin(question: Question) -> np.ndarray:
         for name, layer in question.module.named_modules()
         if isinstance(layer, nn.Conv2d | nn.Linear)
     ]
-    tracin = _captum(
+    tracer = _captum(
         influence.TracInCP, question, sample_wise_grads_per_batch=True, layers=layers
     )
-    scores = tracin.influence(question.loader(question.held_out), aggregate=True)
+    scores = tracer.influence(question.loader(question.held_out), aggregate=True)
     return scores[0].double().numpy()
 
 
@@ -180,8 +180,8 @@ def captum_tracin_fast(question: Question) -> np.ndarray:
     name, layer = list(question.module.named_modules())[-1]
     if not isinstance(layer, nn.Linear):
         raise CannotAnswer("needs a linear last layer")
-    tracin = _captum(influence.TracInCPFast, question, final_fc_layer=name)
-    return tracin.influence(question.held_out).sum(0).double().numpy()
+    tracer = _captum(influence.TracInCPFast, question, final_fc_layer=name)
+    return tracer.influence(question.held_out).sum(0).double().numpy()
 
 
 def _captum(kind, question, **options):
@@ -209,7 +209,7 @@ def _summed(row_values):
 
 
 def rows_that_fit(module, at_most) -> int:
-    """Number of rows whose gradients take no more than `MAX_BYTES` together."""
+    """Number of samples whose gradients take no more than `MAX_BYTES` together."""
     n_parameters = sum(p.numel() for p in module.parameters())
     return min(at_most, max(1, int(MAX_BYTES // (4 * n_parameters))))
 
@@ -217,8 +217,8 @@ def rows_that_fit(module, at_most) -> int:
 def dattri_conjugate_gradient(question: Question) -> np.ndarray:
     """Ten iterations on the Hessian, in one batch: dattri adds up inverses of batches.
 
-    The held-out set is passed off as one test row, so that one system is solved per
-    batch of training rows.
+    The held-out set is passed off as one test sample, so that one system is solved per
+    batch of training samples.
     """
     influence_function = _load("dattri.algorithm.influence_function")
     attributor = influence_function.IFAttributorCG(
@@ -282,7 +282,7 @@ def _dattri_task(question, row_losses, row_objectives):
 
 
 def _forward(question, module, params, rows):
-    """Outputs and targets of rows that come with any number of leading axes."""
+    """Outputs and targets of samples that come with any number of leading axes."""
     X, y = (
         values.reshape(-1, *like.shape[1:])
         for values, like in zip(rows, question.train, strict=True)
@@ -295,7 +295,7 @@ def _as_one_row(rows) -> DataLoader:
 
 
 def gradient_dots(question: Question) -> np.ndarray:
-    """Plain torch: the gradient of every row by vmap, times that of the objective."""
+    """Plain torch: the gradient of each sample by vmap, times that of the objective."""
     module = question.copy_of_module()
     params = {k: p.detach() for k, p in module.named_parameters()}
 
@@ -359,7 +359,7 @@ def _load(name):
 
 
 def environment() -> dict:
-    """What a figure depends on besides the code that made it."""
+    """Return all that a figure depends on besides the code that made it."""
     packages = ("sk_datadrop", "torch", "torchvision", "skorch", "scikit-learn")
     return {
         "date": date.today().isoformat(),

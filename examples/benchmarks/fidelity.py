@@ -4,19 +4,19 @@ Four benchmarks, any of which can be named on the command line:
 
 loo
     Ridge and softmax regression in double precision, damped by exactly their
-    penalty: influence against the removal of every single row.
+    penalty: influence against the removal of every single sample.
 lds
     MNIST digits, clean and with wrong labels, nets with and without batch
     normalisation: the linear datamodeling score, that is the Spearman correlation
-    over random halves of the training rows between the sum of the scores of the
-    rows kept and the held-out objective of nets retrained on them (with the sign
+    over random halves of the training samples between the sum of the scores of the
+    samples kept and the held-out objective of nets retrained on them (with the sign
     that makes +1 perfect).
 denoising
     The same for denoising photographs, some targets with a wrong gamma.
 mislabel
     How well the same scores, and rivals that only look for wrong labels, tell
-    spoiled rows: area under the ROC curve, and precision among as many rows as are
-    spoiled.
+    spoiled samples: area under the ROC curve, and precision among as many samples as
+    are spoiled.
 
 Retrainings and scores are kept in ``--cache`` as they come: a killed run resumes,
 and more subsets, seeds or methods add to what is there. Delete ``scores-*.jsonl``
@@ -32,7 +32,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from time import perf_counter
@@ -51,9 +51,18 @@ from skorch import NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import LRScheduler
 from tqdm.auto import tqdm
 
-from sk_datadrop import Dense, GaussNewton, Lanczos, influence_scores
-from sk_datadrop._rounds import train, train_round
-from sk_datadrop._trajectory import TrajectoryRecorder, trajectory_influences
+from sk_datadrop import (
+    Dense,
+    GaussNewton,
+    InfluenceFunctions,
+    Lanczos,
+    Trajectory,
+    influence_scores,
+)
+from sk_datadrop._engine import Request, recorders, score
+from sk_datadrop._objective import HeldOutObjective
+from sk_datadrop._samples import Samples
+from sk_datadrop._training import Recipe, Training, train, train_watched
 from sk_datadrop.datasets import corrupt_targets, flip_labels
 from sk_datadrop.nets import DnCNN, SmallCNN
 
@@ -93,7 +102,7 @@ def parse_arguments(arguments=None):
 
 @dataclass(frozen=True)
 class Task:
-    """Training and held-out rows, spoiled alike, and test rows that are clean."""
+    """Training and held-out samples, spoiled alike, and test samples that are clean."""
 
     name: str
     net: NeuralNetClassifier | NeuralNetRegressor
@@ -101,7 +110,7 @@ class Task:
     held_out: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     spoiled: np.ndarray
-    """Which training rows, bool."""
+    """Which training samples, bool."""
 
     @property
     def is_classifier(self):
@@ -248,19 +257,6 @@ class Journal:
 # The trainings that are scored.
 
 
-@dataclass(frozen=True)
-class Training:
-    """One training on all training rows, and everything about it."""
-
-    net: NeuralNetClassifier | NeuralNetRegressor
-    checkpoints: list
-    recorder: TrajectoryRecorder
-
-    @property
-    def best_epoch(self):
-        return int(np.argmin(self.net.history[:, "valid_loss"])) + 1
-
-
 @dataclass
 class Context:
     """A task with its trainings, made when they are first needed, and its scores."""
@@ -273,17 +269,14 @@ class Context:
 
     def training(self, index: int) -> Training:
         if index not in self.trainings:
-            recorder = TrajectoryRecorder(1e9)
-            net, checkpoints = train_round(
+            self.trainings[index] = train_watched(
                 self.task.net,
-                *self.task.train,
-                self.task.held_out,
+                Samples(*self.task.train),
+                Samples(*self.task.held_out),
+                Recipe(f"training {index}", index),
                 n_checkpoints=2 * self.task.epochs,  # room for all of them
-                seed=index,
-                callbacks=[recorder],
-                name=f"training {index}",
+                callbacks=recorders(Trajectory()),
             )
-            self.trainings[index] = Training(net, checkpoints, recorder)
         return self.trainings[index]
 
     def epochs(self, moment: str, index: int) -> tuple[int, ...]:
@@ -298,13 +291,13 @@ class Context:
         return (
             self.journal.get(
                 f"best epoch of training {index}",
-                lambda: {"epoch": self.training(index).best_epoch},
+                lambda: {"epoch": best_epoch(self.training(index).net)},
             )["epoch"],
         )
 
     @cached_property
     def scale(self) -> float:
-        """Of the bounded objective: one for all nets, so that they can be compared."""
+        """Scale of the bounded objective: one for all nets, so that they compare."""
         if self.task.is_classifier:
             return 1.0
 
@@ -350,6 +343,10 @@ def mean_of(parts):
     }
 
 
+def best_epoch(net) -> int:
+    return int(np.argmin(net.history[:, "valid_loss"])) + 1
+
+
 def forward(net, X, y) -> tuple[torch.Tensor, torch.Tensor]:
     return net.forward(X), torch.as_tensor(y)
 
@@ -358,7 +355,7 @@ def forward(net, X, y) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def as_asked(objective, row_losses, scale):
-    """What all libraries are asked: one mean over the rows, of one scale.
+    """Return the objective of all libraries: one mean over the samples, of one scale.
 
     Left to itself ours averages "bounded" over the classes, on a scale of its own.
     """
@@ -375,7 +372,7 @@ def ours(context, index, epochs, objective, **curvature):
         *context.task.held_out,
         objective=as_asked(objective, context.task.row_losses, context.scale),
         checkpoints=[training.checkpoints[e - 1].state_dict for e in epochs],
-        curvature=GaussNewton(**curvature),
+        engine=InfluenceFunctions(GaussNewton(**curvature)),
         random_state=index,
     )
 
@@ -385,20 +382,16 @@ def gauss_newton(*arguments, **options):
 
 
 def trajectory(context, index, epochs, objective, smoothing):
-    training = context.training(index)
-    [(_, influence)] = trajectory_influences(
-        training.net,
-        [training.checkpoints[e - 1] for e in epochs],
-        context.task.train,
-        context.task.held_out,
-        recorder=training.recorder,
-        smoothing=smoothing,
-        objective=as_asked(objective, context.task.row_losses, context.scale),
-        is_classification=context.task.is_classifier,
-        n_groups=1,
-        seed=0,
+    training, task = context.training(index), context.task
+    asked = as_asked(objective, task.row_losses, context.scale)
+    result = score(
+        Trajectory(smoothing=smoothing, n_groups=1),
+        replace(training, checkpoints=[training.checkpoints[e - 1] for e in epochs]),
+        Samples(*task.train),
+        HeldOutObjective(asked, Samples(*task.held_out)),
+        Request(seed=0, score_held_out=False),
     )
-    return influence.train[0]
+    return result.train[0]
 
 
 def minus_loss(context, index, epochs, objective):
@@ -440,12 +433,12 @@ def net_at(context, index, epochs):
 
 @dataclass(frozen=True)
 class Method:
-    """A way to score rows."""
+    """A way to score samples."""
 
     function: Callable
     is_peer: bool = False
     takes_epochs: bool = False
-    """Whether several epochs are one question, rather than one each."""
+    """True if several epochs are one question, rather than one each."""
 
 
 METHODS = {
@@ -544,11 +537,11 @@ LINES = [
 ]
 
 
-# The truth: nets retrained on halves of the rows.
+# The truth: nets retrained on halves of the samples.
 
 
 def subset(task, number) -> np.ndarray:
-    """Rows of the training set that a retraining keeps, one half, as a mask."""
+    """Samples of the training set that a retraining keeps, one half, as a mask."""
     n_rows = len(task.spoiled)
     order = np.random.default_rng([7, number]).permutation(n_rows)
     return order < n_rows // 2
@@ -559,10 +552,8 @@ def retrain(context, number, seed) -> dict:
     task, kept = context.task, subset(context.task, number)
     net = train(
         task.net,
-        *(values[kept] for values in task.train),
-        validation=None,
-        seed=FIRST_RETRAINING_SEED + seed,
-        name=f"half {number}, seed {seed}",
+        Samples(*(values[kept] for values in task.train)),
+        Recipe(f"half {number}, seed {seed}", FIRST_RETRAINING_SEED + seed),
     )
     bounded = _peers.make_row_objectives("bounded", task.row_losses, context.scale)
     held_out = forward(net, *task.held_out)
@@ -586,13 +577,13 @@ def retrained_objectives(context, journal, n_subsets, n_seeds) -> np.ndarray:
 
 
 def datamodeling_scores(scores, masks, objectives) -> list[float]:
-    """Spearman over the subsets, for each objective: helpful rows should lower it."""
+    """Spearman over the subsets, per objective, which helpful samples should lower."""
     sums = masks @ scores
     return [float(spearmanr(sums, -column).statistic) for column in objectives.T]
 
 
 def standard_errors(scores, masks, objectives, n_draws=200) -> list[float]:
-    """Of the datamodeling scores, by drawing the subsets anew."""
+    """Return standard errors of the datamodeling scores, by redrawing the subsets."""
     rng = np.random.default_rng(0)
     draws = rng.integers(len(masks), size=(n_draws, len(masks)))
     sums = standardised_ranks((masks @ scores)[draws])
@@ -603,7 +594,7 @@ def standard_errors(scores, masks, objectives, n_draws=200) -> list[float]:
 
 
 def standardised_ranks(values):
-    """Ranks along the rows, with mean 0 and variance 1; 0 where all are equal."""
+    """Return ranks along the rows, of mean 0 and variance 1; 0 where all are equal."""
     ranks = rankdata(values, axis=1)
     ranks -= ranks.mean(1, keepdims=True)
     return ranks / np.maximum(ranks.std(1, keepdims=True), 1e-12)
@@ -654,7 +645,7 @@ def run_task(task, arguments, with_retraining, with_detection) -> dict:
 
 
 def fingerprint(task) -> str:
-    """Changes with the rows and the net, so that results of others are not taken."""
+    """Changes with the samples and the net, so that results of others are not taken."""
     digest = hashlib.sha256(repr(sorted(net_settings(task.net).items())).encode())
     for rows in (task.train, task.held_out, task.test):
         for values in rows:
@@ -739,15 +730,15 @@ def save_results(path, results):
 
 @dataclass(frozen=True)
 class Convex:
-    """A convex model: its rows, and how to fit it with weights on them."""
+    """A convex model: its samples, and how to fit it with weights on them."""
 
     name: str
     train: tuple[np.ndarray, np.ndarray]
     held_out: tuple[np.ndarray, np.ndarray]
     penalty: float
-    """Of half the squared weights, beside the mean loss."""
+    """Weight of half the squared weights in the loss."""
     fit: Callable[[np.ndarray], np.ndarray]
-    """Weights of the rows -> (n_outputs, n_features)."""
+    """Weights of the samples -> (n_outputs, n_features)."""
     loss: torch.nn.Module
 
 
@@ -765,7 +756,7 @@ def ridge_regression() -> Convex:
     X_train, y_train, penalty = X[:LEAVE_OUT_ROWS], y[:LEAVE_OUT_ROWS], 0.01
 
     def fit(weights):
-        # The row loss is the square, without a half.
+        # The sample loss is the square, without a half.
         n_rows = len(X_train)
         A = 2 * (X_train.T * weights) @ X_train / n_rows + penalty * np.eye(X.shape[1])
         return np.linalg.solve(A, 2 * (X_train.T * weights) @ y_train / n_rows).T
@@ -822,10 +813,10 @@ def held_out_objective(problem, weights, objective, scale) -> float:
 
 
 def responses(problem, objective, share) -> np.ndarray:
-    """Exact change of the objective by taking `share` of each row, divided by it.
+    """Exact change of the objective by taking `share` of each sample, divided by it.
 
-    The penalty stays. A share of 1 removes the row; a small one gives the derivative
-    that influence is, without the leverage of the row on its own removal.
+    The penalty stays. A share of 1 removes the sample; a small one gives the derivative
+    that influence is, without the leverage of the sample on its own removal.
     """
     n_rows = len(problem.train[0])
     full = problem.fit(np.ones(n_rows))
@@ -853,16 +844,17 @@ def predictions(problem, objective, solver) -> np.ndarray:
         _peers.make_row_losses(is_classifier),
         median_scale(problem, module),
     )
-    options = {"loss": problem.loss, "objective": asked, "solver": solver}
     rows = (*problem.train, *problem.held_out)
-    # Damping is relative to the top eigenvalue, which a first call tells.
-    probe = influence_scores(
-        module, *rows, **options, curvature=GaussNewton(damping=1e-3, n_samples=None)
-    )
-    damping = problem.penalty / probe.solver_results[0].top_eigenvalue
-    return influence_scores(
-        module, *rows, **options, curvature=GaussNewton(damping, n_samples=None)
-    ).influence
+
+    def damped_by(damping):
+        engine = InfluenceFunctions(GaussNewton(damping, n_samples=None), solver)
+        return influence_scores(
+            module, *rows, loss=problem.loss, objective=asked, engine=engine
+        )
+
+    # Damping is relative to the top eigenvalue, which a first call measures.
+    top_eigenvalue = damped_by(1e-3).solver_results[0].top_eigenvalue
+    return damped_by(problem.penalty / top_eigenvalue).influence
 
 
 def compare(predicted, exact) -> dict:

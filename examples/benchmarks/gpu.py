@@ -1,19 +1,20 @@
-"""How long does a GPU take to score 50,000 rows of the shape of CIFAR-10?
+"""How long does a GPU take to score 50,000 samples of the shape of CIFAR-10?
 
 Nets: the ResNet-18 of torchvision with a first convolution for small images, and the
-ResNet-9 that kronfluence is measured with. Rows are made up, ten classes that are easy
-to tell, a fifth of the labels wrong, and each net is trained on them for an epoch; the
-time to score does not depend on what the images show. Methods:
+ResNet-9 that kronfluence is measured with. The samples are random patterns in ten
+classes that are easy to tell, a fifth of the labels wrong. Each net is trained on them
+for an epoch; the time to score does not depend on what the images show. Methods:
 
 ours, ours in bfloat16
-    ``influence_scores`` in full precision and with ``autocast="bfloat16"``, and the
-    rank correlation between the two.
+    ``influence_scores`` in full precision and with
+    ``InfluenceFunctions(autocast="bfloat16")``, and the rank correlation between the
+    two.
 kronfluence
     EK-FAC with the summed query gradient, in full precision; its own paper reports
     106 s for pairwise scores of this size on an A100, 36 s in half precision
     (arXiv:2308.03296).
 
-Each is called once on few rows before it is timed; the table has medians over
+Each is called once on few samples before it is timed; the table has medians over
 ``--repeats``, and the memory that torch held at the peak.
 """
 
@@ -32,7 +33,7 @@ from skorch import NeuralNetClassifier
 from torch import nn
 from torchvision.models import resnet18
 
-from sk_datadrop import influence_scores
+from sk_datadrop import InfluenceFunctions, influence_scores
 from sk_datadrop.datasets import flip_labels
 
 NO_GPU = (
@@ -40,7 +41,7 @@ NO_GPU = (
     "torch that was built for it; --device cpu --quick shows that the script works."
 )
 SMALL = 64
-"""Rows of the call that is not timed."""
+"""Samples of the call that is not timed."""
 
 
 def parse_arguments(arguments=None):
@@ -64,7 +65,7 @@ def parse_arguments(arguments=None):
     return parsed
 
 
-# Nets and rows.
+# Nets and samples.
 
 
 def small_resnet18():
@@ -139,8 +140,9 @@ def train(module, X, y, arguments):
 
 
 def ours(net, train_rows, held_out, batch_size, autocast=None):
+    engine = InfluenceFunctions(autocast=autocast)
     result = influence_scores(
-        net, *train_rows, *held_out, autocast=autocast, random_state=0
+        net, *train_rows, *held_out, engine=engine, random_state=0
     )
     return result.influence
 

@@ -1,29 +1,29 @@
-"""What is a net worth that was retrained on the rows a method kept?
+"""How good is a net that was retrained on the samples a method kept?
 
-For every task and seed the training rows are spoiled in some way (or left alone),
+For every task and seed the training samples are spoiled in some way (or left alone),
 each method says which of them to keep, and the same net is trained from scratch on
 those, always from the same fresh initial weights. What counts is the result on test
-rows that are clean and that nothing else has seen.
+samples that are clean and that nothing else has seen.
 
 none, oracle
-    All rows; the rows that are not spoiled.
+    All samples; the samples that are not spoiled.
 data dropout, auto
     ``DataDropoutTransformer`` as it comes, and with ``drop_fraction="auto"``.
 random
-    As many rows of each class as data dropout drops, at random.
+    As many samples of each class as data dropout drops, at random.
 highest loss
-    As many rows as data dropout drops, those of the highest loss when held out, at
+    As many samples as data dropout drops, those of the highest loss when held out, at
     the epoch of the lowest held-out loss of the very nets of its round 1.
 EL2N
-    As many rows as data dropout drops, those of the largest error of the predicted
+    As many samples as data dropout drops, those of the largest error of the predicted
     probabilities early in training (arXiv:2107.07075), mean of five nets.
 cleanlab
     ``CleanLearning`` around the same net, as it comes.
 cleanlab, our epoch
     Its ``find_label_issues`` on the held-out probabilities "highest loss" takes.
 literal rule
-    That of the Data Dropout paper: one net, trained to the end; every row whose
-    influence on the training loss of a fifth of the rows is negative is dropped.
+    That of the Data Dropout paper: one net, trained to the end; every sample whose
+    influence on the training loss of a fifth of the samples is negative is dropped.
 
 Every result is a line of ``results.jsonl`` in ``--cache``, written as it comes: a
 killed run resumes, more seeds add to what is there, and several processes may work on
@@ -61,13 +61,14 @@ from skorch.utils import to_numpy
 from torch import nn
 
 from sk_datadrop import DataDropoutTransformer, influence_scores
-from sk_datadrop._rounds import seeded, train
+from sk_datadrop._samples import Samples
+from sk_datadrop._training import Recipe, seeded, train
 from sk_datadrop.datasets import corrupt_targets, flip_labels
 from sk_datadrop.metrics import mean_squared_error, peak_signal_noise_ratio, r2_score
 from sk_datadrop.nets import DnCNN, SmallCNN
 
 FIRST_FINAL_SEED = 10_000
-"""The nets compared share no seed with those that chose the rows."""
+"""The nets compared share no seed with those that chose the samples."""
 
 N_FOLDS = 5
 N_EARLY_NETS = 5
@@ -95,18 +96,18 @@ def parse_arguments(arguments=None):
     return parsed
 
 
-# Tasks: rows, which of them are spoiled, and a net.
+# Tasks: samples, which of them are spoiled, and a net.
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One task with the rows that one seed draws."""
+    """One task with the samples that one seed draws."""
 
     net: NeuralNetClassifier | NeuralNetRegressor
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     spoiled: np.ndarray
-    """Which training rows, bool."""
+    """Which training samples, bool."""
     seed: int
     focus: int | None = None
     """The class that something special was done to."""
@@ -117,7 +118,7 @@ class Problem:
 
     @property
     def labels(self) -> np.ndarray:
-        """Classes as given; one for all rows of a regression."""
+        """Classes as given; one for all samples of a regression."""
         y = self.train[1]
         return y if self.is_classifier else np.zeros(len(y), dtype=int)
 
@@ -145,7 +146,7 @@ def digit_net(max_epochs, batch_size=128, **module):
 
 
 def split_rows(X, y, n_train, n_test, seed):
-    """Training and test rows, in the order that the seed gives."""
+    """Training and test samples, in the order that the seed gives."""
     order = np.random.default_rng(seed).permutation(len(X))
     train, test = order[:n_train], order[n_train:][:n_test]
     return (X[train], y[train]), (X[test], y[test])
@@ -268,7 +269,7 @@ def add_noise(images, rng):
     return images + 25 / 255 * rng.standard_normal(images.shape, dtype=np.float32)
 
 
-# Ways to spoil: (X, y, seed) -> X, y as given, which rows; for tables without X.
+# Ways to spoil: (X, y, seed) -> X, y as given, which samples; for tables without X.
 
 
 def flip(X, y, seed, *, rate, kind="symmetric"):
@@ -288,13 +289,13 @@ def mistake_unit(y, seed, *, rate):
 
 
 def random_rows(n_rows, rate, seed) -> np.ndarray:
-    """Mask of a share of the rows."""
+    """Mask of a share of the samples."""
     order = np.random.default_rng(1000 + seed).permutation(n_rows)
     return order < round(rate * n_rows)
 
 
 def spoil_one_class(X, y, seed, *, label):
-    """Half of the rows of one class get random other labels."""
+    """Half of the samples of one class get random other labels."""
     rows = np.flatnonzero(y == label)
     chosen = np.random.default_rng(1000 + seed).permutation(rows)[: len(rows) // 2]
     wrong, spoiled = y.copy(), np.isin(np.arange(len(y)), chosen)
@@ -367,7 +368,7 @@ TASKS: dict[str, Callable[..., Problem]] = {
 
 
 class HeldOutOutputs(Callback):
-    """Keep the outputs for the held-out rows at the epoch of their lowest loss."""
+    """Keep the outputs for the held-out samples at the epoch of their lowest loss."""
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):
         if net.history[-1, "valid_loss_best"]:
@@ -395,11 +396,11 @@ class Context:
     problem: Problem
     memory: Path
     outcomes: dict[bytes, dict] = field(default_factory=dict)
-    """Results of the nets trained so far, by the rows kept."""
+    """Results of the nets trained so far, by the samples kept."""
 
     @cached_property
     def folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Those that ``cv=5`` stands for, whose held-out rows are known here."""
+        """Folds of ``cv=5``, made here so that their held-out samples are known."""
         problem = self.problem
         kind = StratifiedKFold if problem.is_classifier else KFold
         folds = kind(N_FOLDS, shuffle=True, random_state=2000 + problem.seed)
@@ -417,11 +418,11 @@ class Context:
 
     @cached_property
     def round_one(self) -> DataDropoutTransformer:
-        return self.data_dropout("negative")
+        return self.data_dropout("harmful")
 
     @cached_property
     def held_out_outputs(self) -> np.ndarray:
-        """Of each row by the net that did not see it, where that was at its best."""
+        """Outputs of each sample by the net that did not see it, at its best epoch."""
         y = self.problem.train[1]
         nets = self.round_one.round_one_estimators_
         parts = [dict(net.callbacks_)["HeldOutOutputs"].outputs_ for net in nets]
@@ -431,7 +432,7 @@ class Context:
         return outputs
 
     def result_of(self, kept) -> dict:
-        """Train on the rows kept, from weights that no method has seen."""
+        """Train on the samples kept, from weights that no method has seen."""
         key = np.packbits(kept).tobytes()
         if key not in self.outcomes:
             self.outcomes[key] = final_training(self.problem, kept)
@@ -440,13 +441,8 @@ class Context:
 
 def final_training(problem, kept) -> dict:
     start = perf_counter()
-    net = train(
-        problem.net,
-        *problem.rows(kept),
-        validation=None,
-        seed=FIRST_FINAL_SEED + problem.seed,
-        name="final training",
-    )
+    recipe = Recipe("final training", FIRST_FINAL_SEED + problem.seed)
+    net = train(problem.net, Samples(*problem.rows(kept)), recipe)
     seconds = perf_counter() - start
     score, loss = evaluate(net, *problem.test)
     on_own, _ = evaluate(net, *problem.rows(kept))
@@ -479,7 +475,7 @@ def evaluate(net, X, y) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows that a method keeps, and what it took to choose them."""
+    """Samples that a method keeps, and what it took to choose them."""
 
     kept: np.ndarray
     trainings: float = 0
@@ -495,11 +491,11 @@ def keep_unspoiled(context):
 
 
 def selection_of(selector) -> Selection:
-    # Splits out of the memory took their time when they were run.
+    # Splits from the cache report the seconds of the run that computed them.
     seconds = sum(selector.timings_.values())
     n_trainings = len(selector.round_one_estimators_)
     if hasattr(selector, "cv_results_"):
-        # That of dropping nothing is round 1.
+        # Column 0, which drops nothing, holds the nets of round 1.
         n_trainings += selector.cv_results_["objective"][:, 1:].size
     return Selection(selector.sample_mask_, n_trainings, seconds)
 
@@ -521,7 +517,7 @@ def random(context):
 
 
 def without_highest(context, scores) -> np.ndarray:
-    """Mask that drops as many rows as data dropout does."""
+    """Mask that drops as many samples as data dropout does."""
     kept = np.ones(len(scores), dtype=bool)
     kept[np.argsort(-scores, kind="stable")[: context.round_one.n_dropped_]] = False
     return kept
@@ -548,7 +544,7 @@ def el2n(context):
     scores = np.zeros(len(problem.spoiled))
     for number in range(N_EARLY_NETS):
         seed = 20_000 + N_EARLY_NETS * problem.seed + number
-        net = train(early, *problem.train, validation=None, seed=seed, name="EL2N")
+        net = train(early, Samples(*problem.train), Recipe("EL2N", seed))
         scores += errors_of_probabilities(net, *problem.train)
     return Selection(
         without_highest(context, scores),
@@ -601,9 +597,7 @@ def literal_rule(context):
         random_state=2000 + problem.seed,
     )
     rows = problem.rows(scored)
-    net = train(
-        problem.net, *rows, validation=None, seed=problem.seed, name="literal rule"
-    )
+    net = train(problem.net, Samples(*rows), Recipe("literal rule", problem.seed))
     result = influence_scores(
         net,
         *rows,
@@ -644,7 +638,7 @@ def run_seed(task, seed, methods, journal, arguments) -> None:
     except CannotAnswer as error:
         print(f"{task}: left out, {error}")
         return
-    context = Context(problem, arguments.cache / "rounds")
+    context = Context(problem, arguments.cache / "splits")
     if known := journal.values.get(f"{task}; seed {seed}; none"):
         everything = np.packbits(keep_all(context).kept).tobytes()
         context.outcomes[everything] = {name: known[name] for name in OUTCOME}
@@ -659,7 +653,7 @@ def run_seed(task, seed, methods, journal, arguments) -> None:
 
 
 def summary(context, selection) -> dict:
-    """What there is to say about a selection and the net trained on it."""
+    """Return the results of a selection and of the net trained on it."""
     problem, dropped = context.problem, ~selection.kept
     result = context.result_of(selection.kept)
     hits, n_spoiled = int(np.sum(dropped & problem.spoiled)), int(problem.spoiled.sum())
@@ -679,7 +673,7 @@ def summary(context, selection) -> dict:
 
 
 def clean_rows_lost(problem, dropped) -> list[float] | None:
-    """Share of the clean rows of each class that were dropped."""
+    """Share of the clean samples of each class that were dropped."""
     if not problem.is_classifier:
         return None
     clean = ~problem.spoiled
@@ -763,7 +757,7 @@ def as_markdown(title, header, rows) -> str:
 
 
 def table_by_method(title, results, cell) -> str:
-    """A row for each task, a column for each method."""
+    """Return a table with a row per task and a column per method."""
     rows = [
         [task, *(cell(methods[m]) if m in methods else "" for m in METHODS)]
         for task, methods in results.items()
@@ -806,7 +800,7 @@ def interval_cell(ours: Lines, theirs: Lines, name) -> str:
 
 
 def focus_table(results) -> str:
-    """Clean rows lost by the class that something was done to, and by the others."""
+    """Clean samples lost by the class that something was done to, and by the others."""
     chosen = {}
     for task, methods in results.items():
         focus = next(iter(next(iter(methods.values())).values()))["focus"]
@@ -891,7 +885,7 @@ def main(arguments=None):
 
 
 def as_entries(results) -> dict:
-    """What goes into the JSON file: an entry per task, lists of lines by method."""
+    """Return the content of the JSON file: per task, lists of lines by method."""
     return {
         task: {
             "environment": _peers.environment(),

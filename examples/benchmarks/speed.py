@@ -1,6 +1,6 @@
-"""How long does it take, and how much memory, to score every training row?
+"""How long does it take, and how much memory, to score every training sample?
 
-The question is always the same: one number per training row for the mean held-out
+The question is always the same: one number per training sample for the mean held-out
 objective. Parts, any of which can be named on the command line:
 
 peers
@@ -8,15 +8,15 @@ peers
     CNN, the ResNet-18 of torchvision on 32 x 32 images, and a DnCNN. With the share
     of the time that round 1's training takes.
 passes
-    Our scoring pass over the training rows alone, as a multiple of a forward pass
-    over the same rows in the same batches.
+    Our scoring pass over the training samples alone, as a multiple of a forward pass
+    over the same samples in the same batches.
 rows
-    Ours, and gradients by vmap, for more and more rows.
+    Ours, and gradients by vmap, for more and more samples.
 parameters
     The same for wider and wider nets.
 
 Every measurement is made in a fork of this process, so that all share one net and
-one set of rows, and one that runs out of time or memory takes nothing with it.
+one set of samples, and one that runs out of time or memory takes nothing with it.
 Repetitions are interleaved: method after method, then all again; the table has
 medians. Memory is the rise of the fork's resident set while it works, from the
 high-water mark that Linux keeps (/proc/self/status); elsewhere it is left empty.
@@ -51,10 +51,11 @@ from fidelity import (
 from skorch import NeuralNet
 from torch import nn
 
-from sk_datadrop import influence_scores
+from sk_datadrop import InfluenceFunctions, influence_scores
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._influence import row_scores
-from sk_datadrop._rounds import train
+from sk_datadrop._influence import sample_scores
+from sk_datadrop._samples import Samples
+from sk_datadrop._training import Recipe, train
 from sk_datadrop.nets import DnCNN, SmallCNN
 
 PARTS = ("peers", "passes", "rows", "parameters")
@@ -83,12 +84,12 @@ def parse_arguments(arguments=None):
     return parsed
 
 
-# Nets and rows.
+# Nets and samples.
 
 
 @dataclass(frozen=True)
 class Case:
-    """A net that was trained, its rows, and how long a training takes."""
+    """A net that was trained, its samples, and how long a training takes."""
 
     name: str
     net: NeuralNet
@@ -125,8 +126,10 @@ def make_case(name, module, train_rows, held_out, *, epochs, usual_epochs, **opt
         **options,
     )
     start = time.perf_counter()
-    # Round 1 watches the held-out rows, so its time includes them.
-    net = train(net, *train_rows, validation=held_out, seed=0, name=name)
+    # Round 1 watches the held-out samples, so its time includes them.
+    net = train(
+        net, Samples(*train_rows), Recipe(name, seed=0), validation=Samples(*held_out)
+    )
     seconds = time.perf_counter() - start
     row_losses = _peers.make_row_losses(is_classifier)
     scale = 1.0
@@ -147,7 +150,7 @@ def make_case(name, module, train_rows, held_out, *, epochs, usual_epochs, **opt
 
 
 def digits(n_train, n_held_out):
-    """MNIST, over and over where more rows are asked for than there are."""
+    """MNIST, over and over where more samples are asked for than there are."""
     X, y = mnist()
     order = np.random.default_rng(0).permutation(len(X))
     rows = np.resize(order, n_train + n_held_out)
@@ -219,26 +222,26 @@ def cases(quick) -> dict[str, Callable[[], Case]]:
 
 def ours(case, autocast=None):
     rows = (*case.question.train, *case.question.held_out)
-    return influence_scores(
-        case.net, *rows, autocast=autocast, random_state=0
-    ).influence
+    engine = InfluenceFunctions(autocast=autocast)
+    return influence_scores(case.net, *rows, engine=engine, random_state=0).influence
 
 
 def scoring_pass(case, autocast=None):
-    """Each row's loss differentiated along one direction, as influence needs it."""
+    """Each sample's loss differentiated along one direction, as influence needs it."""
     net = FunctionalNet(case.net)
     direction = torch.randn_like(net.theta)[:, None]
-    return row_scores(net, *case.question.train, direction, autocast=autocast)[0]
+    train_samples = Samples(*case.question.train)
+    return sample_scores(net, train_samples, direction, autocast=autocast)[0]
 
 
 def forward_pass(case):
-    """The row losses themselves, by the same functions."""
+    """The sample losses themselves, by the same functions."""
     net = FunctionalNet(case.net)
     with torch.no_grad():
         return torch.cat(
             [
-                net.row_losses(net.theta, X, y)
-                for X, y in net.batches(*case.question.train)
+                net.losses(net.outputs(net.theta, X), y)
+                for X, y in net.batches(Samples(*case.question.train))
             ]
         )
 
@@ -268,7 +271,7 @@ PASSES = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What one call may take."""
+    """Limits of one call."""
 
     seconds: float
     gigabytes: float
@@ -313,9 +316,9 @@ def _shortened(note):
 
 
 def _reset_high_water_mark() -> int | None:
-    """Start the high-water mark anew, and return what is resident."""
-    # Garbage, and freed memory that the process still holds, would hide what is
-    # taken from it.
+    """Reset the high-water mark, and return the size of the resident set."""
+    # Garbage, and freed memory that the process still holds, would hide the memory
+    # that a method uses.
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
@@ -438,7 +441,7 @@ def cells(line) -> list[str]:
 
 
 def run_case(title, make, methods, arguments) -> dict:
-    """Measure the methods on a case, but for those whose results are known."""
+    """Measure the methods on a case, except those whose results are known."""
     title += " (quick)" * arguments.quick
     known = read_results(arguments.output).get(title, {"lines": {}})
     wanted = {
@@ -469,7 +472,7 @@ def run_case(title, make, methods, arguments) -> dict:
 
 
 def is_known(line, arguments) -> bool:
-    """Whether a result will do: as many calls as asked for, or why there are none."""
+    """Return whether a result has enough calls, or says why there are none."""
     if line is None or arguments.again:
         return False
     if line["note"]:

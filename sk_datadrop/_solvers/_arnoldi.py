@@ -4,14 +4,16 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.utils import check_scalar
 from torch import Tensor
 
-from sk_datadrop._checks import check_count, check_positive
 from sk_datadrop._curvature import CurvatureOperator
 from sk_datadrop._solvers._base import (
     Solver,
     SolverResult,
-    refused,
+    check_count,
+    check_tolerance,
 )
 from sk_datadrop._solvers._krylov import KrylovSpace
 
@@ -19,15 +21,15 @@ from sk_datadrop._solvers._krylov import KrylovSpace
 class Arnoldi(Solver):
     """Invert the largest Ritz pairs of a random Krylov space (Schioppa et al.).
 
-    With (t_j, v_j) the `rank` Ritz pairs of largest ``|t_j|``, A is taken for
+    With (t_j, v_j) the `rank` Ritz pairs of largest ``|t_j|``, A is approximated by
     ``sum_j t_j v_j v_j^T``, so that::
 
         x = sum_j v_j v_j^T b / (t_j + shift) + (b - sum_j v_j v_j^T b) / shift
 
-    The paper leaves out the second part; with damping it is what is right where A
-    is small. The products do not depend on the right-hand sides: many of them cost
-    one more product each, that of the true residual. For few, `Lanczos` is both
-    cheaper and more precise.
+    The paper leaves out the second part; with damping it is the solution where A is
+    small. The products do not depend on the right-hand sides: each of these costs one
+    more, for its true residual. With few right-hand sides `Lanczos` is both cheaper
+    and more precise.
 
     Parameters
     ----------
@@ -35,12 +37,12 @@ class Arnoldi(Solver):
         Number of Ritz pairs kept. On the Gauss-Newton matrix of a small CNN 20 left
         residuals of up to 0.045, and 40 of 0.027.
     max_iter : int, default=60
-        Largest dimension of the Krylov space, and number of its products. It grows
-        no further once the Ritz pairs kept are as precise as `tol` asks.
+        Largest dimension of the Krylov space, and number of its products. The space
+        stops growing once the Ritz pairs kept are as precise as `tol` asks.
     tol : float, default=0.03
         Relative residual up to which the solution counts as converged.
     random_state : int or None, default=0
-        Seed of the start vector. None draws another one each time.
+        Seed of the start vector. None draws a new one each time.
 
     See Also
     --------
@@ -70,93 +72,61 @@ class Arnoldi(Solver):
         self.tol = tol
         self.random_state = random_state
 
-    def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range.
-
-        Called before any training, and before anything is solved.
-
-        Raises
-        ------
-        ValueError
-            If `rank`, `max_iter` or `tol` is not positive, `rank` exceeds `max_iter`,
-            or `random_state` is no seed.
-
-        See Also
-        --------
-        solve : Solves the system.
-
-        Examples
-        --------
-        >>> from sk_datadrop import Arnoldi
-        >>> Arnoldi(tol=0).check_parameters()
-        Traceback (most recent call last):
-            ...
-        ValueError: tol must be a positive number; got 0.
-        """
+    def _check_parameters(self) -> None:
         check_count("rank", self.rank)
         check_count("max_iter", self.max_iter)
-        check_positive("tol", self.tol)
+        check_tolerance(self.tol)
         if self.rank > self.max_iter:
             raise ValueError(
                 f"rank must not exceed max_iter; got rank={self.rank} and "
                 f"max_iter={self.max_iter}. Raise max_iter, best to twice the rank."
             )
-        seed = self.random_state
-        if seed is not None and (not isinstance(seed, Integral) or seed < 0):
-            raise ValueError(
-                f"random_state must be a non-negative integer or None; got {seed!r}."
-            )
+        if self.random_state is not None:
+            check_scalar(self.random_state, "random_state", Integral, min_val=0)
 
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
         space = self._space(operator, rhs)
-        top, shift = space.top, operator.shift(space.top)
-        if not space.lowest + shift > 0:
-            return refused(rhs, space.size, space.lowest, top, shift, space.ritz_values)
-        solution = self._low_rank_solution(space, shift, rhs)
+        spectrum = space.spectrum()
+        if not spectrum.is_positive_definite:
+            return spectrum.not_positive_definite(rhs, space.size)
+        solution = self._low_rank_solution(space, rhs)
         products = torch.stack([operator.product(x) for x in solution.T], dim=1)
-        errors = torch.linalg.norm(products + shift * solution - rhs, dim=0)
+        errors = torch.linalg.norm(products + spectrum.shift * solution - rhs, dim=0)
         residual = float(errors.max())
-        converged = residual <= self.tol
-        return SolverResult(
-            solution=solution,
-            residual=residual,
-            n_iter=space.size + rhs.shape[1],
-            converged=converged,
-            top_eigenvalue=top,
-            shift=shift,
-            message="" if converged else self._failure(residual),
-            ritz_values=space.ritz_values,
-        )
+        failure = "" if residual <= self.tol else self._failure(residual)
+        return spectrum.report(solution, residual, space.size + rhs.shape[1], failure)
 
-    def _space(self, operator: CurvatureOperator, rhs: Tensor) -> KrylovSpace:
+    def _space(self, operator: CurvatureOperator, like: Tensor) -> KrylovSpace:
+        """Return the space of the operator, in the dtype and on the device of `like`."""
         start = np.random.default_rng(self.random_state).normal(size=operator.size)
         start /= np.linalg.norm(start)
         space = KrylovSpace(
-            operator, torch.as_tensor(start, dtype=rhs.dtype, device=rhs.device)
+            operator, torch.as_tensor(start, dtype=like.dtype, device=like.device)
         )
-        done = False
-        while not done:
+        space.expand()
+        while not self._large_enough(space):
             space.expand()
-            done = space.exhausted or space.size == self.max_iter
-            done = done or (space.size >= self.rank and self._precise(operator, space))
-            done = done or self._hopeless(operator, space)
         return space
 
-    def _hopeless(self, operator: CurvatureOperator, space: KrylovSpace) -> bool:
-        indefinite = not space.lowest + operator.shift(space.top) > 0
-        return indefinite and space.top_settled(self.tol)
+    def _large_enough(self, space: KrylovSpace) -> bool:
+        if space.exhausted or space.size == self.max_iter:
+            return True
+        if not space.spectrum().is_positive_definite:
+            # A larger top eigenvalue, and with it a larger shift, could mend it.
+            return space.top_settled(self.tol)
+        return space.size >= self.rank and self._precise(space)
 
-    def _largest(self, space: KrylovSpace) -> np.ndarray:
+    def _largest(self, space: KrylovSpace) -> NDArray[np.intp]:
         return np.argsort(np.abs(space.ritz_values))[-self.rank :]
 
-    def _precise(self, operator: CurvatureOperator, space: KrylovSpace) -> bool:
-        """Whether the Ritz pairs kept add at most `tol` to the residual."""
+    def _precise(self, space: KrylovSpace) -> bool:
+        """Tell whether the Ritz pairs kept add at most `tol` to the residual."""
         kept = self._largest(space)
-        shifted = space.ritz_values[kept] + operator.shift(space.top)
+        shifted = space.ritz_values[kept] + space.spectrum().shift
         return bool(np.linalg.norm(space.errors[kept] / shifted) <= self.tol)
 
-    def _low_rank_solution(self, space, shift: float, rhs: Tensor) -> Tensor:
-        kept = self._largest(space)
+    def _low_rank_solution(self, space: KrylovSpace, rhs: Tensor) -> Tensor:
+        kept, shift = self._largest(space), space.spectrum().shift
         S, t = space.vectors[:, kept], space.ritz_values[kept]
         # The vectors v = Q s are never formed: they would double the memory.
         inverse = (S * (1 / (t + shift) - 1 / shift)) @ S.T

@@ -1,63 +1,121 @@
-"""What a solver is, and what it reports."""
+"""Interface of the solvers, the report of a solve, and `solve` itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from math import isnan
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_scalar
 from torch import Tensor
 
 from sk_datadrop._curvature import CurvatureOperator
+
+# Strings rather than an enumeration: a saved model then holds no further type.
+SolverStatus = Literal[
+    "solved", "zero_gradient", "not_converged", "not_positive_definite", "not_finite"
+]
+
+ZERO_GRADIENT = (
+    "the gradient of the held-out objective is zero, so every influence is zero; "
+    "score an earlier epoch or hold out more samples."
+)
+NOT_FINITE = (
+    "the gradient of the held-out objective is not finite and the samples are not "
+    "scored: the training diverged. Lower the learning rate, or scale X and y."
+)
 
 
 @dataclass(frozen=True, repr=False)
 class SolverResult:
     """Solution of ``(A + shift D) X = B`` and how it was reached.
 
-    D is the scale of the operator, the identity unless it says otherwise.
+    D is the scale of the operator, the identity unless it says otherwise. A record;
+    its fields are attributes of the same names.
 
-    Attributes
+    Parameters
     ----------
     solution : Tensor of shape (n_parameters, n_rhs) or None
         One column per right-hand side. None in the reports of a fitted estimator.
     residual : float
         Largest ``|(A + shift D) x - b| / |b|`` over the right-hand sides b, in the
-        norm ``|D^(-1/2) b|``. Lanczos and CG carry it along instead of spending a
-        product on it: it is right down to rounding, machine epsilon times the
-        condition number.
+        norm ``|D^(-1/2) b|``. Lanczos and CG update it as they go instead of spending
+        a product on it: it is right down to rounding, machine epsilon times the
+        condition number. NaN if the system was refused.
     n_iter : int
-        Number of products with A, those for its top eigenvalue included.
-    converged : bool
-        Whether the residual met the solver's tolerance, or rounding.
+        Number of products with A, including those for its top eigenvalue.
+    status : str
+        "solved": the residual met the tolerance of the solver, or rounding.
+        "zero_gradient": all right-hand sides are zero, and so is the solution.
+        "not_converged": the solution is finite, but the residual is too large.
+        "not_positive_definite": the damped matrix is not; refused.
+        "not_finite": a right-hand side is not; refused.
+        The solution of a refused system is NaN.
     top_eigenvalue : float
-        Largest absolute eigenvalue of ``D^(-1/2) A D^(-1/2)``, as far as the solver
-        saw it.
+        Largest absolute eigenvalue of ``D^(-1/2) A D^(-1/2)`` that the solver saw.
     shift : float
-        Absolute damping that was added, times D.
+        Absolute damping: the multiple of D that was added to A.
     message : str
         Empty, or one sentence that says what went wrong and what to try.
     ritz_values : ndarray of shape (n_ritz_values,), dtype float64
-        Eigenvalues of the same matrix as far as the solver saw them, ascending: all
-        of them from `Dense`, those in the Krylov space of the first right-hand side
-        from `Lanczos`, in that of the random start from `Arnoldi`, else none.
+        Eigenvalues of the same matrix that the solver saw, ascending: all of them
+        from `Dense`, those in the Krylov space of the first right-hand side from
+        `Lanczos`, in that of the random start from `Arnoldi`, else none.
+
+    See Also
+    --------
+    influence_scores : Returns one per checkpoint.
+    Lanczos : The solver used by default.
+
+    Examples
+    --------
+    >>> from sk_datadrop import SolverResult
+    >>> SolverResult(
+    ...     solution=None,
+    ...     residual=0.02,
+    ...     n_iter=4,
+    ...     status="solved",
+    ...     top_eigenvalue=1.5,
+    ...     shift=0.15,
+    ... )
+    SolverResult(status='solved', n_iter=4, residual=0.02, top_eigenvalue=1.5,
+                 shift=0.15)
     """
 
     solution: Any
     residual: float
     n_iter: int
-    converged: bool
+    status: SolverStatus
     top_eigenvalue: float
     shift: float
     message: str = ""
-    ritz_values: np.ndarray = field(default_factory=lambda: np.empty(0))
+    ritz_values: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def converged(self) -> bool:
+        """Tell whether the solution is as precise as the solver was asked for.
+
+        True if the status is "solved" or "zero_gradient".
+
+        See Also
+        --------
+        SolverResult : Lists what else `status` can be.
+
+        Examples
+        --------
+        >>> from sk_datadrop import SolverResult
+        >>> SolverResult(None, 0.2, 20, "not_converged", 1.5, 0.15).converged
+        False
+        """
+        return self.status in ("solved", "zero_gradient")
 
     def __repr__(self) -> str:
         return (
-            f"SolverResult(converged={self.converged}, n_iter={self.n_iter}, "
+            f"SolverResult(status={self.status!r}, n_iter={self.n_iter}, "
             f"residual={self.residual:.2g}, top_eigenvalue={self.top_eigenvalue:.3g}, "
             f"shift={self.shift:.3g})"
         )
@@ -72,111 +130,44 @@ class Solver(BaseEstimator, ABC):
     """
 
     @abstractmethod
-    def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range.
-
-        Called before any training, and before anything is solved.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of range.
-
-        See Also
-        --------
-        solve : Solves the system.
-
-        Examples
-        --------
-        >>> from sk_datadrop import Lanczos
-        >>> Lanczos(max_iter=0).check_parameters()
-        Traceback (most recent call last):
-            ...
-        ValueError: max_iter must be a positive integer; got 0.
-        """
+    def _check_parameters(self) -> None:
+        """Raise an error if a parameter is out of range."""
 
     @abstractmethod
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
         """Solve for right-hand sides of norm 1, at least one, with a scale of one."""
 
-    def solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
-        """Solve ``(A + shift D) X = rhs``.
 
-        All solvers find the same solution, down to their tolerance. A matrix that is
-        not positive definite is refused, with a solution of NaN and a message.
-
-        Parameters
-        ----------
-        operator : CurvatureOperator
-            The matrix A, its scale D and its relative damping.
-        rhs : Tensor of shape (n_parameters, n_rhs), dtype float32 or float64
-            Right-hand sides.
-
-        Returns
-        -------
-        SolverResult
-            The solution, how it was reached, and a message if it was not.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of range.
-
-        See Also
-        --------
-        check_parameters : Called first.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from sk_datadrop import Dense
-        >>> from sk_datadrop._curvature import CurvatureOperator
-        >>> operator = CurvatureOperator(
-        ...     lambda v: torch.tensor([2.0, 4.0]) * v, size=2, damping=0.5
-        ... )
-        >>> result = Dense().solve(operator, torch.tensor([[4.0], [6.0]]))
-        >>> result.shift, result.solution.T
-        (2.0, tensor([[1., 1.]]))
-        """
-        self.check_parameters()
-        standard = operator.standardised()
-        return solve_scaled(
-            lambda units: [self._solve(standard, units)], rhs, operator.scale
-        )[0]
+def check_solver(solver: Solver) -> None:
+    """Raise a ValueError or a TypeError if a parameter of the solver is wrong."""
+    solver._check_parameters()
 
 
-def solve_scaled(
-    solve: Callable[[Tensor], list[SolverResult]],
-    rhs: Tensor,
-    scale: Tensor | float,
-    n_results: int = 1,
-) -> list[SolverResult]:
-    """Solve in variables of scale one, for columns of norm 1, then undo both.
+def solve(solver: Solver, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
+    """Solve ``(A + shift D) X = rhs`` for rhs of shape (n_parameters, n_rhs).
 
-    Columns of zeros are left out, their solution is zero.
+    The solver works in variables of scale one and on columns of norm 1. It never
+    sees columns of zeros: their solution is zero.
     """
-    root = torch.as_tensor(scale, dtype=rhs.dtype, device=rhs.device).sqrt()[..., None]
+    check_solver(solver)
+    root = torch.as_tensor(operator.scale, dtype=rhs.dtype, device=rhs.device).sqrt()
+    root = root[..., None]
     rhs = rhs / root
     norms = torch.linalg.norm(rhs, dim=0)
     if not torch.isfinite(norms).all():
-        return [_not_finite(rhs)] * n_results
+        nowhere = torch.full_like(rhs, torch.nan)
+        return SolverResult(nowhere, torch.nan, 0, "not_finite", 0.0, 0.0, NOT_FINITE)
     nonzero = norms > 0
     if not nonzero.any():
-        return [_nothing_to_solve(rhs)] * n_results
+        zeros = torch.zeros_like(rhs)
+        return SolverResult(zeros, 0.0, 0, "zero_gradient", 0.0, 0.0, ZERO_GRADIENT)
     norms = norms[nonzero]
-    results = []
-    for result in solve(rhs[:, nonzero] / norms):
-        solution = torch.full_like(rhs, torch.nan if isnan(result.residual) else 0)
-        solution[:, nonzero] = result.solution * norms / root
-        message = result.message or _zero_gradients(nonzero)
-        results.append(replace(result, solution=solution, message=message))
-    return results
-
-
-ZERO_GRADIENT = (
-    "the gradient of the held-out objective is zero, so every influence is zero; "
-    "score an earlier epoch or hold out more rows."
-)
+    result = solver._solve(operator.standardised(), rhs[:, nonzero] / norms)
+    is_refused = result.status == "not_positive_definite"
+    solution = torch.full_like(rhs, torch.nan if is_refused else 0)
+    solution[:, nonzero] = result.solution * norms / root
+    message = result.message or _zero_gradients(nonzero)
+    return replace(result, solution=solution, message=message)
 
 
 def _zero_gradients(nonzero: Tensor) -> str:
@@ -185,83 +176,24 @@ def _zero_gradients(nonzero: Tensor) -> str:
         return ""
     return (
         f"the gradient of the held-out objective is zero for {int((~nonzero).sum())} "
-        f"of {len(nonzero)} groups of held-out rows, by which every influence is zero; "
-        "score an earlier epoch or hold out more rows."
+        f"of {len(nonzero)} groups of held-out samples, so every influence on these "
+        "is zero; score an earlier epoch or hold out more samples."
     )
 
 
-def _nothing_to_solve(rhs: Tensor) -> SolverResult:
-    return SolverResult(torch.zeros_like(rhs), 0.0, 0, True, 0.0, 0.0, ZERO_GRADIENT)
+def check_count(name: str, value: object) -> None:
+    """Raise an error unless `value` is a positive integer."""
+    check_scalar(value, name, Integral, min_val=1)
 
 
-def _not_finite(rhs: Tensor) -> SolverResult:
-    message = (
-        "the gradient of the held-out objective is not finite and the rows are not "
-        "scored: the training diverged. Lower the learning rate, or scale X and y."
-    )
-    solution = torch.full_like(rhs, torch.nan)
-    return SolverResult(solution, float("nan"), 0, False, 0.0, 0.0, message)
-
-
-def refused(
-    rhs: Tensor, n_iter: int, lowest: float, top: float, shift: float, ritz_values=()
-) -> SolverResult:
-    """Report a damped matrix that is not positive definite.
-
-    The solution is NaN, so that the views that hang on it take no part in the
-    decision; an error would throw away the splits that can be solved.
-    """
-    remedy = "Use"
-    if lowest < 0:
-        enough = -lowest / max(top, -lowest)
-        remedy = f"Raise the relative damping above {enough:.2g}, or use"
-    message = (
-        "the damped curvature is not positive definite (lowest eigenvalue seen "
-        f"{lowest:.3g}, largest absolute one {top:.3g}, damping {shift:.3g}) and the "
-        "rows are not scored: a Hessian away from a minimum, or a criterion not "
-        "convex in the outputs, has negative curvature; in a saturated net, or under "
-        f"a criterion linear in the outputs, only rounding is left. {remedy} "
-        "GaussNewton with a convex criterion such as CrossEntropyLoss, MSELoss or "
-        "HuberLoss, scale X and y, or train for fewer epochs."
-    )
-    return SolverResult(
-        solution=torch.full_like(rhs, torch.nan),
-        residual=float("nan"),
-        n_iter=n_iter,
-        converged=False,
-        top_eigenvalue=top,
-        shift=shift,
-        message=message,
-        ritz_values=np.array(ritz_values),
-    )
-
-
-def combined(columns: Iterable[SolverResult], rhs: Tensor) -> SolverResult:
-    """Join results for one right-hand side each.
-
-    A refusal is about the matrix, so one is a refusal of all, and no more columns
-    are asked for.
-    """
-    results = []
-    for result in columns:
-        results.append(result)
-        if isnan(result.residual):
-            break
-    n_iter = sum(r.n_iter for r in results)
-    if isnan(results[-1].residual):
-        nowhere = torch.full_like(rhs, torch.nan)
-        return replace(results[-1], solution=nowhere, n_iter=n_iter)
-    return replace(
-        results[0],
-        solution=torch.stack([r.solution for r in results], dim=1),
-        residual=max(r.residual for r in results),
-        n_iter=n_iter,
-        converged=all(r.converged for r in results),
-        top_eigenvalue=max(r.top_eigenvalue for r in results),
-        message=next((r.message for r in results if r.message), ""),
-    )
+def check_tolerance(tol: float) -> None:
+    """Raise an error unless `tol` is a positive number."""
+    check_scalar(tol, "tol", Real, min_val=0, include_boundaries="neither")
+    # NaN is on neither side of a bound.
+    if isnan(tol):
+        raise ValueError("tol == nan, must be > 0.")
 
 
 def rounding(tensor: Tensor) -> float:
-    """Relative size below which a number is rounding, in the dtype of a tensor."""
+    """Return the relative size below which a number is rounding, in the dtype of a tensor."""
     return 100 * torch.finfo(tensor.dtype).eps

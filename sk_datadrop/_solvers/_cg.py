@@ -2,20 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from sk_datadrop._checks import check_count, check_positive
 from sk_datadrop._curvature import CurvatureOperator
 from sk_datadrop._solvers._base import (
     Solver,
     SolverResult,
-    combined,
-    refused,
+    check_count,
+    check_tolerance,
     rounding,
 )
-from sk_datadrop._solvers._krylov import extreme_eigenvalues
+from sk_datadrop._solvers._columns import solve_columns
+from sk_datadrop._solvers._spectrum import Spectrum
 
 Preconditioner = Callable[[Tensor, float], Tensor]
 
@@ -69,69 +70,39 @@ class CG(Solver):
         self.tol = tol
         self.preconditioner = preconditioner
 
-    def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range.
-
-        Called before any training, and before anything is solved.
-
-        Raises
-        ------
-        ValueError
-            If `max_iter` or `tol` is not positive, or `preconditioner` no callable.
-
-        See Also
-        --------
-        solve : Solves the system.
-
-        Examples
-        --------
-        >>> from sk_datadrop import CG
-        >>> CG(tol=0).check_parameters()
-        Traceback (most recent call last):
-            ...
-        ValueError: tol must be a positive number; got 0.
-        """
+    def _check_parameters(self) -> None:
         check_count("max_iter", self.max_iter)
-        check_positive("tol", self.tol)
+        check_tolerance(self.tol)
         if self.preconditioner is not None and not callable(self.preconditioner):
-            raise ValueError(
+            raise TypeError(
                 "preconditioner must be None or a callable (r, shift) -> tensor like "
                 f"r; got {self.preconditioner!r}."
             )
 
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
-        space = extreme_eigenvalues(
-            operator, rhs[:, 0], tol=self.tol, max_iter=self.max_iter
+        solve_column = partial(
+            conjugate_gradients,
+            operator,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            preconditioner=self.preconditioner,
         )
-        top, shift = space.top, operator.shift(space.top)
-        if not space.lowest + shift > 0:
-            return refused(rhs, space.size, space.lowest, top, shift)
-        columns = (
-            conjugate_gradients(
-                operator,
-                b,
-                top,
-                max_iter=self.max_iter,
-                tol=self.tol,
-                preconditioner=self.preconditioner,
-            )
-            for b in rhs.T
+        return solve_columns(
+            operator, rhs, solve_column, max_iter=self.max_iter, tol=self.tol
         )
-        result = combined(columns, rhs)
-        return replace(result, n_iter=space.size + result.n_iter)
 
 
 def conjugate_gradients(
     operator: CurvatureOperator,
+    spectrum: Spectrum,
     b: Tensor,
-    top: float,
     *,
     max_iter: int,
     tol: float,
     preconditioner: Preconditioner | None = None,
 ) -> SolverResult:
-    """Solve ``(A + shift I) x = b`` with b of norm 1 and the shift for `top`."""
-    shift = operator.shift(top)
+    """Solve ``(A + shift I) x = b`` with b of norm 1 and the shift of the spectrum."""
+    shift = spectrum.shift
     x, r, p, rho = torch.zeros_like(b), b, torch.zeros_like(b), 1.0
     # Below rounding the products of tiny vectors underflow and look like negative
     # curvature.
@@ -149,18 +120,15 @@ def conjugate_gradients(
         curvature = float(p @ Ap)
         if not curvature > 0:
             lowest = curvature / float(p @ p) - shift
-            return refused(b, n_iter, lowest, top, shift)
+            return replace(spectrum, lowest=lowest).not_positive_definite(b, n_iter)
         x = x.add(p, alpha=rho / curvature)
         r = r.sub(Ap, alpha=rho / curvature)
         residual = float(torch.linalg.norm(r))
         if residual <= tol:
-            break
-    converged = residual <= tol
-    message = (
+            return spectrum.report(x, residual, n_iter)
+    failure = (
         f"CG stopped after max_iter={max_iter} products at a relative residual of "
         f"{residual:.2g} (tol={tol:g}); raise max_iter, or raise the damping of the "
         "curvature."
     )
-    return SolverResult(
-        x, residual, n_iter, converged, top, shift, "" if converged else message
-    )
+    return spectrum.report(x, residual, n_iter, failure)

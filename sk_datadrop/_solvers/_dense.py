@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from sk_datadrop._checks import check_count
 from sk_datadrop._curvature import CurvatureOperator
-from sk_datadrop._solvers._base import Solver, SolverResult, refused
+from sk_datadrop._solvers._base import Solver, SolverResult, check_count
+from sk_datadrop._solvers._spectrum import Spectrum
 
 
 class Dense(Solver):
@@ -22,7 +22,7 @@ class Dense(Solver):
     Raises
     ------
     ValueError
-        From `solve`, if there are more parameters than `max_parameters`.
+        While solving, if there are more parameters than `max_parameters`.
 
     See Also
     --------
@@ -38,28 +38,7 @@ class Dense(Solver):
     def __init__(self, max_parameters: int = 5000) -> None:
         self.max_parameters = max_parameters
 
-    def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range.
-
-        Called before any training, and before anything is solved.
-
-        Raises
-        ------
-        ValueError
-            If `max_parameters` is not positive.
-
-        See Also
-        --------
-        solve : Solves the system.
-
-        Examples
-        --------
-        >>> from sk_datadrop import Dense
-        >>> Dense(max_parameters=-1).check_parameters()
-        Traceback (most recent call last):
-            ...
-        ValueError: max_parameters must be a positive integer; got -1.
-        """
+    def _check_parameters(self) -> None:
         check_count("max_parameters", self.max_parameters)
 
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
@@ -71,24 +50,16 @@ class Dense(Solver):
             )
         identity = torch.eye(operator.size, dtype=rhs.dtype, device=rhs.device)
         A = torch.stack([operator.product(row) for row in identity])
-        # On some devices eigh raises where on others it returns NaN.
+        # On some devices eigh raises an error where on others it returns NaN.
         if not torch.isfinite(A).all():
-            nan = float("nan")
-            return refused(rhs, operator.size, nan, nan, nan)
+            unknown = Spectrum(torch.nan, torch.nan, torch.nan)
+            return unknown.not_positive_definite(rhs, operator.size)
         eigenvalues, V = torch.linalg.eigh((A + A.T) / 2)
         lowest, top = float(eigenvalues[0]), float(eigenvalues.abs().max())
         shift = operator.shift(top)
-        spectrum = eigenvalues.cpu().double().numpy()
-        if not lowest + shift > 0:
-            return refused(rhs, operator.size, lowest, top, shift, spectrum)
+        spectrum = Spectrum(lowest, top, shift, eigenvalues.cpu().double().numpy())
+        if not spectrum.is_positive_definite:
+            return spectrum.not_positive_definite(rhs, operator.size)
         solution = V @ ((V.T @ rhs) / (eigenvalues + shift)[:, None])
         errors = torch.linalg.norm(A @ solution + shift * solution - rhs, dim=0)
-        return SolverResult(
-            solution=solution,
-            residual=float(errors.max()),
-            n_iter=operator.size,
-            converged=True,
-            top_eigenvalue=top,
-            shift=shift,
-            ritz_values=spectrum,
-        )
+        return spectrum.report(solution, float(errors.max()), operator.size)

@@ -4,11 +4,13 @@ from collections import deque
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from sk_datadrop._curvature import CurvatureOperator
 from sk_datadrop._solvers._base import rounding
+from sk_datadrop._solvers._spectrum import Spectrum
 
 # More never pays for an eigenvalue that only sets the scale of the damping.
 LONGEST_ESTIMATE = 50
@@ -42,6 +44,8 @@ class KrylovSpace:
         self._off_diagonal: list[float] = []
         self._remainder = start
         self._rounding = rounding(start)
+        self.ritz_values: NDArray[np.float64] = np.empty(0)
+        self.vectors: NDArray[np.float64] = np.empty((0, 0))
 
     def expand(self) -> None:
         """Add one dimension, at the price of one product."""
@@ -84,12 +88,19 @@ class KrylovSpace:
         return float(np.abs(self.ritz_values).max())
 
     @property
-    def errors(self) -> np.ndarray:
-        """Distance of each Ritz value from an eigenvalue of A, at most."""
-        return self._off_diagonal[-1] * np.abs(self.vectors[-1])
+    def errors(self) -> NDArray[np.float64]:
+        """Bounds on the distance of each Ritz value from an eigenvalue of A."""
+        bounds: NDArray[np.float64] = np.abs(self.vectors[-1])
+        return self._off_diagonal[-1] * bounds
+
+    def spectrum(self, shift: float | None = None) -> Spectrum:
+        """Return the Ritz values, with the shift for `top` unless one is given."""
+        if shift is None:
+            shift = self._operator.shift(self.top)
+        return Spectrum(self.lowest, self.top, shift, self.ritz_values)
 
     def top_settled(self, tol: float) -> bool:
-        """Whether `top` is within ``tol * top`` of an eigenvalue of A.
+        """Tell whether `top` is within ``tol * top`` of an eigenvalue of A.
 
         In a spectrum without gaps that need not be the largest one yet, in one with
         gaps `top` is closer to it by far: the error falls with the square.
@@ -99,11 +110,11 @@ class KrylovSpace:
 
     @property
     def exhausted(self) -> bool:
-        """Whether A maps the space into itself, or to numbers that are not finite."""
+        """Tell whether A maps the space into itself, or to numbers that are not finite."""
         return not self._off_diagonal[-1] > self._rounding * self.top
 
-    def solve(self, shift: float) -> tuple[np.ndarray, float]:
-        """Coefficients y of the Galerkin solution Q y of (A + shift I) x = b.
+    def solve(self, shift: float) -> tuple[NDArray[np.float64], float]:
+        """Return coefficients y of the Galerkin solution Q y of (A + shift I) x = b.
 
         Returns
         -------
@@ -117,12 +128,13 @@ class KrylovSpace:
         y = self.vectors @ (self.vectors[0] / (self.ritz_values + shift))
         return y, float(self._off_diagonal[-1] * abs(y[-1]))
 
-    def coefficients(self, vectors: Tensor) -> np.ndarray:
+    def coefficients(self, vectors: Tensor) -> NDArray[np.float64]:
         """Return Q^T V for V of shape (n_parameters, n_vectors)."""
         rows = torch.stack([q @ vectors for q in self._basis])
-        return rows.cpu().double().numpy()
+        coefficients: NDArray[np.float64] = rows.cpu().double().numpy()
+        return coefficients
 
-    def lift(self, coefficients: np.ndarray) -> Tensor:
+    def lift(self, coefficients: NDArray[np.float64]) -> Tensor:
         """Return Q C for C of shape (size, n_vectors)."""
         like = self._basis[0]
         C = torch.as_tensor(coefficients, dtype=like.dtype, device=like.device)
@@ -135,7 +147,7 @@ class KrylovSpace:
 def extreme_eigenvalues(
     operator: CurvatureOperator, start: Tensor, *, tol: float, max_iter: int
 ) -> KrylovSpace:
-    """Krylov space whose `top` is the largest absolute eigenvalue of A.
+    """Return a Krylov space whose `top` is the largest absolute eigenvalue of A.
 
     Keeps two basis vectors at a time, and so cannot lift.
     """

@@ -1,20 +1,17 @@
 """Lanczos iteration: one Krylov space gives the solution and the top eigenvalue."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from itertools import chain
 
-import numpy as np
 from torch import Tensor
 
-from sk_datadrop._checks import check_count, check_positive
 from sk_datadrop._curvature import CurvatureOperator
 from sk_datadrop._solvers._base import (
     Solver,
     SolverResult,
-    combined,
-    refused,
-    solve_scaled,
+    check_count,
+    check_tolerance,
 )
+from sk_datadrop._solvers._columns import merge_columns
 from sk_datadrop._solvers._krylov import KrylovSpace
 
 
@@ -61,138 +58,36 @@ class Lanczos(Solver):
         self.max_iter = max_iter
         self.tol = tol
 
-    def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range.
-
-        Called before any training, and before anything is solved.
-
-        Raises
-        ------
-        ValueError
-            If `max_iter` or `tol` is not positive.
-
-        See Also
-        --------
-        solve : Solves the system.
-
-        Examples
-        --------
-        >>> from sk_datadrop import Lanczos
-        >>> Lanczos(max_iter=0).check_parameters()
-        Traceback (most recent call last):
-            ...
-        ValueError: max_iter must be a positive integer; got 0.
-        """
+    def _check_parameters(self) -> None:
         check_count("max_iter", self.max_iter)
-        check_positive("tol", self.tol)
-
-    def solve_path(
-        self, operator: CurvatureOperator, rhs: Tensor, dampings: Iterable[float]
-    ) -> list[SolverResult]:
-        """Solve for several relative dampings at the products of the smallest.
-
-        A Krylov space does not depend on the damping: one serves all, and is as large
-        as the smallest damping asks.
-
-        Parameters
-        ----------
-        operator : CurvatureOperator
-            The matrix A and its scale; its own damping plays no part.
-        rhs : Tensor of shape (n_parameters, n_rhs), dtype float32 or float64
-            Right-hand sides.
-        dampings : iterable of float
-            Relative dampings, each positive.
-
-        Returns
-        -------
-        list of SolverResult
-            One per damping, in their order. `n_iter` is that of the shared Krylov
-            spaces.
-
-        Raises
-        ------
-        ValueError
-            If a parameter or a damping is out of range.
-
-        See Also
-        --------
-        solve : For the damping of the operator.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from sk_datadrop import Lanczos
-        >>> from sk_datadrop._curvature import CurvatureOperator
-        >>> operator = CurvatureOperator(
-        ...     lambda v: torch.tensor([2.0, 4.0]) * v, size=2, damping=0.1
-        ... )
-        >>> rhs = torch.tensor([[4.0], [6.0]])
-        >>> for result in Lanczos(tol=1e-6).solve_path(operator, rhs, [0.5, 1.0]):
-        ...     print(round(result.shift, 4), result.n_iter)
-        2.0 2
-        4.0 2
-        """
-        self.check_parameters()
-        standard = operator.standardised()
-        operators = [replace(standard, damping=damping) for damping in dampings]
-        if not operators or not all(o.damping > 0 for o in operators):
-            raise ValueError(
-                "dampings must be positive numbers, relative to the largest "
-                f"eigenvalue, at least one; got {[o.damping for o in operators]}."
-            )
-        return solve_scaled(
-            lambda units: self._solve_path(operators, units),
-            rhs,
-            operator.scale,
-            len(operators),
-        )
+        check_tolerance(self.tol)
 
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
-        return self._solve_path([operator], rhs)[0]
+        # The first right-hand side finds the shift, all others are told it.
+        first = self._solve_column(operator, rhs[:, 0])
+        others = (self._solve_column(operator, b, first.shift) for b in rhs.T[1:])
+        return merge_columns(chain([first], others), rhs)
 
-    def _solve_path(self, operators, rhs: Tensor) -> list[SolverResult]:
-        columns: list[list[SolverResult]] = []
-        for b in rhs.T:
-            shifts = [r.shift for r in columns[0]] if columns else None
-            columns.append(self._solve_column(operators, b, shifts))
-            if np.isnan([r.residual for r in columns[-1]]).all():
-                break
-        return [combined(results, rhs) for results in zip(*columns, strict=True)]
-
-    def _solve_column(self, operators, b: Tensor, known_shifts):
-        """Solve for every damping; the first column finds the shifts."""
-        space = KrylovSpace(operators[0], b)
+    def _solve_column(
+        self, operator: CurvatureOperator, b: Tensor, known_shift: float | None = None
+    ) -> SolverResult:
+        space = KrylovSpace(operator, b)
         done = False
         while not done:
             space.expand()
-            shifts = known_shifts or [o.shift(space.top) for o in operators]
-            solved = [space.solve(shift) for shift in shifts]
+            spectrum = space.spectrum(known_shift)
+            y, residual = space.solve(spectrum.shift)
             # A refusal, with a residual of NaN, has nothing to wait for once the
             # shift is known.
-            done = not any(residual > self.tol for _, residual in solved)
-            done = done and (known_shifts or space.top_settled(self.tol))
+            done = not residual > self.tol
+            done = done and (known_shift is not None or space.top_settled(self.tol))
             done = done or space.exhausted or space.size == self.max_iter
-        X = space.lift(np.stack([y for y, _ in solved], axis=1))
-        return [
-            self._result(space, x, residual, shift)
-            for x, (_, residual), shift in zip(X.T, solved, shifts, strict=True)
-        ]
-
-    def _result(self, space, x: Tensor, residual, shift) -> SolverResult:
-        if not space.lowest + shift > 0:
-            return refused(
-                x, space.size, space.lowest, space.top, shift, space.ritz_values
-            )
-        converged = bool(residual <= self.tol or space.exhausted)
-        return SolverResult(
-            solution=x,
-            residual=residual,
-            n_iter=space.size,
-            converged=converged,
-            top_eigenvalue=space.top,
-            shift=shift,
-            message="" if converged else self._failure(residual),
-            ritz_values=space.ritz_values,
+        if not spectrum.is_positive_definite:
+            return spectrum.not_positive_definite(b, space.size)
+        converged = residual <= self.tol or space.exhausted
+        failure = "" if converged else self._failure(residual)
+        return spectrum.report(
+            space.lift(y[:, None])[:, 0], residual, space.size, failure
         )
 
     def _failure(self, residual: float) -> str:

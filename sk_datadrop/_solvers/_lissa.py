@@ -1,21 +1,22 @@
 """LiSSA: the inverse as a Neumann series, summed one product at a time."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from sk_datadrop._checks import check_count, check_positive
 from sk_datadrop._curvature import CurvatureOperator
 from sk_datadrop._solvers._base import (
     Solver,
     SolverResult,
-    combined,
-    refused,
+    check_count,
+    check_tolerance,
     rounding,
 )
 from sk_datadrop._solvers._cg import conjugate_gradients
-from sk_datadrop._solvers._krylov import extreme_eigenvalues
+from sk_datadrop._solvers._columns import solve_columns
+from sk_datadrop._solvers._spectrum import Spectrum
 
 
 class LiSSA(Solver):
@@ -23,14 +24,14 @@ class LiSSA(Solver):
 
     With ``M = A + shift I`` and a scale c above its largest eigenvalue,
     ``M^-1 b = sum_j (I - M / c)^j b / c``, one product per term. Koh and Liang draw
-    new rows for every term, and choose c by hand. Here the rows are those of the
-    curvature, the same for all terms, so the recursion is deterministic, and
-    ``c = top_eigenvalue + shift`` makes its residual fall with every term. Should it
-    rise, the top eigenvalue was found too low or the matrix is not positive
-    definite: then `CG` takes over, and the message says so.
+    new samples for every term and choose c by hand. Here all terms use the samples of
+    the curvature, so the recursion is deterministic, and ``c = top_eigenvalue +
+    shift`` makes its residual fall with every term. If it rises, the top eigenvalue
+    found is too low or the matrix is not positive definite: then `CG` takes over,
+    and the message says so.
 
     The series needs about ``log(1 / tol) * (1 + 1 / damping)`` products, `Lanczos`
-    and `CG` about the root of that: LiSSA is here to compare with.
+    and `CG` about the root of that: LiSSA is here for comparison.
 
     Parameters
     ----------
@@ -64,44 +65,20 @@ class LiSSA(Solver):
         self.max_iter = max_iter
         self.tol = tol
 
-    def check_parameters(self) -> None:
-        """Raise a ValueError if a parameter is out of range.
-
-        Called before any training, and before anything is solved.
-
-        Raises
-        ------
-        ValueError
-            If `max_iter` or `tol` is not positive.
-
-        See Also
-        --------
-        solve : Solves the system.
-
-        Examples
-        --------
-        >>> from sk_datadrop import LiSSA
-        >>> LiSSA(max_iter=2.5).check_parameters()
-        Traceback (most recent call last):
-            ...
-        ValueError: max_iter must be a positive integer; got 2.5.
-        """
+    def _check_parameters(self) -> None:
         check_count("max_iter", self.max_iter)
-        check_positive("tol", self.tol)
+        check_tolerance(self.tol)
 
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
-        space = extreme_eigenvalues(
-            operator, rhs[:, 0], tol=self.tol, max_iter=self.max_iter
+        solve_column = partial(self._solve_column, operator)
+        return solve_columns(
+            operator, rhs, solve_column, max_iter=self.max_iter, tol=self.tol
         )
-        top, shift = space.top, operator.shift(space.top)
-        if not space.lowest + shift > 0:
-            return refused(rhs, space.size, space.lowest, top, shift)
-        columns = (self._solve_column(operator, b, top) for b in rhs.T)
-        result = combined(columns, rhs)
-        return replace(result, n_iter=space.size + result.n_iter)
 
-    def _solve_column(self, operator, b: Tensor, top: float) -> SolverResult:
-        shift = operator.shift(top)
+    def _solve_column(
+        self, operator: CurvatureOperator, spectrum: Spectrum, b: Tensor
+    ) -> SolverResult:
+        top, shift = spectrum.top, spectrum.shift
         tol = max(self.tol, rounding(b))
         x, r, lowest_residual = torch.zeros_like(b), b, 1.0
         for n_iter in range(1, self.max_iter + 1):
@@ -112,28 +89,26 @@ class LiSSA(Solver):
             # The logarithm of the residual is convex in n_iter: once it rises, it
             # never falls again.
             if not residual <= 2 * lowest_residual + rounding(b):
-                return self._fall_back(operator, b, top, n_iter)
+                return self._fall_back(operator, spectrum, b, n_iter)
             lowest_residual = min(residual, lowest_residual)
             if residual <= tol:
-                break
-        converged = residual <= tol
-        message = "" if converged else self._failure(residual)
-        return SolverResult(x, residual, n_iter, converged, top, shift, message)
+                return spectrum.report(x, residual, n_iter)
+        return spectrum.report(x, residual, n_iter, self._failure(residual))
 
-    def _fall_back(self, operator, b: Tensor, top: float, n_iter) -> SolverResult:
+    def _fall_back(
+        self, operator: CurvatureOperator, spectrum: Spectrum, b: Tensor, n_iter: int
+    ) -> SolverResult:
         result = conjugate_gradients(
-            operator, b, top, max_iter=self.max_iter, tol=self.tol
+            operator, spectrum, b, max_iter=self.max_iter, tol=self.tol
         )
         message = (
             f"LiSSA diverged after {n_iter} products, since the top eigenvalue seen "
-            f"({top:.3g}) is too low or the curvature is not positive definite, and "
-            "conjugate gradients took over; use CG or Lanczos, or lower tol. "
+            f"({spectrum.top:.3g}) is too low or the curvature is not positive "
+            "definite, and conjugate gradients took over; use CG or Lanczos, or lower "
+            f"tol. {result.message}"
         )
-        return replace(
-            result,
-            n_iter=n_iter + result.n_iter,
-            message=(message + result.message).strip(),
-        )
+        n_iter += result.n_iter
+        return replace(result, n_iter=n_iter, message=message.strip())
 
     def _failure(self, residual: float) -> str:
         return (

@@ -7,145 +7,171 @@ vanish, and wrong labels with them, so the end of training is too late.
 
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from sklearn.base import clone
+from skorch import NeuralNet
 from skorch.callbacks import Callback
 from skorch.helper import predefined_split
 
 from sk_datadrop._derivatives import is_out_of_memory
-from sk_datadrop._ranks import device_of, module_of, summed
-from sk_datadrop._rows import (
-    DatasetRows,
-    HeldOutAsTheyAre,
-    TargetsOfRows,
-    as_dataset,
-)
+from sk_datadrop._lazy import DatasetRows, HeldOutAsTheyAre
+from sk_datadrop._ranks import device_of, module_of, summed_over_processes
+from sk_datadrop._samples import Samples
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights of a net after an epoch (counted from 1)."""
+    """Weights of a net after an epoch (counted from 1); None: as the net has them."""
 
     epoch: int
-    state_dict: dict
+    state_dict: dict[str, Any] | None
 
 
-def train_round(
-    estimator, X, y, held_out, *, n_checkpoints, seed, callbacks=(), **options
-):
+@dataclass(frozen=True)
+class Recipe:
+    """What tells one training of a fit from another, besides its samples.
+
+    Attributes
+    ----------
+    name : str
+        Name in messages.
+    seed : int
+        Seeds torch, numpy and Python for the time of the training.
+    fit_params : dict
+        Parameters for the ``fit`` of the net.
+    verbose : int
+        Verbosity of the net.
+    """
+
+    name: str
+    seed: int
+    fit_params: dict[str, Any] = field(default_factory=dict)
+    verbose: int = 0
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that was watched.
+
+    Attributes
+    ----------
+    net : skorch.NeuralNet
+        The net as it stands at the end.
+    checkpoints : list of Checkpoint
+        Weights to score at, by increasing epoch.
+    best : int
+        Position of the epoch of the lowest held-out loss among the checkpoints.
+    callbacks : tuple of skorch.callbacks.Callback
+        Additional callbacks that saw it.
+    """
+
+    net: NeuralNet
+    checkpoints: list[Checkpoint]
+    best: int = 0
+    callbacks: tuple[Callback, ...] = ()
+
+
+def train_watched(
+    net: NeuralNet,
+    samples: Samples,
+    held_out: Samples,
+    recipe: Recipe,
+    *,
+    n_checkpoints: int,
+    callbacks: Sequence[Callback] = (),
+) -> Training:
     """Train a clone, watching `held_out`, and keep the checkpoints to score.
 
     Parameters
     ----------
-    estimator : skorch.NeuralNet
+    net : skorch.NeuralNet
         Cloned, never fitted.
-    X, y : array-like of shape (n_samples, ...)
-        Training rows.
-    held_out : tuple (X, y)
-        Rows that give the held-out training loss, and serve the callbacks of
-        the net, such as early stopping, as their validation rows.
+    samples : Samples
+        Samples to train on.
+    held_out : Samples
+        Samples that give the held-out training loss, and serve the callbacks of
+        the net, such as early stopping, as their validation samples.
+    recipe : Recipe
     n_checkpoints : int
         Number of epochs to keep around that of the lowest held-out loss.
-    seed : int
-        Seeds the initial weights and everything random in training.
     callbacks : sequence of skorch.callbacks.Callback, default=()
         Additional callbacks, such as one that records the training.
-    **options
-        `name`, `fit_params` and `verbose` of `train`.
 
     Returns
     -------
-    net : skorch.NeuralNet
-        The trained net, as it stands at the end.
-    checkpoints : list of Checkpoint
-        By increasing epoch, at most `n_checkpoints`.
+    Training
+        With at most `n_checkpoints` checkpoints.
     """
     watcher = _HeldOutCheckpoints(n_checkpoints)
-    net = train(
-        estimator,
-        X,
-        y,
-        validation=held_out,
-        callbacks=(watcher, *callbacks),
-        seed=seed,
-        **options,
+    trained = train(
+        net, samples, recipe, validation=held_out, callbacks=(watcher, *callbacks)
     )
-    return net, watcher.kept_
+    return Training(trained, watcher.kept_, watcher.best_, tuple(callbacks))
 
 
 def train(
-    estimator,
-    X,
-    y,
+    net: NeuralNet,
+    samples: Samples,
+    recipe: Recipe,
     *,
-    validation,
-    seed,
-    name,
-    fit_params=MappingProxyType({}),
-    verbose=0,
-    callbacks=(),
-):
-    """Train a clone of the net on the given rows, from scratch.
+    validation: Samples | Literal["own"] | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> NeuralNet:
+    """Train a clone of the net on the given samples, from scratch.
 
     Parameters
     ----------
-    estimator : skorch.NeuralNet
+    net : skorch.NeuralNet
         Cloned, never fitted.
-    X, y : array-like of shape (n_samples, ...)
-        Training rows, all of them used.
-    validation : tuple (X, y), None or "own"
-        Rows for the validation phase of each epoch; None skips the phase; "own"
-        lets the net's ``train_split`` withhold some of the training rows.
-    seed : int
-        Seeds torch, numpy and Python for the time of the training.
-    name : str
-        What error messages call this training.
-    fit_params : mapping, default={}
-        For the ``fit`` of the net.
-    verbose : int, default=0
-        Verbosity of the net.
+    samples : Samples
+        Samples to train on, all of them.
+    recipe : Recipe
+    validation : Samples, None or "own", default=None
+        Samples for the validation phase of each epoch; None skips the phase; "own"
+        lets the net's ``train_split`` withhold some of the training samples.
     callbacks : sequence of skorch.callbacks.Callback, default=()
         Additional callbacks, called before the net's own.
 
     Returns
     -------
     skorch.NeuralNet
-        The trained net, holding neither the rows nor the additional callbacks.
+        The trained net, which holds neither the samples nor the additional callbacks.
 
     Raises
     ------
     ValueError
-        If net or criterion fail on the rows, or the training loss becomes NaN or
+        If net or criterion fail on the samples, or the training loss becomes NaN or
         infinite.
     """
     guard = _FiniteLoss()
     extra = [guard, *callbacks]
-    net = clone(estimator).set_params(verbose=verbose)
-    original = {"callbacks": net.callbacks, "verbose": estimator.verbose}
+    verbose = net.verbose
+    net = clone(net).set_params(verbose=recipe.verbose)
+    original = {"callbacks": net.callbacks, "verbose": verbose}
     _add_callbacks(net, extra)
     if validation != "own":
         original["train_split"] = net.train_split
         net.set_params(
-            train_split=validation and predefined_split(as_dataset(*validation))
+            train_split=validation and predefined_split(validation.dataset())
         )
-    if isinstance(X, DatasetRows):
-        if validation == "own" and X.augmented is not None:
-            original["train_split"] = net.train_split
-            net.set_params(train_split=HeldOutAsTheyAre(net.train_split, X))
-        X = X.for_training()
-    with seeded(seed, device_of(net)), named(name):
-        net.fit(X, None if isinstance(y, TargetsOfRows) else y, **fit_params)
+    elif isinstance(samples.X, DatasetRows) and samples.X.augmented is not None:
+        original["train_split"] = net.train_split
+        net.set_params(train_split=HeldOutAsTheyAre(net.train_split, samples.X))
+    with seeded(recipe.seed, device_of(net)), prefix_errors(recipe.name):
+        net.fit(*samples.fit_arguments(), **recipe.fit_params)
     if len(net.history) > guard.n_epochs_:
         # skorch takes Ctrl-C for the wish to end this training only.
-        raise KeyboardInterrupt(f"{name}: interrupted")
+        raise KeyboardInterrupt(f"{recipe.name}: interrupted")
     if not len(net.history):
-        raise ValueError(f"{name}: the net trained for no epoch. Raise max_epochs.")
+        raise ValueError(
+            f"{recipe.name}: the net trained for no epoch. Raise max_epochs."
+        )
     vars(net).update(original)
     vars(net).pop("get_default_callbacks", None)
     net.callbacks_ = [(k, cb) for k, cb in net.callbacks_ if cb not in extra]
@@ -153,7 +179,7 @@ def train(
 
 
 @contextmanager
-def seeded(seed: int, device) -> Iterator[None]:
+def seeded(seed: int, device: Any) -> Iterator[None]:
     """Seed torch, numpy and Python within the block, and leave all as found."""
     # torch.manual_seed would seed those of all devices.
     generators = _generators(device)
@@ -173,8 +199,8 @@ def seeded(seed: int, device) -> Iterator[None]:
         random.setstate(python_state)
 
 
-def _generators(device) -> list[torch.Generator]:
-    """Return torch's generators that a net draws from: the CPU's, and its device's."""
+def _generators(device: Any) -> list[torch.Generator]:
+    """Return torch's generators that a net draws from: the CPU's and its device's."""
     if device is None:
         # accelerate chooses: the current one of each process.
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -191,53 +217,53 @@ def _generators(device) -> list[torch.Generator]:
 
 
 @contextmanager
-def named(name: str) -> Iterator[None]:
-    """Tell in which training something failed, and raise a ValueError of it."""
+def prefix_errors(name: str) -> Iterator[None]:
+    """Say in which training, or argument, something failed; raise a ValueError."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError) as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or str(error).startswith(name):
             raise
         what = "" if isinstance(error, ValueError) else "the net or its criterion: "
         advice = ""
         if "more than 1 value per channel" in str(error):
             advice = (
-                " Batch normalisation cannot train on one row, such as a last one "
+                " Batch normalisation cannot train on one sample, such as a last one "
                 "left over: set iterator_train__drop_last=True on the net, or another "
                 "batch_size."
             )
         raise ValueError(f"{name}: {what}{error}{advice}") from error
 
 
-def check_predictions(net, X, name: str) -> None:
-    """Raise a ValueError if a trained net predicts no numbers for some rows.
+def check_predictions(net: NeuralNet, X: Any, name: str) -> None:
+    """Raise a ValueError if a trained net predicts no numbers for some samples.
 
-    The training loss is that before the last step, and in training mode.
+    The training loss does not tell: it is that before the last step, in training mode.
 
     Parameters
     ----------
     net : skorch.NeuralNet
     X : array-like of shape (n_samples, ...)
     name : str
-        What the message calls the training.
+        Name of the training in the message.
     """
-    n_bad = n_rows = 0
+    n_bad = n_samples = 0
     # A DataLoader draws a seed for its workers, needed or not.
     with torch.random.fork_rng(devices=[]):
         for outputs in net.forward_iter(X):
-            # Not minus infinity, which is the logit of a class ruled out.
+            # Minus infinity is the logit of a class that is ruled out.
             bad = outputs.isnan() | outputs.isposinf()
             n_bad += int(bad.reshape(len(bad), -1).any(1).sum())
-            n_rows += len(bad)
+            n_samples += len(bad)
     if n_bad:
         raise ValueError(
-            f"{name}: the net predicts NaN or infinity for {n_bad} of the {n_rows} "
-            "rows it was trained on. Lower the learning rate, scale X and y, or see "
+            f"{name}: the net predicts NaN or infinity for {n_bad} of the "
+            f"{n_samples} samples it was trained on. Lower the learning rate, scale X and y, or see "
             "what the module does in evaluation mode."
         )
 
 
-def _add_callbacks(net, extra) -> None:
+def _add_callbacks(net: NeuralNet, extra: list[Callback]) -> None:
     pairs = [(type(cb).__name__, cb) for cb in extra]
     if net.callbacks == "disable":
         # Ours without the default ones, for this training only.
@@ -248,8 +274,8 @@ def _add_callbacks(net, extra) -> None:
         net.set_params(callbacks=[*pairs, *(net.callbacks or [])])
 
 
-def _epoch_loss(net, phase: str) -> float:
-    """Mean loss of the last epoch over its rows."""
+def _epoch_loss(net: NeuralNet, phase: str) -> float:
+    """Mean loss of the last epoch over its samples."""
     columns = (f"{phase}_loss", f"{phase}_batch_size")
     try:
         losses, sizes = map(
@@ -258,20 +284,21 @@ def _epoch_loss(net, phase: str) -> float:
     except KeyError as error:
         raise ValueError(
             f"the net saw no batch in its {phase} phase: with drop_last=True, "
-            f"batch_size={net.batch_size} is more than there are rows. Lower "
-            f"batch_size, or leave iterator_{phase}__drop_last out."
+            f"batch_size={net.batch_size} is more than there are samples. "
+            f"Lower batch_size, or leave iterator_{phase}__drop_last out."
         ) from error
-    total, n_rows = summed(np.array([losses @ sizes, sizes.sum()]), net)
-    return float(total / n_rows)
+    sums = np.array([losses @ sizes, sizes.sum()])
+    total, n_samples = summed_over_processes(sums, net)
+    return float(total / n_samples)
 
 
 class _FiniteLoss(Callback):
     """Stop a training whose loss is no longer finite."""
 
-    def on_train_begin(self, net, **kwargs):
+    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.n_epochs_ = 0
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         self.n_epochs_ = len(net.history)
         loss = _epoch_loss(net, "train")
         if not np.isfinite(loss):
@@ -288,26 +315,28 @@ class _HeldOutCheckpoints(Callback):
     long the training.
     """
 
-    def __init__(self, n_checkpoints):
+    def __init__(self, n_checkpoints: int) -> None:
         self.n_checkpoints = n_checkpoints
 
-    def on_train_begin(self, net, **kwargs):
-        self.kept_ = []
+    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        self.kept_: list[Checkpoint] = []
+        self.best_ = 0
         self.lowest_ = np.inf
         self.recent_: deque[Checkpoint] = deque(maxlen=(self.n_checkpoints - 1) // 2)
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         current = Checkpoint(len(net.history), _copy_of_state(module_of(net)))
         loss = _epoch_loss(net, "valid")
-        # No loss is lower than NaN.
+        # A loss of NaN is never the lowest.
         loss = np.inf if np.isnan(loss) else loss
         if loss < self.lowest_ or not self.kept_:
             self.lowest_ = loss
             self.kept_ = [*self.recent_, current]
+            self.best_ = len(self.recent_)
         elif len(self.kept_) < self.n_checkpoints:
             self.kept_.append(current)
         self.recent_.append(current)
 
 
-def _copy_of_state(module) -> dict:
+def _copy_of_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {k: v.detach().clone() for k, v in module.state_dict().items()}

@@ -1,30 +1,30 @@
-"""Rows that are read when they are needed: torch data sets and memory maps.
+"""Samples that are read when they are needed: torch data sets and memory maps.
 
 They are cut as arrays are, so that nothing after this knows the difference.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils import check_consistent_length
-from skorch.dataset import Dataset as ArrayDataset
 from skorch.helper import SliceDataset
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 _CHUNK = 2**24
-"""Bytes of a memory map that are looked at at a time."""
+"""Bytes of a memory map that are read at a time."""
 
 
 class DatasetRows(Dataset):
-    """Rows of a torch data set, cut as an array is and read one by one.
+    """A torch data set that is indexed like an array and read one sample at a time.
 
-    What ``fit`` and ``predict`` make of a data set. Wrap it yourself for a search or a
-    cross-validation, which cut the rows before ``fit`` sees them, and to train on
-    augmented rows: influence is that of the row itself, so it is measured without.
+    ``fit`` and ``predict`` wrap data sets in it. Wrap one yourself for a search or a
+    cross-validation, which cut it before ``fit`` sees it, and to train on augmented
+    samples: influence is that of the sample itself, so it is measured without
+    augmentation.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ class DatasetRows(Dataset):
         Map-style; its items are ``(x, y)``, or ``x`` where y is given elsewhere. Each
         x is an array or tensor of the same shape; the net gets float32.
     augmented : torch.utils.data.Dataset or None, default=None
-        The same rows in the same order as training sees them: with torchvision the
+        The same samples in the same order as training sees them: with torchvision the
         same data set with another ``transform``. Everything else, such as scoring and
-        prediction, takes `dataset`.
+        prediction, uses `dataset`.
 
     Raises
     ------
@@ -57,26 +57,26 @@ class DatasetRows(Dataset):
     ((10, 3), array([2, 3, 4]))
     """
 
-    def __init__(self, dataset, *, augmented=None) -> None:
+    def __init__(self, dataset: Any, *, augmented: Any = None) -> None:
         for name, value in (("dataset", dataset), ("augmented", augmented)):
             if value is not None:
                 _check_map_style(name, value)
         if augmented is not None and len(augmented) != len(dataset):
             raise ValueError(
-                f"augmented must hold the rows of dataset; got {len(augmented)} and "
-                f"{len(dataset)} rows."
+                f"augmented must hold the samples of dataset; got {len(augmented)} and "
+                f"{len(dataset)} samples."
             )
         self.dataset = dataset
         self.augmented = augmented
         self.indices = np.arange(len(dataset))
-        self._values: np.ndarray | SliceDataset | TargetsOfRows | None = None
+        self._values: np.ndarray | SliceDataset | LazyTargets | None = None
         self._source = dataset
         self._row_shape: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         # scikit-learn asks for (rows, Ellipsis).
         key = key[0] if isinstance(key, tuple) else key
         if isinstance(key, Integral):
@@ -87,7 +87,7 @@ class DatasetRows(Dataset):
             cut._values = self._values[key]
         return cut
 
-    def _item(self, number: int) -> tuple:
+    def _item(self, number: int) -> tuple[torch.Tensor, Any]:
         x, y = _parts(self._source[int(self.indices[number])])
         if self._values is not None:
             y = self._values[number]
@@ -99,10 +99,10 @@ class DatasetRows(Dataset):
             )
         return x, self._as_target(y)
 
-    def _as_target(self, y):
+    def _as_target(self, y: Any) -> Any:
         if y is None or isinstance(y, str | bytes):
-            # Where there are targets to train on, they were given. A loader makes
-            # batches of anything but None.
+            # Targets to train on were given apart. A loader makes batches of
+            # anything but None.
             return 0
         y = torch.as_tensor(y if isinstance(y, torch.Tensor) else np.array(y))
         is_label = y.ndim == 0 and not y.is_floating_point()
@@ -110,18 +110,18 @@ class DatasetRows(Dataset):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of rows, and shape of each as far as the first tells.
+        """Number of samples, and shape of each as far as the first tells.
 
         The first item of the data set is read for it, once.
 
         Returns
         -------
         tuple of int
-            As of an array of all rows.
+            Shape of an array of all samples.
 
         See Also
         --------
-        DatasetRows.with_targets : Other targets for the same rows.
+        DatasetRows.with_targets : Other targets for the same samples.
 
         Examples
         --------
@@ -136,16 +136,16 @@ class DatasetRows(Dataset):
         return (len(self), *self._row_shape)
 
     @property
-    def targets(self):
-        """Targets as an array, or as `TargetsOfRows` if each has two axes or more.
+    def targets(self) -> Any:
+        """Targets as an array, or as `LazyTargets` if each has two axes or more.
 
-        Labels and numbers are read row by row, but for those that a `TensorDataset`
+        Labels and numbers are read one by one, but for those that a `TensorDataset`
         or a data set of torchvision holds as a list.
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_targets), or TargetsOfRows
-            Of the dtype that the data set has them in.
+        ndarray of shape (n_samples,) or (n_samples, n_targets), or LazyTargets
+            Targets, in the dtype of the data set.
 
         Raises
         ------
@@ -154,7 +154,7 @@ class DatasetRows(Dataset):
 
         See Also
         --------
-        DatasetRows.with_targets : Other targets for the same rows.
+        DatasetRows.with_targets : Other targets for the same samples.
 
         Examples
         --------
@@ -172,7 +172,7 @@ class DatasetRows(Dataset):
                 f"the items of {type(self.dataset).__name__} are single values, with "
                 "no targets among them. Pass y."
             )
-        return TargetsOfRows(self) if np.ndim(first) > 1 else self._read_targets()
+        return LazyTargets(self) if np.ndim(first) > 1 else self._read_targets()
 
     def _read_targets(self) -> np.ndarray:
         known = None if self._values is not None else _listed_targets(self.dataset)
@@ -180,18 +180,18 @@ class DatasetRows(Dataset):
             return known[self.indices]
         return np.array([self._target_of(i) for i in range(len(self))])
 
-    def _target_of(self, number: int):
-        """Return the target of a row as the data set has it, a tensor as an array."""
+    def _target_of(self, number: int) -> Any:
+        """Return a target as the data set has it, a tensor as an array."""
         if self._values is not None:
             target = self._values[number]
         else:
             _, target = _parts(self.dataset[int(self.indices[number])])
         return target.numpy() if isinstance(target, torch.Tensor) else target
 
-    def with_targets(self, values) -> "DatasetRows":
-        """Return the same rows with other targets, one for each.
+    def with_targets(self, values: Any) -> "DatasetRows":
+        """Return the same samples with other targets, one for each.
 
-        For labels that are spoiled on purpose, or kept apart from the images.
+        Use it for labels that are spoiled on purpose, or kept apart from the images.
 
         Parameters
         ----------
@@ -201,7 +201,7 @@ class DatasetRows(Dataset):
         Returns
         -------
         DatasetRows
-            That gives these instead of those of the data set.
+            Samples with these targets instead of those of the data set.
 
         Raises
         ------
@@ -210,7 +210,7 @@ class DatasetRows(Dataset):
 
         See Also
         --------
-        DatasetRows.for_training : The rows as training sees them.
+        DatasetRows.targets : The targets they have now.
 
         Examples
         --------
@@ -222,7 +222,7 @@ class DatasetRows(Dataset):
         array([2, 2, 1])
         """
         check_consistent_length(self, values)
-        if isinstance(values, TargetsOfRows) and values.are_of(self):
+        if isinstance(values, LazyTargets) and values.are_of(self):
             return self
         if isinstance(values, np.memmap):
             values = SliceDataset(DatasetRows(MemoryMap(values)))
@@ -230,92 +230,72 @@ class DatasetRows(Dataset):
         other._values = values
         return other
 
-    def for_training(self) -> "DatasetRows":
-        """Return the same rows as training sees them.
 
-        What the nets are fitted on, and nothing else reads.
-
-        Returns
-        -------
-        DatasetRows
-            That reads `augmented`, if there is any.
-
-        See Also
-        --------
-        DatasetRows.with_targets : Other targets for the same rows.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from torch.utils.data import TensorDataset
-        >>> from sk_datadrop import DatasetRows
-        >>> plain, other = (TensorDataset(torch.full((3, 2), x)) for x in (0.0, 1.0))
-        >>> DatasetRows(plain, augmented=other).for_training()[0][0]
-        tensor([1., 1.])
-        """
-        other = copy.copy(self)
-        other._source = self.dataset if self.augmented is None else self.augmented
-        return other
+def for_training(X: DatasetRows) -> DatasetRows:
+    """Return the same samples as training sees them: augmented, if they are to be."""
+    other = copy.copy(X)
+    other._source = X.dataset if X.augmented is None else X.augmented
+    return other
 
 
 class HeldOutAsTheyAre:
-    """A ``train_split`` whose validation rows are not augmented.
+    """A ``train_split`` whose validation samples are not augmented.
 
     Parameters
     ----------
     split : callable
-        That of a net. It may withhold rows of another data set, which stay as they
-        are.
-    rows : DatasetRows
-        What is split.
+        The net's own. It may withhold samples of another data set, which stay as
+        they are.
+    samples : DatasetRows
+        The samples that are split.
     """
 
-    def __init__(self, split, rows: DatasetRows) -> None:
+    def __init__(self, split: Callable[..., Any], samples: DatasetRows) -> None:
         self.split = split
-        self.rows = rows
+        self.samples = samples
 
-    def __call__(self, dataset, y=None, **options):
+    def __call__(self, dataset: Any, y: Any = None, **options: Any) -> tuple[Any, Any]:
         train, held_out = self.split(dataset, y, **options)
         if isinstance(held_out, Subset) and held_out.dataset is dataset:
-            held_out = self.rows[np.asarray(held_out.indices)]
+            held_out = self.samples[np.asarray(held_out.indices)]
         return train, held_out
 
 
-class TargetsOfRows:
-    """Targets that are as large as rows, and read together with them only.
+class LazyTargets:
+    """Targets as large as inputs, which are only read together with them.
 
     Parameters
     ----------
-    rows : DatasetRows
+    samples : DatasetRows
     """
 
-    def __init__(self, rows: DatasetRows) -> None:
-        self.rows = rows
+    def __init__(self, samples: DatasetRows) -> None:
+        self.samples = samples
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.samples)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         if isinstance(key, Integral):
-            return np.asarray(self.rows._target_of(int(key)), dtype=np.float32)
-        return TargetsOfRows(self.rows[key])
+            return np.asarray(self.samples._target_of(int(key)), dtype=np.float32)
+        return LazyTargets(self.samples[key])
 
-    def are_of(self, rows: DatasetRows) -> bool:
-        """Whether rows carry these targets already, in this order."""
-        own = self.rows
+    def are_of(self, X: DatasetRows) -> bool:
+        """Whether samples carry these targets already, in this order."""
+        own = self.samples
         return (
-            own.dataset is rows.dataset
-            and own._values is rows._values
-            and np.array_equal(own.indices, rows.indices)
+            own.dataset is X.dataset
+            and own._values is X._values
+            and np.array_equal(own.indices, X.indices)
         )
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         stacked = np.stack([self[i] for i in range(len(self))])
         return np.asarray(stacked, dtype=dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of rows, and shape of each target as far as the first tells."""
+        """Number of samples, and shape of each target as far as the first tells."""
         return (len(self), *self[0].shape) if len(self) else (0,)
 
     @property
@@ -325,7 +305,7 @@ class TargetsOfRows:
 
 
 class MemoryMap(Dataset):
-    """Rows of a `numpy.memmap`, which goes to other processes as the name of its file.
+    """Samples of a `numpy.memmap`, sent to other processes as the name of its file.
 
     Parameters
     ----------
@@ -338,14 +318,14 @@ class MemoryMap(Dataset):
     def __len__(self) -> int:
         return len(self.array)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         return self.array[key]
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         root: Any = self.array
         while isinstance(root.base, np.memmap):
             root = root.base
-        # What is written to a copy on write is in no file.
+        # Changes to a map that is copied on write are in no file.
         if getattr(root, "filename", None) is None or root.mode == "c":
             return MemoryMap, (np.array(self.array),)
         start, of_root = (
@@ -356,85 +336,64 @@ class MemoryMap(Dataset):
         return _open_map, (str(root.filename), int(offset), *view)
 
 
-def _open_map(filename: str, offset: int, dtype, shape, strides) -> MemoryMap:
+def _open_map(
+    filename: str,
+    offset: int,
+    dtype: Any,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> MemoryMap:
     buffer = np.memmap(filename, np.uint8, mode="r")
     return MemoryMap(np.ndarray(shape, dtype, buffer, offset, strides))
 
 
-def chunks(rows) -> Iterator[np.ndarray]:
-    """Yield an array in memory for every few rows of a memory map."""
-    n_rows = max(1, _CHUNK // max(rows[:1].nbytes, 1))
-    for start in range(0, len(rows), n_rows):
-        yield np.array(rows[start : start + n_rows])
+def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield a memory map a few samples at a time, as arrays in memory."""
+    n_samples = max(1, _CHUNK // max(array[:1].nbytes, 1))
+    for start in range(0, len(array), n_samples):
+        yield np.array(array[start : start + n_samples])
 
 
-def key_parts(rows) -> Iterator:
-    """Yield what tells rows from others: plain values, and a memory map in chunks."""
-    if isinstance(rows, DatasetRows):
-        yield rows.indices
-        for part in (rows.dataset, rows.augmented, rows._values):
-            yield from key_parts(part)
-    elif isinstance(rows, SliceDataset):
-        yield from (rows.idx, rows.indices_)
-        yield from key_parts(rows.dataset)
-    elif isinstance(rows, TargetsOfRows):
-        yield from key_parts(rows.rows)
-    elif isinstance(rows, MemoryMap):
-        yield from chunks(rows.array)
+def identity(part: Any) -> Iterator[Any]:
+    """Yield what tells samples from others: plain values, memory maps in chunks."""
+    if isinstance(part, DatasetRows):
+        yield part.indices
+        for own in (part.dataset, part.augmented, part._values):
+            yield from identity(own)
+    elif isinstance(part, SliceDataset):
+        yield from (part.idx, part.indices_)
+        yield from identity(part.dataset)
+    elif isinstance(part, LazyTargets):
+        yield from identity(part.samples)
+    elif isinstance(part, MemoryMap):
+        yield from chunks(part.array)
     else:
-        yield rows
+        yield part
 
 
-def as_rows(X) -> DatasetRows | None:
-    """Return rows that are not all in memory as such; None if X is anything else."""
+def as_lazy(X: Any) -> DatasetRows | None:
+    """Wrap samples that are not all in memory; return None if X is anything else."""
     if isinstance(X, DatasetRows):
         return X
-    # Of the user's own kinds of subset each may change its items.
+    # A user's own kind of subset may change its items.
     if type(X) is Subset and isinstance(X.dataset, DatasetRows | Subset):
-        rows = as_rows(X.dataset)
-        return None if rows is None else rows[np.asarray(X.indices)]
+        whole = as_lazy(X.dataset)
+        return None if whole is None else whole[np.asarray(X.indices)]
     if isinstance(X, np.memmap) and X.dtype.kind in "biuf" and X.ndim > 1:
         return DatasetRows(MemoryMap(X))
     return DatasetRows(X) if isinstance(X, Dataset | SliceDataset) else None
 
 
-def with_own_targets(rows: DatasetRows, y) -> tuple[DatasetRows, Any]:
-    """Return rows and targets: those given, or those of the data set if y is None."""
+def with_own_targets(X: DatasetRows, y: Any) -> tuple[DatasetRows, Any]:
+    """Return samples and targets: the given ones, or the data set's if y is None."""
     if isinstance(y, np.memmap) and y.ndim < 2:
         y = np.array(y)
     if isinstance(y, SliceDataset | np.memmap):
-        rows, y = rows.with_targets(y), None
-    return rows, rows.targets if y is None else y
+        X, y = X.with_targets(y), None
+    return X, X.targets if y is None else y
 
 
-def with_targets(X, y):
-    """Give rows that carry their targets these; leave arrays alone."""
-    return X.with_targets(y) if isinstance(X, DatasetRows) else X
-
-
-def as_dataset(X, y) -> Dataset:
-    """Return rows with their targets, as a net is trained on them."""
-    return X if isinstance(X, DatasetRows) else ArrayDataset(X, y)
-
-
-def in_memory(y):
-    """Return targets that would be read with their rows as an array."""
-    return np.asarray(y) if isinstance(y, TargetsOfRows) else y
-
-
-def row_of(X, number: int):
-    """Return one row, without its target."""
-    return X[number][0].numpy() if isinstance(X, DatasetRows) else X[number]
-
-
-def first_rows(X, n_rows: int) -> np.ndarray:
-    """Return a copy of the first rows, as an array."""
-    if isinstance(X, DatasetRows):
-        return np.stack([row_of(X, i) for i in range(min(n_rows, len(X)))])
-    return X[:n_rows].copy()
-
-
-def _check_map_style(name: str, dataset) -> None:
+def _check_map_style(name: str, dataset: Any) -> None:
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise TypeError(
             f"{name} must have a length and items by number, as rows are trained on, "
@@ -442,7 +401,7 @@ def _check_map_style(name: str, dataset) -> None:
         )
 
 
-def _parts(item) -> tuple:
+def _parts(item: Any) -> tuple[Any, Any]:
     if not isinstance(item, tuple | list):
         return item, None
     if len(item) not in (1, 2):
@@ -453,7 +412,7 @@ def _parts(item) -> tuple:
     return item[0], item[1] if len(item) == 2 else None
 
 
-def _as_input(x) -> torch.Tensor:
+def _as_input(x: Any) -> torch.Tensor:
     x = x if isinstance(x, torch.Tensor) else np.asarray(x)
     kind = "c" if isinstance(x, torch.Tensor) and x.is_complex() else "f"
     kind = x.dtype.kind if isinstance(x, np.ndarray) else kind
@@ -470,10 +429,10 @@ def _as_input(x) -> torch.Tensor:
     return x.detach().float()
 
 
-def _listed_targets(dataset) -> np.ndarray | None:
+def _listed_targets(dataset: Any) -> np.ndarray | None:
     """Return the targets that a data set holds as a list, if its items have no others.
 
-    A data set of the user may change them on the way.
+    A user's own data set may change them on the way.
     """
     if type(dataset) is Subset:
         of_all = _listed_targets(dataset.dataset)

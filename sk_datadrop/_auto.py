@@ -1,0 +1,180 @@
+"""The rule "auto": is dropping worth it? Splits, trained again without some samples.
+
+The samples that a split held out compare its net with one trained again, from the same
+initial weights, without some of the samples. Nothing that was measured on them takes
+part in deciding which samples go: those views are left out.
+"""
+
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from skorch import NeuralNet
+
+from sk_datadrop._drop import (
+    candidate_fractions,
+    keep_mask,
+    mean_influence,
+    one_standard_error,
+)
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._objective import HeldOutObjective
+from sk_datadrop._plan import Plan
+from sk_datadrop._ranks import from_first_process
+from sk_datadrop._schedule import SILENT, run
+from sk_datadrop._training import prefix_errors, train
+
+
+class Comparison(NamedTuple):
+    """Candidates and what they came to.
+
+    Attributes
+    ----------
+    fraction : float
+        Share of the scored samples that is best dropped.
+    cv_results : dict of str to ndarray
+        "drop_fraction" of shape (n_fractions,), and "objective" of shape
+        (n_splits, n_fractions) on the held-out samples, lower being better.
+    seconds : float
+        Time of the work.
+    """
+
+    fraction: float
+    cv_results: dict[str, np.ndarray]
+    seconds: float
+
+
+class Candidate(NamedTuple):
+    """What came out of a training without some samples.
+
+    `objective` is the mean over the held-out samples, `seconds` the time of the work.
+    """
+
+    objective: float
+    seconds: float
+
+
+def compare_candidates(
+    plan: Plan,
+    nets: list[NeuralNet],
+    influence_per_view: np.ndarray,
+    split_of_view: np.ndarray,
+    keep: np.ndarray,
+    bar: Any,
+) -> Comparison:
+    """Train again without some samples, and compare on those that had no say.
+
+    Parameters
+    ----------
+    plan : Plan
+    nets : list of skorch.NeuralNet
+        Nets of round 1.
+    influence_per_view : ndarray of shape (n_views, n_samples)
+    split_of_view : ndarray of shape (n_views,), dtype int
+    keep : ndarray of shape (n_samples,), dtype bool
+        Samples that "harmful" keeps.
+    bar : tqdm
+
+    Returns
+    -------
+    Comparison
+    """
+    fractions = candidate_fractions(keep, mean_influence(influence_per_view))
+    bar.total = (bar.total or 0) + len(nets) * (len(fractions) - 1)
+    bar.set_description("candidates without the most harmful samples")
+    objectives = np.empty((len(nets), len(fractions)))
+    calls = []
+    for number, net in enumerate(nets):
+        functional = FunctionalNet(net)
+        objective = HeldOutObjective(plan.objective, plan.held_out(number))
+        objective = objective.scaled_by(functional)
+        objectives[number, 0] = from_first_process(objective.mean(functional), net)
+        others = split_of_view != number
+        for fraction in fractions[1:]:
+            kept = kept_for_candidate(
+                plan,
+                number,
+                influence_per_view[others],
+                split_of_view[others],
+                fraction,
+            )
+            calls.append((number, float(fraction), kept, objective.scales))
+    candidates = run(train_candidate, plan, calls, n_jobs=plan.n_jobs, bar=bar)
+    measured = np.array([candidate.objective for candidate in candidates])
+    objectives[:, 1:] = measured.reshape(len(nets), -1)
+    overlap = np.mean([len(s.held_out) / len(s.train) for s in plan.splits])
+    best = one_standard_error(objectives, float(overlap))
+    return Comparison(
+        float(fractions[best]),
+        {"drop_fraction": fractions, "objective": objectives},
+        sum(candidate.seconds for candidate in candidates),
+    )
+
+
+def kept_for_candidate(
+    plan: Plan,
+    number: int,
+    influence_per_view: np.ndarray,
+    split_of_view: np.ndarray,
+    fraction: float,
+) -> np.ndarray:
+    """Return the samples that a split is trained on again.
+
+    Parameters
+    ----------
+    plan : Plan
+    number : int
+        Number of the split.
+    influence_per_view : ndarray of shape (n_views, n_samples)
+        Views of the other splits.
+    split_of_view : ndarray of shape (n_views,), dtype int
+    fraction : float in [0, 1)
+        Share of its training samples to leave out.
+
+    Returns
+    -------
+    ndarray of shape (n_kept,), dtype int
+    """
+    train = plan.splits[number].train
+    codes = plan.samples.codes
+    codes = None if codes is None else codes[train]
+    mask = keep_mask(influence_per_view[:, train], split_of_view, fraction, codes)
+    return train[mask]
+
+
+def train_candidate(
+    plan: Plan,
+    number: int,
+    fraction: float,
+    kept: np.ndarray,
+    scales: np.ndarray,
+    bar: Any = SILENT,
+) -> Candidate:
+    """Train a clone on the samples kept, and measure it on those held out.
+
+    Parameters
+    ----------
+    plan : Plan
+    number : int
+        Number of the split.
+    fraction : float
+        Share of the samples that is left out, for messages.
+    kept : ndarray of shape (n_kept,), dtype int
+    scales : ndarray of shape (n_held_out,)
+        Scales of the objective, by the net of round 1.
+    bar : tqdm
+
+    Returns
+    -------
+    Candidate
+    """
+    start = perf_counter()
+    name = f"round 1, split {number + 1}, without {fraction:.1%} of the samples"
+    recipe = plan.recipe(name, kept, number)
+    # The held-out samples serve the callbacks of the net, as they do in round 1.
+    held_out = plan.held_out(number)
+    net = train(plan.net, plan.samples[kept], recipe, validation=held_out)
+    objective = HeldOutObjective(plan.objective, held_out, scales)
+    with prefix_errors(name):
+        mean = from_first_process(objective.mean(FunctionalNet(net)), net)
+    return Candidate(mean, perf_counter() - start)

@@ -1,0 +1,224 @@
+"""The base of all estimators, transformers and samplers: `fit` is the method."""
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, MetaEstimatorMixin
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNet
+
+from sk_datadrop._engine import Engine
+from sk_datadrop._inputs import check_inputs, with_targets_given, without_targets
+from sk_datadrop._objective import Kind
+from sk_datadrop._plan import make_plan
+from sk_datadrop._schedule import progress_bar
+from sk_datadrop._two_rounds import (
+    choose,
+    gather,
+    retrain,
+    score_splits,
+    store,
+    warn_of,
+)
+
+
+class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
+    """Has the parameters, the rounds, the routing, and tells which samples were kept."""
+
+    _is_classification: ClassVar[bool | None] = None
+    """Whether targets are classes; None asks the net."""
+
+    _has_round_two: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        estimator: NeuralNet,
+        *,
+        drop_fraction: str | float = "harmful",
+        cv: Any = 5,
+        objective: Kind = "bounded",
+        engine: Engine | None = None,
+        memory: Any = None,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.estimator = estimator
+        self.drop_fraction = drop_fraction
+        self.cv = cv
+        self.objective = objective
+        self.engine = engine
+        self.memory = memory
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        **params: Any,
+    ) -> Self:
+        """Train, score and drop; an estimator also retrains.
+
+        Everything that can be checked is checked before the first training. A
+        transformer or sampler stops after deciding which samples to keep.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
+            Samples: tables (N, D), signals (N, C, L), images (N, C, H, W). Any
+            integer or float dtype; cast to float32. A `numpy.memmap`, a data set,
+            a :class:`skorch.helper.SliceDataset` or :class:`DatasetRows` is read one
+            sample at a time and never held in memory as a whole.
+        y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
+            Labels of any type for a classifier; targets of the shape of the
+            net's outputs for a regressor. None uses those of the data set X.
+        X_val, y_val : array-like, Dataset or None, default=None
+            Samples to measure influence on, instead of `cv`: one split that trains
+            on all of X. Never trained on and never dropped.
+        **params : dict
+            ``groups`` of shape (n_samples,) goes to the ``split`` of `cv`, all else to
+            the ``fit`` of the net in both rounds, arrays of n_samples entries cut as X
+            is. With metadata routing enabled, what is requested goes where it is
+            requested.
+
+        Returns
+        -------
+        object
+            The estimator itself, fitted.
+
+        Raises
+        ------
+        TypeError
+            If `estimator` is not a skorch net.
+        ValueError
+            If data, parameters, net and criterion do not fit together, before
+            any training; or if a training loss becomes NaN or infinite.
+
+        See Also
+        --------
+        get_support : Which samples were kept.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutRegressor
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+        ...     lr=0.1, verbose=0,
+        ... )
+        >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
+        >>> len(model.round_one_estimators_), model.influence_.shape
+        (2, (60,))
+        """
+        self._forget()
+        plan = make_plan(
+            self, X, y, X_val, y_val, params, is_classification=self._is_classification
+        )
+        n_trainings = len(plan.splits) + self._has_round_two
+        with progress_bar(n_trainings, self.verbose) as bar:
+            results = score_splits(plan, bar)
+            warn_of(results, stacklevel=2)
+            evidence = gather(plan, results)
+            choice = choose(plan, results, evidence, self.drop_fraction, bar)
+            refit = retrain(plan, choice.keep, bar) if self._has_round_two else None
+        return store(self, plan, results, evidence, choice, refit)
+
+    def _forget(self) -> None:
+        """Forget an earlier fit: should this one fail, the two must not be mixed."""
+        for name in [n for n in vars(self) if n.endswith("_") and n[0] != "_"]:
+            delattr(self, name)
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Tell who receives which metadata in ``fit``.
+
+        scikit-learn calls it when metadata routing is enabled.
+
+        Returns
+        -------
+        sklearn.utils.metadata_routing.MetadataRouter
+            `X_val` and `y_val` for itself, ``fit`` of the net, ``split`` of `cv`.
+
+        See Also
+        --------
+        sklearn.utils.metadata_routing.get_routing_for_object : Calls it.
+
+        Examples
+        --------
+        >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import Linear
+        >>> from sk_datadrop import DataDropoutRegressor
+        >>> model = DataDropoutRegressor(NeuralNetRegressor(Linear))
+        >>> [name for name, _ in model.get_metadata_routing()]
+        ['$self_request', 'estimator']
+        """
+        router = MetadataRouter(owner=self).add_self_request(self)
+        router.add(estimator=self.estimator, method_mapping=self._routes_to("fit"))
+        if hasattr(self.cv, "split"):
+            router.add(splitter=self.cv, method_mapping=self._routes_to("split"))
+        return router
+
+    def _routes_to(self, callee: str) -> MethodMapping:
+        return MethodMapping().add(caller="fit", callee=callee)
+
+    def get_support(self, indices: bool = False) -> np.ndarray:
+        """Tell which samples were kept.
+
+        The name is that of scikit-learn's feature selectors; here it is about samples.
+
+        Parameters
+        ----------
+        indices : bool, default=False
+            Whether to return their positions instead of a mask.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), dtype bool, or (n_kept,), dtype int
+            In the order of the samples given to ``fit``.
+
+        See Also
+        --------
+        fit : Decides it.
+
+        Examples
+        --------
+        >>> import numpy as np, torch
+        >>> from skorch import NeuralNetRegressor
+        >>> from sk_datadrop import DataDropoutRegressor
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(60, 3))
+        >>> y = X @ [1.0, 2.0, 3.0]
+        >>> net = NeuralNetRegressor(
+        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
+        ...     lr=0.1, verbose=0,
+        ... )
+        >>> model = DataDropoutRegressor(net, drop_fraction=0.1, cv=2, random_state=0)
+        >>> model.fit(X, y).get_support(indices=True).shape
+        (54,)
+        """
+        check_is_fitted(self, "sample_mask_")
+        return self.sample_indices_ if indices else self.sample_mask_
+
+    def _check_X(self, X: Any) -> Any:
+        """Check X against what was fitted, and return it to be predicted for."""
+        X = check_inputs(self, X, reset=False, shape=self.input_shape_)
+        return without_targets(X)
+
+    def _with_own_targets(self, X: Any, y: Any) -> tuple[Any, Any]:
+        """Return X and y, those of the data set X if y is None."""
+        return with_targets_given(self.estimator, X, y) if y is None else (X, y)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.non_deterministic = self.random_state is None
+        return tags

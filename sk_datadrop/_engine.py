@@ -1,0 +1,219 @@
+"""The interface of engines: how the samples of a split are scored, and in which views.
+
+A view is one opinion on the influence of every sample: the net of a split at one
+epoch, measured on one group of the samples it held out.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_scalar
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+
+from sk_datadrop._objective import HeldOutObjective
+from sk_datadrop._samples import Samples
+from sk_datadrop._solvers import SolverResult
+from sk_datadrop._training import Training
+
+
+class View(NamedTuple):
+    """Origin of one row of ``influence_per_view_``.
+
+    Parameters
+    ----------
+    split : int
+        Number of the split, from 0.
+    epoch : int
+        Epoch whose weights were used, from 1 as in the history of a skorch net.
+    group : int
+        Number of the group of held-out samples, from 0.
+
+    See Also
+    --------
+    InfluenceFunctions : Its parameters say how many views there are.
+
+    Examples
+    --------
+    >>> from sk_datadrop import View
+    >>> View(split=0, epoch=7, group=0).epoch
+    7
+    """
+
+    split: int
+    epoch: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an engine is asked for, besides the training, its samples and objective.
+
+    Attributes
+    ----------
+    seed : int
+        Seeds all random draws.
+    n_groups : int
+        Number of random groups of the held-out samples, each a view.
+    number : int
+        Number of the split, from 0.
+    score_held_out : bool
+        Whether to score the held-out samples too.
+    batch_size : int or None
+        Samples per pass; changes the result by rounding only.
+    n_jobs : int or None
+        Processes that may share the work.
+    on_product : callable
+        To be called after every product, to show that work goes on.
+    """
+
+    seed: int
+    n_groups: int = 1
+    number: int = 0
+    score_held_out: bool = True
+    batch_size: int | None = None
+    n_jobs: int | None = None
+    on_product: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Influence of the samples of a split, in all of its views.
+
+    Attributes
+    ----------
+    train : ndarray of shape (n_views, n_train), dtype float64
+        Influence of the samples the net was trained on; NaN where not scored.
+    held_out : ndarray of shape (n_views, n_held_out), dtype float64
+        Influence of the held-out samples, were they trained on: each is measured on
+        groups it is not in. NaN where no such group is left, where the first order
+        goes beyond what the objective can change by, or where they are not scored.
+    views : list of View
+    solver_results : list of SolverResult
+        One per system solved, without the solutions.
+    derivative : str or None
+        How the outputs were differentiated along directions: "forward mode",
+        "reverse over reverse" or "finite differences". The first two are exact, the
+        second takes about twice as long. None where they were not.
+    """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    views: list[View]
+    solver_results: list[SolverResult]
+    derivative: str | None = None
+
+
+class Engine(BaseEstimator, ABC):
+    """A way to score the samples of a training. Subclasses are final."""
+
+    n_checkpoints: int
+    n_groups: int | None
+
+    scores_held_out: ClassVar[bool]
+    """Whether samples that a split holds out are scored too."""
+
+    @abstractmethod
+    def _check_parameters(self) -> None:
+        """Raise an error if a parameter of its own is out of range."""
+
+    def _check_net(self, net: NeuralNet, samples: Samples) -> None:
+        """Raise a ValueError if the training of an initialized net cannot be scored."""
+
+    def _recorders(self) -> list[Callback]:
+        """Return callbacks that have to see the training."""
+        return []
+
+    @abstractmethod
+    def _score(
+        self,
+        training: Training,
+        train: Samples,
+        objective: HeldOutObjective,
+        request: Request,
+    ) -> Scores:
+        """Score the samples of a training, and those held out."""
+
+
+def check_engine(engine: Engine) -> None:
+    """Raise a TypeError or ValueError if a parameter is out of range."""
+    check_scalar(engine.n_checkpoints, "n_checkpoints", Integral, min_val=1)
+    if engine.n_groups is not None:
+        check_scalar(engine.n_groups, "n_groups", Integral, min_val=1)
+    engine._check_parameters()
+
+
+def check_trainable(engine: Engine, net: NeuralNet, samples: Samples) -> None:
+    """Raise a ValueError if an engine cannot score trainings of an initialized net."""
+    engine._check_net(net, samples)
+
+
+def recorders(engine: Engine) -> list[Callback]:
+    """Return callbacks that have to see the training, for `score`."""
+    return engine._recorders()
+
+
+def score(
+    engine: Engine,
+    training: Training,
+    train: Samples,
+    objective: HeldOutObjective,
+    request: Request,
+) -> Scores:
+    """Score the samples of a training, and those held out.
+
+    Parameters
+    ----------
+    engine : Engine
+    training : Training
+        A training that the `recorders` of the engine saw.
+    train : Samples
+        Samples it was trained on.
+    objective : HeldOutObjective
+    request : Request
+
+    Returns
+    -------
+    Scores
+    """
+    return engine._score(training, train, objective, request)
+
+
+def n_groups_of(engine: Engine, n_splits: int, n_held_out: int) -> int:
+    """Return the number of groups of the held-out samples of a split.
+
+    With three splits or more their disagreement is the better evidence, and one group
+    is enough.
+    """
+    n_groups = engine.n_groups or (1 if n_splits >= 3 else 8)
+    return min(int(n_groups), n_held_out)
+
+
+def split_groups(
+    codes: np.ndarray, n_groups: int, random_state: np.random.Generator
+) -> np.ndarray:
+    """Assign every held-out sample to a group at random.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,), dtype int
+        Classes.
+    n_groups : int
+    random_state : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype int64
+        Groups of equal size, with the same share of each class: a sample of a rare
+        class needs others of its class in the groups that score it.
+    """
+    order = random_state.permutation(len(codes))
+    order = order[np.argsort(codes[order], kind="stable")]
+    groups = np.empty(len(codes), dtype=np.int64)
+    groups[order] = np.arange(len(codes)) % n_groups
+    return groups

@@ -1,0 +1,344 @@
+"""Checks of a net and its criterion, before they are trained and before scoring."""
+
+import warnings
+from itertools import chain
+from math import inf
+from typing import Any
+
+import torch
+from sklearn.base import clone
+from skorch import NeuralNet, NeuralNetBinaryClassifier
+from skorch.utils import to_tensor
+from torch import Tensor
+
+from sk_datadrop._derivatives import is_out_of_memory
+from sk_datadrop._functional import FEW_SAMPLES, FunctionalNet
+from sk_datadrop._ranks import device_of
+from sk_datadrop._samples import Samples, first_inputs
+from sk_datadrop._training import seeded
+
+_RANDOM = 3e-4
+"""Relative change of the outputs, passed twice, above rounding on any hardware."""
+
+_COUPLED = 0.1
+"""Relative change of a sample's outputs, passed alone, above rounding and TF32."""
+
+
+@torch.no_grad()
+def check_deterministic(net: FunctionalNet, samples: Samples) -> None:
+    """Check that outputs are numbers, the same every time, and each by itself.
+
+    Parameters
+    ----------
+    net : FunctionalNet
+    samples : Samples
+        The first few are run.
+
+    Raises
+    ------
+    ValueError
+        If the net fails in evaluation mode, on several samples or on one, an output
+        is NaN, or the same samples come out differently the second time.
+
+    Warns
+    -----
+    UserWarning
+        If the outputs of a sample depend on the samples beside it.
+    """
+    few, _ = next(net.batches(samples[:FEW_SAMPLES], FEW_SAMPLES))
+    outputs = _tried(net, few, "the samples")
+    check_not_nan(outputs, "the first samples")
+    change = _relative_change(outputs, _tried(net, few, "the samples"))
+    if change > _RANDOM:
+        raise ValueError(
+            "the net is not deterministic in evaluation mode: the same samples, "
+            f"passed twice, come out {change:.2g} apart. Have random layers look "
+            "at self.training, as nn.Dropout does, and let no forward pass change "
+            "parameters or buffers."
+        )
+    if not isinstance(few, Tensor):
+        return
+    alone = outputs.clone()
+    alone[:1] = _tried(net, few[:1], "a single sample")
+    # Relative to all samples: the outputs of a single one may be next to nothing.
+    change = _relative_change(outputs, alone) * len(outputs) ** 0.5
+    if change > _COUPLED:
+        warnings.warn(
+            "in evaluation mode the outputs of a sample depend on the samples beside "
+            "it in the batch: so do the influences, and the predictions. Look for "
+            "batch normalisation without running statistics.",
+            stacklevel=3,
+        )
+
+
+@torch.enable_grad()
+def check_loss(net: FunctionalNet, samples: Samples) -> None:
+    """Check that the losses of the first samples follow from the parameters.
+
+    Parameters
+    ----------
+    net : FunctionalNet
+    samples : Samples
+        The first two are run.
+
+    Raises
+    ------
+    ValueError
+        If net or criterion fail, outputs are not one per sample, or no gradient
+        reaches the parameters.
+    """
+    theta = net.theta.clone().requires_grad_()
+    for X, y in net.batches(samples[:2]):
+        outputs = _tried(net, X, "the samples", theta)
+        if not outputs.ndim or len(outputs) != len(y):
+            raise ValueError(
+                f"the net gives outputs of shape {tuple(outputs.shape)} for "
+                f"{len(y)} samples. Have it return one entry per sample."
+            )
+        if not _tried_losses(net, outputs, y).requires_grad:
+            raise ValueError(
+                "no gradient of the training loss reaches a trainable parameter: "
+                "influence is undefined. Look for a `detach`, a `no_grad`, or a "
+                "rounding in module and criterion."
+            )
+        try:
+            net.criterion_losses(outputs, y)
+        except (RuntimeError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"criterion {_criterion_name(net)} failed without class weights, as "
+                f"the held-out samples are measured: {error}. Have it work with "
+                "weight=None, or give what it needs another name."
+            ) from error
+
+
+def warn_of_unused_parameters(
+    net: FunctionalNet, samples: Samples, batch_size: int | None = None
+) -> None:
+    """Warn of trainable parameters that no output depends on.
+
+    Training by gradients leaves them as they are, and they have no part in the
+    influence. Only a missing dependency is seen: not a derivative of zero, nor
+    a detached use beside another.
+
+    Parameters
+    ----------
+    net : FunctionalNet
+    samples : Samples
+        As a rule the first few are enough and the only ones run.
+    batch_size : int or None, default=None
+        Samples per pass.
+
+    Raises
+    ------
+    ValueError
+        If the outputs depend on no trainable parameter at all.
+    """
+    names = net.parameter_names
+    few = net.batches(samples[:FEW_SAMPLES])
+    for X, _ in chain(few, net.batches(samples, batch_size)):
+        names = _unused_of(net, names, X)
+        if not names:
+            return
+    if len(names) == len(net.parameter_names):
+        raise ValueError(
+            "the outputs of the net depend on none of its trainable parameters: "
+            "influence is undefined. Look for a `detach` or `no_grad`."
+        )
+    warnings.warn(
+        f"no output depends on the parameters {', '.join(names)}: they have no "
+        "part in the influence. Look for a `detach` or `no_grad`, or set "
+        "requires_grad=False.",
+        stacklevel=3,
+    )
+
+
+def check_not_nan(outputs: Tensor, which: str) -> None:
+    """Raise a ValueError if an output is NaN."""
+    n_bad = int(outputs.isnan().flatten(1).any(1).sum()) if outputs.ndim > 1 else 0
+    n_bad = n_bad or int(outputs.isnan().sum())
+    if n_bad:
+        raise ValueError(
+            f"in evaluation mode the net gives NaN for {n_bad} of {len(outputs)} "
+            f"samples among {which}. Scale X, lower the learning rate, or look for a "
+            "division or a logarithm in the module."
+        )
+
+
+def probe_net(
+    net: NeuralNet, samples: Samples, *, n_classes: int | None, seed: int
+) -> tuple[NeuralNet, tuple[int, ...]]:
+    """Run an untrained clone on two samples and check what comes out.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+    samples : Samples
+    n_classes : int or None
+        None for a regressor.
+    seed : int
+
+    Returns
+    -------
+    net : skorch.NeuralNet
+        The untrained clone.
+    output_shape : tuple of int
+        Shape of the outputs of one sample.
+
+    Raises
+    ------
+    ValueError
+        If the net fails on the samples, its outputs match neither classes nor
+        targets, or the criterion has no losses per sample.
+    """
+    with seeded(seed, device_of(net)), torch.no_grad():
+        probe = _initialized(clone(net).set_params(verbose=0))
+        try:
+            return probe, _check_outputs(probe, samples, n_classes)
+        except ValueError as error:
+            refusal = error
+        # Some callbacks give the module its shape at the start of the training.
+        before = repr(probe.module_)
+        probe.notify("on_train_begin", X=samples.X, y=samples.y)
+        probe.notify("on_train_end", X=samples.X, y=samples.y)
+        if repr(probe.module_) == before:
+            raise refusal
+        return probe, _check_outputs(probe, samples, n_classes)
+
+
+def match_targets(y: Any, output_shape: tuple[int, ...]) -> Any:
+    """Return targets in the shape of the outputs; 1-D y may become (n, 1)."""
+    if y.shape[1:] == output_shape:
+        return y
+    if y.ndim == 1 and output_shape == (1,):
+        return y.reshape(-1, 1)
+    raise ValueError(
+        f"the net's outputs have shape {output_shape} per sample, the targets "
+        f"{y.shape[1:]}. Give the module as many outputs as y has targets."
+    )
+
+
+def _initialized(net: NeuralNet) -> NeuralNet:
+    try:
+        return net.initialize()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"the net cannot be initialized: {error}. Check module, criterion, "
+            "optimizer, lr, and their arguments (module__..., optimizer__...)."
+        ) from error
+
+
+def _check_outputs(
+    net: NeuralNet, samples: Samples, n_classes: int | None
+) -> tuple[int, ...]:
+    """Run two samples, check what comes out, and return its shape per sample."""
+    few = to_tensor(first_inputs(samples.X, 2), device=device_of(net))
+    net.module_.eval()
+    try:
+        outputs = net.infer(few.clone())
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"the net failed on samples of shape {samples.X.shape[1:]}, with "
+            f"{type(error).__name__}: {error}. Check the arguments of the module "
+            "(module__...) against the shape of X."
+        ) from error
+    functional = FunctionalNet(net)
+    # Refuses a module that returns several tensors, before shapes are looked at.
+    functional.outputs(functional.theta, few)
+    shape = tuple(outputs.shape[1:])
+    y = samples.y
+    if n_classes is None:
+        y = match_targets(y, shape)
+    else:
+        _check_class_outputs(tuple(outputs.shape), n_classes, net)
+    pair = Samples.of(samples.X[:2], y[:2])
+    check_loss(functional, pair)
+    check_deterministic(functional, pair)
+    _check_step_loss(net, functional, pair)
+    return shape
+
+
+def _check_class_outputs(
+    shape: tuple[int, ...], n_classes: int, net: NeuralNet
+) -> None:
+    if isinstance(net, NeuralNetBinaryClassifier):
+        if n_classes != 2 or (len(shape) != 1 and shape[1:] != (1,)):
+            raise ValueError(
+                "NeuralNetBinaryClassifier needs two classes and one output per "
+                f"sample; got {n_classes} classes and outputs of shape {shape[1:]}. "
+                "Use NeuralNetClassifier for more classes."
+            )
+    elif shape[1:] != (n_classes,):
+        raise ValueError(
+            f"the net's outputs have shape {shape[1:]} per sample, but y has "
+            f"{n_classes} classes. Give the module {n_classes} outputs."
+        )
+
+
+def _check_step_loss(
+    net: NeuralNet, functional: FunctionalNet, samples: Samples
+) -> None:
+    X, y = next(functional.batches(samples))
+    outputs = functional.outputs(functional.theta, X)
+    loss = net.get_loss(outputs, y, X=X, training=True)
+    if loss.ndim:
+        raise ValueError(
+            f"criterion {type(net.criterion_).__name__} gives a loss of shape "
+            f"{tuple(loss.shape)} to train on; it must be one number. Set "
+            "criterion__reduction='mean'."
+        )
+
+
+@torch.enable_grad()
+def _unused_of(net: FunctionalNet, names: list[str], X: Any) -> list[str]:
+    weights = {
+        k: p.detach().requires_grad_() for k, p in net.unflatten(net.theta).items()
+    }
+    outputs = net.outputs_with(weights, X)
+    if not outputs.requires_grad:
+        return names
+    leaves = [weights[k] for k in names]
+    gradients = torch.autograd.grad(outputs.sum(), leaves, allow_unused=True)
+    return [k for k, g in zip(names, gradients, strict=True) if g is None]
+
+
+def _tried(
+    net: FunctionalNet, X: Any, which: str, theta: Tensor | None = None
+) -> Tensor:
+    try:
+        return net.outputs(net.theta if theta is None else theta, X)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"the net failed on {which} in evaluation mode, with "
+            f"{type(error).__name__}: {error}. Check shape and dtype of X, and "
+            "that no layer needs a whole batch or changes parameters in place."
+        ) from error
+
+
+def _tried_losses(net: FunctionalNet, outputs: Tensor, y: Tensor) -> Tensor:
+    try:
+        return net.losses(outputs, y)
+    except (RuntimeError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"criterion {_criterion_name(net)} failed on outputs of shape "
+            f"{tuple(outputs.shape)}, {outputs.dtype}, and targets of shape "
+            f"{tuple(y.shape)}, {y.dtype}: {error}. Check that y suits the "
+            "criterion: its shape, its dtype, and classes counted from 0."
+        ) from error
+
+
+def _criterion_name(net: FunctionalNet) -> str:
+    return type(net.skorch_net.criterion_).__name__
+
+
+def _relative_change(outputs: Tensor, others: Tensor) -> float:
+    """Norm of the difference, relative to that of the outputs; inf for other shapes."""
+    if outputs.shape != others.shape:
+        return inf
+    # Masked logits are minus infinity, and stay so.
+    difference = torch.where(outputs == others, 0, outputs - others)
+    size = torch.where(outputs.isinf(), 0, outputs).double().norm()
+    return float(difference.double().norm() / size) if difference.any() else 0.0

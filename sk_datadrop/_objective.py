@@ -1,0 +1,263 @@
+"""The objective on held-out samples: one number per sample, lower is better.
+
+The training loss is unbounded: a few held-out samples with wrong targets dominate
+its mean and turn the scores upside down. The default squashes it into [0, 1), class by
+class, or it would take the samples of a rare or difficult class for outliers.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from sys import float_info
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._net_checks import check_not_nan
+from sk_datadrop._samples import Samples
+
+WELSCH_TUNING_CONSTANT = 2.985
+"""Standard deviations at which Welsch's loss levels off, if it is to be 95 % as
+efficient as the mean square on normal residuals. Tighter ones take samples that are
+merely hard for outliers: a denoiser then drops textured patches."""
+
+Kind = str | Callable[[Tensor, Tensor], Tensor]
+"""What users pass as `objective`."""
+
+
+@dataclass(frozen=True)
+class HeldOutObjective:
+    """The mean of an objective over held-out samples, as a function of a net.
+
+    Attributes
+    ----------
+    kind : {"bounded", "loss"} or callable
+        - "bounded": ``1 - exp(-loss / scale)``. With a log-likelihood loss and
+          scale 1 it is one minus the probability of the given class, the mean
+          absolute error loss, robust to label noise [1]_; with larger scales it is
+          that of a power of the probability, which hard samples still move [2]_.
+          With the mean squared error it is Welsch's loss [3]_.
+        - "loss": the training loss itself, as in the Data Dropout paper.
+        - callable: ``kind(outputs, y)`` with the module's outputs and the targets of
+          a batch, returning a tensor of shape (n_samples,), lower being better.
+    samples : Samples
+        Held-out samples.
+    scales : ndarray of shape (n_held_out,), dtype float64, or None
+        Losses at which "bounded" levels off, from `scaled_by`.
+
+    References
+    ----------
+    .. [1] Ghosh, Kumar, Sastry (2017). Robust loss functions under label noise
+       for deep neural networks. arXiv:1712.09482
+    .. [2] Zhang, Sabuncu (2018). Generalized cross entropy loss for training deep
+       neural networks with noisy labels. arXiv:1805.07836
+    .. [3] Holland, Welsch (1977). Robust regression using iteratively reweighted
+       least-squares. doi:10.1080/03610927708827533
+    """
+
+    kind: Kind
+    samples: Samples
+    scales: np.ndarray | None = None
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Class of every held-out sample, shape (n_held_out,); zeros without classes."""
+        if self.samples.codes is None:
+            return np.zeros(len(self.samples), dtype=np.int64)
+        return np.unique(self.samples.codes, return_inverse=True)[1]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weights of the samples in the mean, shape (n_held_out,).
+
+        For "bounded" one over the number of samples of the class, so that the mean is
+        that over the classes, as in balanced accuracy (Brodersen et al. 2010,
+        doi:10.1109/ICPR.2010.764). Otherwise one.
+        """
+        if self.kind != "bounded":
+            return np.ones(len(self.samples))
+        codes = self.codes
+        return 1 / np.bincount(codes)[codes]
+
+    @property
+    def largest_change(self) -> float:
+        """Bound on the change of the mean when a sample is left out of training."""
+        # Less than infinity, which is no score.
+        return 1.0 if self.kind == "bounded" else float_info.max
+
+    @torch.no_grad()
+    def scaled_by(
+        self, net: FunctionalNet, batch_size: int | None = None
+    ) -> "HeldOutObjective":
+        """Return the objective with the scales that the losses of a net call for.
+
+        For classes a scale is 1, or the median loss of the class if that is larger:
+        where the net hardly knows a class, its samples are no outliers. Otherwise it
+        is ``2.985**2`` times the median loss, as the median of a mean over many values
+        is about their variance. It is one for other objectives.
+
+        Parameters
+        ----------
+        net : FunctionalNet
+        batch_size : int or None, default=None
+
+        Returns
+        -------
+        HeldOutObjective
+
+        Raises
+        ------
+        ValueError
+            If a loss is negative.
+        """
+        if self.kind != "bounded":
+            return replace(self, scales=np.ones(len(self.samples)))
+        losses = np.concatenate(
+            [
+                net.criterion_losses(net.outputs(net.theta, X), y).double().cpu()
+                for X, y in net.batches(self.samples, batch_size)
+            ]
+        )
+        if losses.min() < 0:
+            raise ValueError(
+                "objective='bounded' needs a training loss that is never negative; got "
+                f"{losses.min():.3g}. Use objective='loss', or a callable."
+            )
+        codes = self.codes
+        medians = np.array([np.median(losses[codes == c]) for c in np.unique(codes)])
+        if self.samples.codes is not None:
+            return replace(self, scales=np.maximum(medians, 1.0)[codes])
+        # A net that fits half the samples exactly must not divide zero by zero.
+        tiny = np.finfo(np.float32).tiny
+        scales = np.maximum(WELSCH_TUNING_CONSTANT**2 * medians, tiny)
+        return replace(self, scales=scales[codes])
+
+    def values(
+        self, net: FunctionalNet, theta: Tensor, X: Any, y: Tensor, scales: Any
+    ) -> Tensor:
+        """Return the objective of each sample of a batch, shape (n_samples,)."""
+        outputs = net.outputs(theta, X)
+        if callable(self.kind):
+            return _checked(self.kind(outputs, y), len(outputs))
+        losses = net.criterion_losses(outputs, y, weighted=self.kind == "loss")
+        if self.kind == "loss":
+            return losses
+        return 1 - torch.exp(-losses / torch.as_tensor(scales).to(losses))
+
+    def gradients(
+        self, net: FunctionalNet, groups: np.ndarray, batch_size: int | None = None
+    ) -> Tensor:
+        """Return the gradients of the mean over each group of held-out samples.
+
+        Parameters
+        ----------
+        net : FunctionalNet
+        groups : ndarray of shape (n_held_out,), dtype int
+            Group of every sample, counted from 0.
+        batch_size : int or None, default=None
+
+        Returns
+        -------
+        Tensor of shape (n_parameters, n_groups)
+
+        Raises
+        ------
+        ValueError
+            If the objective is NaN or infinite for some samples, or does not depend on
+            the parameters.
+        """
+        masks = [groups == group for group in range(groups.max() + 1)]
+        gradients = [self._gradient(net, mask, batch_size) for mask in masks]
+        stacked = torch.stack(gradients, dim=1)
+        if not stacked.isfinite().all():
+            self._check_finite(net, batch_size)
+        return stacked
+
+    @torch.no_grad()
+    def mean(self, net: FunctionalNet) -> float:
+        """Return the mean over the held-out samples.
+
+        Raises a ValueError if it is NaN or infinite.
+        """
+        everyone = np.ones(len(self.samples), dtype=bool)
+        values = [
+            self.values(net, net.theta, X, y, scales)
+            for X, y, scales, _ in self._batches(net, everyone)
+        ]
+        of_samples = torch.cat(values).double().cpu()
+        mean = float(np.average(of_samples, weights=self.weights))
+        if not np.isfinite(mean):
+            raise ValueError(
+                f"the held-out objective of the trained net is {mean}. Check objective "
+                "and criterion on the held-out samples, scale X and y, or lower the "
+                "learning rate."
+            )
+        return mean
+
+    def _batches(
+        self, net: FunctionalNet, mask: np.ndarray, batch_size: int | None = None
+    ) -> Iterator[tuple[Any, Tensor, np.ndarray, np.ndarray]]:
+        """Yield (X, y, scales, shares of the mean) of some of the samples."""
+        scales = np.ones(len(mask)) if self.scales is None else self.scales
+        scales, weights = scales[mask], self.weights[mask]
+        shares, start = weights / weights.sum(), 0
+        for X, y in net.batches(self.samples[mask], batch_size):
+            stop = start + len(y)
+            yield X, y, scales[start:stop], shares[start:stop]
+            start = stop
+
+    @torch.enable_grad()
+    def _gradient(
+        self, net: FunctionalNet, mask: np.ndarray, batch_size: int | None
+    ) -> Tensor:
+        """Return the gradient of the mean over some samples, (n_parameters,)."""
+        total = torch.zeros_like(net.theta)
+        for X, y, scales, shares in self._batches(net, mask, batch_size):
+            theta = net.theta.clone().requires_grad_()
+            values = self.values(net, theta, X, y, scales)
+            if not values.requires_grad:
+                raise ValueError(
+                    "the held-out objective does not follow the parameters: no "
+                    "gradient reaches them. Give objective something smooth in the "
+                    "outputs, without argmax, comparison, rounding or `detach`."
+                )
+            mean = values @ torch.as_tensor(shares).to(total).to(values)
+            total += torch.autograd.grad(mean, theta)[0]
+        return total
+
+    @torch.no_grad()
+    def _check_finite(self, net: FunctionalNet, batch_size: int | None) -> None:
+        """Raise a ValueError if samples are to blame for a gradient that is NaN."""
+        n_bad = 0
+        everyone = np.ones(len(self.samples), dtype=bool)
+        for X, y, scales, _ in self._batches(net, everyone, batch_size):
+            check_not_nan(net.outputs(net.theta, X), "those held out")
+            values = self.values(net, net.theta, X, y, scales)
+            n_bad += int((~values.isfinite()).sum())
+        if n_bad:
+            raise ValueError(
+                f"the held-out objective is NaN or infinite for {n_bad} of "
+                f"{len(everyone)} held-out samples. Check objective and criterion on "
+                "these samples, scale X and y, or lower the learning rate."
+            )
+
+
+def check_objective(objective: Any) -> None:
+    """Raise a ValueError unless `objective` is known or callable."""
+    if objective not in ("bounded", "loss") and not callable(objective):
+        raise ValueError(
+            "objective must be 'bounded', 'loss' or a callable "
+            f"(outputs, y) -> tensor of shape (n_samples,); got {objective!r}."
+        )
+
+
+def _checked(values: Any, n_samples: int) -> Tensor:
+    if not isinstance(values, Tensor) or values.shape != (n_samples,):
+        got = tuple(values.shape) if isinstance(values, Tensor) else values
+        raise ValueError(
+            f"objective must return a tensor of shape ({n_samples},), one value per "
+            f"sample; got {got!r}."
+        )
+    return values

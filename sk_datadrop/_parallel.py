@@ -1,0 +1,81 @@
+"""Calls side by side, through joblib, with the result of making them one by one.
+
+Whoever sets a backend of joblib (loky, dask, ray) has the calls made there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from threading import Lock
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
+from joblib.parallel import get_active_backend
+from skorch import NeuralNet
+
+from sk_datadrop._cache import register_in_main
+
+_ONE_AT_A_TIME = Lock()
+
+
+def n_processes(n_jobs: int | None) -> int:
+    """Return the number of workers; 1 for threads, which share torch's generator."""
+    backend, _ = get_active_backend()
+    shares_memory = getattr(backend, "supports_sharedmem", False)
+    return 1 if shares_memory else int(effective_n_jobs(n_jobs))
+
+
+def run_all(
+    function: Callable[..., Any],
+    calls: Iterable[tuple[Any, ...]],
+    *,
+    n_jobs: int | None,
+    net: NeuralNet,
+) -> Iterator[tuple[int, Any]]:
+    """Call a function with each set of arguments, and yield results as they come.
+
+    Parameters
+    ----------
+    function : callable
+    calls : iterable of tuple
+        Positional arguments. An argument that recurs, such as X, is sent to workers
+        once: joblib knows it by its identity.
+    n_jobs : int or None
+        Calls at a time.
+    net : skorch.NeuralNet
+        Net that the arguments are about: workers are told of the classes that a
+        script defined for it.
+
+    Yields
+    ------
+    position : int
+        Position of the call.
+    result : object
+        What the function returned.
+    """
+    numbered = enumerate(calls)
+    if (n_workers := n_processes(n_jobs)) < 2:
+        yield from ((number, function(*arguments)) for number, arguments in numbered)
+        return
+    yield from Parallel(n_workers, return_as="generator_unordered")(
+        delayed(_run_in_worker)(
+            torch.get_num_threads(), net, number, function, *arguments
+        )
+        for number, arguments in numbered
+    )
+
+
+def _run_in_worker(
+    n_threads: int,
+    net: NeuralNet,
+    number: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+) -> tuple[int, Any]:
+    """Call a function as the caller would: sums depend on the number of threads."""
+    # Workers of dask may run several threads, and torch has one global generator:
+    # calls take turns. The sequential backend keeps a call from sharing its work out
+    # again, so that no call waits for another one.
+    with _ONE_AT_A_TIME, parallel_config(backend="sequential"):
+        torch.set_num_threads(n_threads)
+        register_in_main(net)
+        return number, function(*arguments)

@@ -1,0 +1,379 @@
+"""From the arguments of ``fit`` to a plan: everything checked, and nothing trained."""
+
+import warnings
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sklearn import get_config
+from sklearn.base import is_classifier, is_regressor
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils.metadata_routing import process_routing
+from sklearn.utils.validation import check_memory
+from skorch import NeuralNet
+
+from sk_datadrop._cache import Cache, Key, cache_key
+from sk_datadrop._drop import check_drop_fraction
+from sk_datadrop._engine import Engine, check_engine, check_trainable
+from sk_datadrop._influence import InfluenceFunctions
+from sk_datadrop._inputs import (
+    check_inputs,
+    check_real_targets,
+    class_targets,
+    encode_labels,
+    fit_labels,
+    with_targets_given,
+)
+from sk_datadrop._net_checks import match_targets, probe_net
+from sk_datadrop._objective import Kind, check_objective
+from sk_datadrop._ranks import from_first_process, has_ranks
+from sk_datadrop._samples import Samples
+from sk_datadrop._splits import Split, check_candidate_splits, held_out_splits
+from sk_datadrop._training import Recipe, prefix_errors
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A fit to be: everything checked, and nothing trained.
+
+    Attributes
+    ----------
+    net : skorch.NeuralNet
+        Cloned for every training, never fitted.
+    samples : Samples
+        Samples given to ``fit``.
+    validation : Samples or None
+        Held-out samples that were given; None holds some out in each split.
+    refit_validation : Samples, None or "own"
+        Samples for the validation phase of round 2, see `train`.
+    splits : list of Split
+    engine : Engine
+    objective : {"bounded", "loss"} or callable
+    seed : int
+        Seed of round 2 and of the first split. The others are derived from it.
+    fit_params : dict
+        Parameters for the ``fit`` of the net.
+    classes : ndarray of shape (n_classes,) or None
+        Labels; None for a regressor.
+    target_shape : tuple of int
+        Shape of one target as it was given.
+    cache : Cache or None
+    key : dict
+        What all results depend on, if there is a cache.
+    n_jobs : int or None
+    verbose : int
+    """
+
+    net: NeuralNet
+    samples: Samples
+    validation: Samples | None
+    refit_validation: Samples | Literal["own"] | None
+    splits: list[Split]
+    engine: Engine
+    objective: Kind
+    seed: int
+    fit_params: dict[str, Any]
+    classes: np.ndarray | None
+    target_shape: tuple[int, ...]
+    cache: Cache | None
+    key: Key
+    n_jobs: int | None
+    verbose: int
+
+    def held_out(self, number: int) -> Samples:
+        """Return the samples that a split is measured on."""
+        if self.validation is not None:
+            return self.validation
+        return self.samples[self.splits[number].held_out]
+
+    def recipe(self, name: str, indices: np.ndarray, number: int = 0) -> Recipe:
+        """Return how to train on some of the samples, as in the split of this number.
+
+        Every split starts from other initial weights: that they agree is the evidence.
+        """
+        seed = derived_seed(self.seed, number) if number else self.seed
+        fit_params = {
+            key: cut(value, indices, len(self.samples))
+            for key, value in self.fit_params.items()
+        }
+        return Recipe(name, seed, fit_params, max(int(self.verbose) - 1, 0))
+
+    def for_worker(self, number: int) -> "Plan":
+        """Return what the work on one split needs, besides the samples."""
+        none = Split(np.arange(0), np.arange(0))
+        splits = [s if n == number else none for n, s in enumerate(self.splits)]
+        return replace(
+            self,
+            samples=Samples(None, None),
+            refit_validation=None,
+            splits=splits,
+            cache=None,
+        )
+
+
+def make_plan(
+    owner: Any,
+    X: Any,
+    y: Any,
+    X_val: Any,
+    y_val: Any,
+    params: dict[str, Any],
+    *,
+    is_classification: bool | None = None,
+) -> Plan:
+    """Check everything that can be checked before the first training.
+
+    Parameters
+    ----------
+    owner : estimator
+        Has the parameters. Learns the number and names of the features.
+    X, y, X_val, y_val, params
+        Arguments of ``fit``.
+    is_classification : bool or None, default=None
+        Whether targets are classes. None asks the net.
+
+    Returns
+    -------
+    Plan
+    """
+    engine = _check_parameters(owner)
+    net = owner.estimator
+    fit_params, split_params = _route(owner, params)
+    if is_classification is None:
+        is_classification = takes_classes(net)
+    samples, validation, classes = _check_data(
+        owner, X, y, X_val, y_val, is_classification
+    )
+    target_shape = samples.y.shape[1:]
+    seed = from_first_process(_draw_seed(owner.random_state), net)
+    n_classes = None if classes is None else len(classes)
+    probe, shape = probe_net(net, samples, n_classes=n_classes, seed=seed)
+    check_trainable(engine, probe, samples)
+    samples = _matched(samples, shape)
+    if validation is not None:
+        with prefix_errors("y_val"):
+            validation = _matched(validation, shape)
+        splits = [Split(np.arange(len(samples)), np.arange(0))]
+    else:
+        splits = held_out_splits(
+            owner.cv,
+            samples.X,
+            samples.y if samples.codes is None else samples.codes,
+            classes=classes,
+            # Hashed, so that the folds are independent of whatever else the user drew
+            # from the same seed: labels spoiled on purpose, an outer split.
+            random_state=derived_seed(seed),
+            split_params=split_params,
+        )
+    if owner.drop_fraction == "auto":
+        check_candidate_splits(splits, score_held_out=engine.scores_held_out)
+    plan = Plan(
+        net=net,
+        samples=samples,
+        validation=validation,
+        refit_validation=_validation_of_refit(probe, validation),
+        splits=splits,
+        engine=engine,
+        objective=owner.objective,
+        seed=seed,
+        fit_params=fit_params,
+        classes=classes,
+        target_shape=target_shape,
+        cache=None,
+        key={},
+        n_jobs=owner.n_jobs,
+        verbose=owner.verbose,
+    )
+    return plan if owner.memory is None else _with_cache(plan, owner, probe)
+
+
+def takes_classes(net: NeuralNet) -> bool:
+    """Tell whether the targets of a net are classes.
+
+    A net that scikit-learn considers a classifier or a regressor is one; of others the
+    criterion decides.
+    """
+    if is_classifier(net) or is_regressor(net):
+        return bool(is_classifier(net))
+    criterion = net.criterion
+    kind = criterion if isinstance(criterion, type) else type(criterion)
+    return issubclass(kind, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss)
+
+
+def cut(value: Any, indices: np.ndarray, n_samples: int) -> Any:
+    """Cut an array with one entry per sample; leave all else alone."""
+    if not hasattr(value, "__len__") or isinstance(value, str | dict):
+        return value
+    return np.asarray(value)[indices] if len(value) == n_samples else value
+
+
+def derived_seed(seed: int, *key: int) -> int:
+    """Return another seed, independent of the first and of other uses of it."""
+    return int(np.random.SeedSequence([seed, *key]).generate_state(1)[0])
+
+
+def _draw_seed(random_state: Any) -> int:
+    """Draw one seed for all trainings of a fit; an integer is used as it is."""
+    if random_state is None:
+        return int(torch.randint(2**31 - 1, ()))
+    if isinstance(random_state, Integral) and 0 <= int(random_state) < 2**32:
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _check_parameters(owner: Any) -> Engine:
+    net, engine = owner.estimator, owner.engine
+    if not isinstance(net, NeuralNet):
+        got = net.__name__ if isinstance(net, type) else type(net)
+        raise TypeError(
+            f"{type(owner).__name__} needs a skorch net as estimator; got {got!r}. "
+            "Wrap a torch module: skorch.NeuralNetClassifier(MyModule, "
+            "criterion=torch.nn.CrossEntropyLoss), or skorch.NeuralNetRegressor."
+        )
+    if isinstance(net.module, torch.nn.Module):
+        warnings.warn(
+            f"the net holds an instance of {type(net.module).__name__}: every round "
+            "goes on training the weights it has now, instead of starting from "
+            "scratch. Pass the class, and its arguments as module__name=value.",
+            UserWarning,
+            stacklevel=4,
+        )
+    check_drop_fraction(owner.drop_fraction)
+    check_objective(owner.objective)
+    if not isinstance(engine, Engine | None):
+        raise TypeError(
+            "engine must be InfluenceFunctions(...), Trajectory(...) or None; got "
+            f"{engine!r}."
+        )
+    if engine is None:
+        engine = InfluenceFunctions()
+    check_engine(engine)
+    if owner.memory is not None and has_ranks(net):
+        raise ValueError(
+            "memory= is not supported where several processes train one net: one "
+            "could find a split that another has to train. Leave it out."
+        )
+    return engine
+
+
+def _check_data(
+    owner: Any, X: Any, y: Any, X_val: Any, y_val: Any, is_classification: bool
+) -> tuple[Samples, Samples | None, np.ndarray | None]:
+    """Return samples, validation samples and classes."""
+    net = owner.estimator
+    if X_val is not None:
+        X_val, y_val = with_targets_given(net, X_val, y_val)
+    if (X_val is None) != (y_val is None):
+        missing = "X_val" if X_val is None else "y_val"
+        raise ValueError(
+            f"X_val and y_val go together; {missing} is missing. Pass both, or "
+            "neither and let cv hold samples out."
+        )
+    X, y = with_targets_given(net, X, y)
+    if y is None:
+        raise ValueError(
+            f"{type(owner).__name__} requires y to be passed, but the target y is None."
+        )
+    X = check_inputs(owner, X, reset=True)
+    encoder = fit_labels(y) if is_classification else None
+    samples = _samples(net, X, y, encoder, "y")
+    check_consistent_length(X, samples.y)
+    classes = None if encoder is None else encoder.classes_
+    if X_val is None:
+        return samples, None, classes
+    with prefix_errors("X_val"):
+        X_val = check_inputs(owner, X_val, reset=False, shape=X.shape[1:])
+    with prefix_errors("y_val"):
+        validation = _samples(net, X_val, y_val, encoder, "y_val")
+        check_consistent_length(X_val, validation.y)
+    check_held_out(len(X_val), "X_val")
+    return samples, validation, classes
+
+
+def check_held_out(n_samples: int, name: str) -> None:
+    """Raise a ValueError if there are too few samples to measure influence on."""
+    if n_samples < 2:
+        raise ValueError(
+            f"{name} holds {n_samples} sample(s); influence is measured on held-out "
+            "samples and needs at least two."
+        )
+
+
+def _samples(net: NeuralNet, X: Any, y: Any, encoder: Any, name: str) -> Samples:
+    if encoder is None:
+        return Samples(X, check_real_targets(X, y, name))
+    codes = encode_labels(encoder, y, name)
+    return Samples(X, class_targets(net, codes), codes)
+
+
+def _matched(samples: Samples, output_shape: tuple[int, ...]) -> Samples:
+    """Return samples whose targets have the shape of the outputs, unless classes."""
+    y = samples.y
+    if samples.codes is None:
+        y = match_targets(y, output_shape)
+    return Samples.of(samples.X, y, samples.codes)
+
+
+def _validation_of_refit(
+    probe: NeuralNet, validation: Samples | None
+) -> Samples | Literal["own"] | None:
+    """Return samples for the validation phase of round 2.
+
+    Round 2 trains on every kept sample. Only where a callback watches a validation
+    quantity and no samples were given does the net's own ``train_split`` withhold
+    some, since otherwise the callback would fail.
+    """
+    if validation is not None:
+        return validation
+    watching = [
+        type(callback).__name__
+        for _, callback in probe.callbacks_
+        if isinstance(getattr(callback, "monitor", None), str)
+        and not callback.monitor.startswith("train")
+    ]
+    if not watching:
+        return None
+    if not probe.train_split:
+        raise ValueError(
+            f"callback {watching[0]} watches a validation quantity, but round 2 has no "
+            "validation samples. Pass X_val and y_val, or give the net a train_split."
+        )
+    return "own"
+
+
+def _route(owner: Any, params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters of the net's ``fit``, and those of the ``split`` of `cv`."""
+    if params.get("sample_weight") is not None:
+        raise ValueError(
+            "sample_weight is not supported: a skorch net has no weights of samples in "
+            "its loss, and here samples are kept or dropped. Leave it out; weights of "
+            "classes go into the criterion (criterion__weight)."
+        )
+    if get_config()["enable_metadata_routing"]:
+        routed = process_routing(owner, "fit", **params)
+        split = routed.splitter.split if hasattr(owner.cv, "split") else {}
+        return dict(routed.estimator.fit), dict(split)
+    groups = {k: v for k, v in params.items() if k == "groups" and v is not None}
+    return {k: v for k, v in params.items() if k != "groups"}, groups
+
+
+def _with_cache(plan: Plan, owner: Any, probe: NeuralNet) -> Plan:
+    if owner.random_state is None:
+        warnings.warn(
+            "memory has no effect with random_state=None: every fit draws another "
+            "seed and trains anew. Set random_state to an integer.",
+            UserWarning,
+            stacklevel=4,
+        )
+    settings = {
+        "objective": plan.objective,
+        "engine": plan.engine,
+        "fit_params": plan.fit_params,
+        "is_classification": plan.classes is not None,
+        "n_splits": len(plan.splits),
+    }
+    samples = [plan.samples] + ([] if plan.validation is None else [plan.validation])
+    key = cache_key(plan.net, probe, settings, samples)
+    return replace(plan, cache=Cache(check_memory(owner.memory)), key=key)

@@ -1,0 +1,110 @@
+"""Samples: inputs, targets and class codes, always together.
+
+They are cut by indices, whether they are arrays in memory or read when needed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from skorch.dataset import Dataset as ArrayDataset
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sk_datadrop._lazy import (
+    DatasetRows,
+    LazyTargets,
+    as_lazy,
+    for_training,
+    with_own_targets,
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs and targets as a net takes them.
+
+    Attributes
+    ----------
+    X : array-like or DatasetRows of shape (n_samples, ...)
+        Inputs. `DatasetRows` carry the targets too.
+    y : array-like or LazyTargets of shape (n_samples, ...)
+        Targets, as the criterion takes them.
+    codes : ndarray of shape (n_samples,), dtype int64, or None
+        Classes as 0, 1, ...; None where the targets are no classes.
+    """
+
+    X: Any
+    y: Any
+    codes: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, X: Any, y: Any, codes: np.ndarray | None = None) -> "Samples":
+        """Join inputs and targets; lazily read inputs are made to carry the targets."""
+        return cls(X.with_targets(y) if isinstance(X, DatasetRows) else X, y, codes)
+
+    def parts(self) -> tuple[Any, Any, np.ndarray | None]:
+        """Return what `joined` makes the samples of, each part to be sent once."""
+        return self.X, None if isinstance(self.y, LazyTargets) else self.y, self.codes
+
+    @classmethod
+    def joined(cls, X: Any, y: Any, codes: np.ndarray | None) -> "Samples":
+        """Return samples of `parts`; targets that are None are read with X."""
+        return cls(X, LazyTargets(X) if y is None else y, codes)
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, indices: Any) -> "Samples":
+        codes = None if self.codes is None else self.codes[indices]
+        return Samples(self.X[indices], self.y[indices], codes)
+
+    def dataset(self) -> Dataset:
+        """Return them as a data set of pairs, without augmentation."""
+        if isinstance(self.X, DatasetRows):
+            return self.X
+        return ArrayDataset(self.X, self.y)
+
+    def fit_arguments(self) -> tuple[Any, Any]:
+        """Return X and y for the ``fit`` of a net, augmented if they are to be."""
+        if not isinstance(self.X, DatasetRows):
+            return self.X, self.y
+        return for_training(self.X), self.parts()[1]
+
+
+def input_of(X: Any, number: int) -> Any:
+    """Return the input of one sample, without its target."""
+    return X[number][0].numpy() if isinstance(X, DatasetRows) else X[number]
+
+
+def first_inputs(X: Any, n_samples: int) -> np.ndarray:
+    """Return a copy of the first inputs, as an array."""
+    if isinstance(X, DatasetRows):
+        return np.stack([input_of(X, i) for i in range(min(n_samples, len(X)))])
+    return X[:n_samples].copy()
+
+
+def class_codes(y: Any) -> np.ndarray:
+    """Return the class number of every target.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples, ...)
+        Class numbers. Targets that are not whole numbers are probabilities, and
+        count as one class.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype int64
+    """
+    # numpy reads neither other devices nor bfloat16.
+    y = y.cpu().double().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if y.size != len(y) or (y.dtype.kind == "f" and np.any(y % 1)):
+        return np.zeros(len(y), dtype=np.int64)
+    return np.unique(y.reshape(-1), return_inverse=True)[1]
+
+
+def with_targets_of(X: Any, y: Any) -> tuple[Any, Any]:
+    """Return X and y as given; of a data set also its targets where y is None."""
+    lazy = as_lazy(X)
+    return (X, y) if lazy is None else with_own_targets(lazy, y)
