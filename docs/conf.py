@@ -13,7 +13,7 @@ from sphinx.util.logging import getLogger
 
 HERE = Path(__file__).parent
 
-# The gallery on less data: minutes instead of the better part of an hour.
+# Run the gallery on less data: minutes instead of the better part of an hour.
 os.environ.setdefault("SK_DATADROP_QUICK", "1")
 
 project = "sk_datadrop"
@@ -96,7 +96,7 @@ html_sidebars = {page.stem: [] for page in HERE.glob("*.md")}
 
 def _skip_inherited(app, what, name, member, skip, options):
     """Leave out what scikit-learn, skorch and torch document themselves."""
-    member = getattr(member, "__func__", member)
+    member = getattr(member, "fget", getattr(member, "__func__", member))
     ours = str(getattr(member, "__module__", "")).startswith("sk_datadrop")
     return None if ours else True
 
@@ -151,7 +151,7 @@ def _check_links(app, exception):
 
 
 def setup(app):
-    """Register what is ours."""
+    """Register the renderer of formulas and the checks above."""
     app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math_block, None))
     app.connect("autodoc-skip-member", _skip_inherited)
     app.connect("build-finished", _check_links)

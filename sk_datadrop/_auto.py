@@ -64,20 +64,7 @@ def compare_candidates(
 ) -> Comparison:
     """Train again without some samples, and compare on those that had no say.
 
-    Parameters
-    ----------
-    plan : Plan
-    nets : list of skorch.NeuralNet
-        Nets of round 1.
-    influence_per_view : ndarray of shape (n_views, n_samples)
-    split_of_view : ndarray of shape (n_views,), dtype int
-    keep : ndarray of shape (n_samples,), dtype bool
-        Samples that "harmful" keeps.
-    bar : tqdm
-
-    Returns
-    -------
-    Comparison
+    `nets` are those of round 1, and `keep` marks what "harmful" keeps.
     """
     fractions = candidate_fractions(keep, mean_influence(influence_per_view))
     bar.total = (bar.total or 0) + len(nets) * (len(fractions) - 1)
@@ -118,28 +105,16 @@ def kept_for_candidate(
     split_of_view: np.ndarray,
     fraction: float,
 ) -> np.ndarray:
-    """Return the samples that a split is trained on again.
+    """Return the positions of the samples that a split is trained on again.
 
-    Parameters
-    ----------
-    plan : Plan
-    number : int
-        Number of the split.
-    influence_per_view : ndarray of shape (n_views, n_samples)
-        Views of the other splits.
-    split_of_view : ndarray of shape (n_views,), dtype int
-    fraction : float in [0, 1)
-        Share of its training samples to leave out.
-
-    Returns
-    -------
-    ndarray of shape (n_kept,), dtype int
+    The views are those of the other splits, and `fraction` is the share of its
+    training samples to leave out.
     """
-    train = plan.splits[number].train
+    train: np.ndarray = plan.splits[number].train
     codes = plan.samples.codes
     codes = None if codes is None else codes[train]
     mask = keep_mask(influence_per_view[:, train], split_of_view, fraction, codes)
-    return train[mask]
+    return np.asarray(train[mask])
 
 
 def train_candidate(
@@ -152,21 +127,8 @@ def train_candidate(
 ) -> Candidate:
     """Train a clone on the samples kept, and measure it on those held out.
 
-    Parameters
-    ----------
-    plan : Plan
-    number : int
-        Number of the split.
-    fraction : float
-        Share of the samples that is left out, for messages.
-    kept : ndarray of shape (n_kept,), dtype int
-    scales : ndarray of shape (n_held_out,)
-        Scales of the objective, by the net of round 1.
-    bar : tqdm
-
-    Returns
-    -------
-    Candidate
+    The scales of the objective are those by the net of round 1; `fraction`, the share
+    that is left out, is for messages.
     """
     start = perf_counter()
     name = f"round 1, split {number + 1}, without {fraction:.1%} of the samples"

@@ -24,7 +24,7 @@ from sk_datadrop._two_rounds import (
 
 
 class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
-    """Has the parameters, the rounds, the routing, and tells which samples were kept."""
+    """Parameters, rounds and routing of them all, and which samples were kept."""
 
     _is_classification: ClassVar[bool | None] = None
     """Whether targets are classes; None asks the net."""
@@ -106,16 +106,12 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
 
         Examples
         --------
-        >>> import numpy as np, torch
+        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(60, 3))
-        >>> y = X @ [1.0, 2.0, 3.0]
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-        ...     lr=0.1, verbose=0,
-        ... )
+        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
         >>> len(model.round_one_estimators_), model.influence_.shape
         (2, (60,))
@@ -131,7 +127,8 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             evidence = gather(plan, results)
             choice = choose(plan, results, evidence, self.drop_fraction, bar)
             refit = retrain(plan, choice.keep, bar) if self._has_round_two else None
-        return store(self, plan, results, evidence, choice, refit)
+        store(self, plan, results, evidence, choice, refit)
+        return self
 
     def _forget(self) -> None:
         """Forget an earlier fit: should this one fail, the two must not be mixed."""
@@ -191,22 +188,19 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
 
         Examples
         --------
-        >>> import numpy as np, torch
+        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(60, 3))
-        >>> y = X @ [1.0, 2.0, 3.0]
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-        ...     lr=0.1, verbose=0,
-        ... )
+        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> model = DataDropoutRegressor(net, drop_fraction=0.1, cv=2, random_state=0)
         >>> model.fit(X, y).get_support(indices=True).shape
         (54,)
         """
         check_is_fitted(self, "sample_mask_")
-        return self.sample_indices_ if indices else self.sample_mask_
+        kept: np.ndarray = self.sample_indices_ if indices else self.sample_mask_
+        return kept
 
     def _check_X(self, X: Any) -> Any:
         """Check X against what was fitted, and return it to be predicted for."""

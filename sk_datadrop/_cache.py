@@ -2,51 +2,35 @@
 
 A stored result may be given back only if computing it again would lead to the same
 numbers. The key is a small dict of hashes, which joblib writes beside each entry
-(``metadata.json``). Its entry "code" stands for the user's classes and functions as
-Python has loaded them, with the functions, classes and plain values that their code
-names; what other objects hold that the code uses is not part of it.
+(``metadata.json``).
 """
 
-import copy
-import dis
-import platform
 import sys
-import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
-from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import joblib
-import numpy as np
 import torch
-from joblib.hashing import NumpyHasher
 from sklearn.base import clone
 from skorch import NeuralNet
 
+from sk_datadrop._fingerprint import (
+    digest,
+    hash_of,
+    is_of_main,
+    plain_values,
+    reached,
+    versions,
+)
 from sk_datadrop._lazy import identity
 from sk_datadrop._samples import Samples
 
 Key = dict[str, str]
 
-_INSTALLED = tuple(
-    Path(sysconfig.get_path(name)).resolve()
-    for name in ("stdlib", "platstdlib", "purelib", "platlib")
-)
-
-_SITES = {"site-packages", "dist-packages"}
-"""Also those of a Python or a user that a virtual environment can see."""
-
 
 class Cache:
-    """Results on disk, by key.
-
-    Parameters
-    ----------
-    memory : joblib.Memory
-    """
+    """Results on disk, by key."""
 
     def __init__(self, memory: joblib.Memory) -> None:
         self._recall = memory.cache(_computed, ignore=["compute"])
@@ -69,28 +53,11 @@ def cache_key(
     settings: dict[str, Any],
     samples: Iterable[Samples],
 ) -> Key:
-    """Return what a result depends on, besides its split and its seed.
+    """Return everything a result depends on, besides its split and its seed.
 
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-        Net with the user's parameters.
-    probe : skorch.NeuralNet
-        Clone of the net, initialized from a seed and not trained.
-    settings : dict
-        What else the result depends on.
-    samples : iterable of Samples
-        Samples that are split. Of the files that a data set reads, only what it
-        holds of them counts, such as their names.
-
-    Returns
-    -------
-    dict of str to str
-
-    Raises
-    ------
-    ValueError
-        If a parameter cannot be told from another one of its kind.
+    The probe is a clone of the net, initialized and not trained. Of the files that a
+    data set reads, only what it holds of them counts, such as their names. Raises a
+    ValueError if a parameter cannot be told from another one of its kind.
     """
     if isinstance(net.module, torch.nn.Module):
         raise ValueError(
@@ -105,13 +72,13 @@ def cache_key(
     digests = {
         "net": _digests(clone(net).get_params(deep=False), definitions),
         "settings": _digests(settings, definitions),
-        "samples": [_digest("X", part, definitions, copies=1) for part in parts],
-        "untrained": [_as_plain(_plain_values(vars(module))) for module in modules],
+        "samples": [digest("X", part, definitions, copies=1) for part in parts],
+        "untrained": [plain_values(vars(module)) for module in modules],
     }
-    code = _reached(definitions)
+    code = reached(definitions)
     digests["code"] = sorted(map(repr, code.values()))
     key = {name: joblib.hash(value) for name, value in digests.items()}
-    return key | {"versions": ", ".join(map(" ".join, _versions(code)))}
+    return key | {"versions": ", ".join(map(" ".join, versions(code)))}
 
 
 def register_in_main(net: NeuralNet) -> None:
@@ -124,8 +91,8 @@ def register_in_main(net: NeuralNet) -> None:
     for value in clone(net).get_params(deep=False).values():
         # What pickle cannot write need not be found by it.
         with suppress(Exception):
-            _hash(value, definitions)
-    for definition in filter(_is_of_main, _reached(definitions)):
+            hash_of(value, definitions)
+    for definition in filter(is_of_main, reached(definitions)):
         name = definition.__qualname__
         if name in _REGISTERED or not hasattr(main, name):
             _REGISTERED.add(name)
@@ -137,196 +104,4 @@ _REGISTERED: set[str] = set()
 
 
 def _digests(values: dict[str, Any], definitions: list[Any]) -> dict[str, str]:
-    return {name: _digest(name, value, definitions) for name, value in values.items()}
-
-
-def _digest(name: str, value: Any, definitions: list[Any], copies: int = 2) -> str:
-    """Return a hash that tells the value from others.
-
-    The hash of a copy must be the same. Values that are too large for a copy are not
-    checked; if their hash changes, the cache only misses.
-    """
-    if isinstance(value, torch.Tensor | np.ndarray):
-        return str(joblib.hash(_as_plain(value)))
-    try:
-        digest = _hash(value, definitions)
-        other = _hash(copy.deepcopy(value), []) if copies > 1 else digest
-    except Exception as error:
-        raise ValueError(_unhashable(name, value, str(error))) from error
-    if digest != other:
-        raise ValueError(
-            _unhashable(name, value, "two copies of it have different hashes")
-        )
-    return digest
-
-
-def _unhashable(name: str, value: Any, reason: str) -> str:
-    return (
-        f"memory= cannot tell {name}={value!r} from other values ({reason}), and could "
-        "give back results of another. Define functions and classes at the top level "
-        "of a module, pass numbers, strings and arrays, or leave memory out."
-    )
-
-
-def _hash(value: Any, definitions: list[Any]) -> str:
-    return str(_Hasher(definitions).hash(value))
-
-
-class _Hasher(NumpyHasher):
-    """joblib's, which also notes the classes and functions that a value refers to.
-
-    Those of a script are hashed by name, since pickle does not find them in workers.
-    """
-
-    dispatch = NumpyHasher.dispatch.copy()
-
-    def __init__(self, definitions: list[Any]) -> None:
-        super().__init__("md5")
-        self.definitions = definitions
-
-    def save(self, obj: Any) -> None:
-        # torch writes tensors in a way that differs from copy to copy.
-        super().save(_as_plain(obj) if isinstance(obj, torch.Tensor) else obj)
-
-    def save_global(self, obj: Any, name: Any = None) -> None:
-        if isinstance(obj, type | FunctionType):
-            self.definitions.append(obj)
-            if _is_of_main(obj):
-                self.save(_name(obj))
-                return
-        super().save_global(obj, name)
-
-    dispatch[FunctionType] = save_global
-    dispatch[type] = save_global
-
-
-def _reached(definitions: Iterable[Any]) -> dict[Any, Any]:
-    """Return classes and functions, and what their code names, with what they are."""
-    seen: dict[Any, Any] = {}
-    waiting = list(definitions)
-    while waiting:
-        value = waiting.pop()
-        value = getattr(value, "__func__", getattr(value, "fget", value))
-        value = getattr(value, "__wrapped__", value)
-        if isinstance(value, list | tuple | dict):
-            waiting += value.values() if isinstance(value, dict) else value
-        if not isinstance(value, type | FunctionType) or value in seen:
-            continue
-        seen[value] = _name(value)
-        if not _is_installed(value):
-            named = dict(_named_by(value))
-            seen[value] = (_name(value), _own_code(value), _plain_values(named))
-            waiting += named.values()
-    return seen
-
-
-def _named_by(definition: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a class or function refers to, by name."""
-    if isinstance(definition, type):
-        yield from ((base.__qualname__, base) for base in definition.__mro__[1:])
-        yield from sorted(vars(definition).items())
-        return
-    yield "defaults", (definition.__defaults__, definition.__kwdefaults__)
-    for number, cell in enumerate(definition.__closure__ or ()):
-        if cell != CellType():
-            yield f"closure {number}", cell.cell_contents
-    attributes, names = _names(definition.__code__)
-    for name in sorted(names & set(definition.__globals__)):
-        value = definition.__globals__[name]
-        if isinstance(value, ModuleType) and not _is_installed(value):
-            found = attributes & set(vars(value))
-            yield from ((f"{name}.{a}", vars(value)[a]) for a in sorted(found))
-        else:
-            yield name, value
-
-
-def _names(code: CodeType) -> tuple[set[str], set[str]]:
-    """Return the names that code uses, and those among them that are global."""
-    attributes = set(code.co_names)
-    names = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
-    for inner in filter(lambda part: isinstance(part, CodeType), code.co_consts):
-        of_inner = _names(inner)
-        attributes, names = attributes | of_inner[0], names | of_inner[1]
-    return attributes, names
-
-
-def _own_code(definition: Any) -> Any:
-    """Return the instructions of a function, without line numbers."""
-    code = getattr(definition, "__code__", definition)
-    if not isinstance(code, CodeType):
-        return None
-    # Python orders sets anew in every process.
-    constants = [
-        sorted(map(repr, c)) if isinstance(c, frozenset) else _own_code(c) or repr(c)
-        for c in code.co_consts
-    ]
-    return code.co_code.hex(), code.co_names, code.co_varnames, constants
-
-
-def _plain_values(named: dict[str, Any]) -> str:
-    """Return a hash of those values that are plain data."""
-    plain = {k: _as_plain(v) for k, v in named.items() if _is_plain(v)}
-    return str(joblib.hash(sorted(plain.items())))
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) in (list, tuple, set, frozenset):
-        return all(map(_is_plain, value))
-    if type(value) is dict:
-        return all(map(_is_plain, [*value, *value.values()]))
-    return value is None or isinstance(
-        value, bool | int | float | complex | str | bytes | np.ndarray | torch.Tensor
-    )
-
-
-def _as_plain(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        # By bytes, as numpy lacks some dtypes.
-        flat = value.detach().cpu().to_dense().resolve_conj().resolve_neg().flatten()
-        data = flat.contiguous().view(torch.uint8).numpy()
-        return (str(value.dtype), tuple(value.shape), data)
-    if type(value) is dict:
-        return [(_as_plain(k), _as_plain(v)) for k, v in value.items()]
-    if type(value) in (set, frozenset):
-        return sorted(map(repr, value))
-    return [_as_plain(v) for v in value] if type(value) in (list, tuple) else value
-
-
-def _name(definition: Any) -> str:
-    return f"{definition.__module__}.{definition.__qualname__}"
-
-
-def _is_of_main(definition: Any) -> bool:
-    return definition.__module__ == "__main__" and (
-        definition.__qualname__.isidentifier()
-    )
-
-
-def _is_installed(thing: Any) -> bool:
-    """Whether code comes with a version: of Python, or of an installed library."""
-    is_module = isinstance(thing, ModuleType)
-    module = thing if is_module else sys.modules.get(thing.__module__)
-    if module is None or module.__name__ == "__main__":
-        return False
-    file = getattr(module, "__file__", None)
-    if file is None or not _SITES.isdisjoint(Path(file).parts):
-        return True
-    return any(Path(file).resolve().is_relative_to(place) for place in _INSTALLED)
-
-
-def _versions(definitions: Iterable[Any]) -> list[tuple[str, str]]:
-    packages = {"sklearn", "skorch", "torch", "numpy", "scipy"}
-    packages |= {definition.__module__.partition(".")[0] for definition in definitions}
-    versions = {
-        name: str(getattr(sys.modules.get(name), "__version__", ""))
-        for name in packages
-    }
-    versions |= {"python": platform.python_version(), "sk_datadrop": _own_digest()}
-    return sorted(versions.items())
-
-
-@cache
-def _own_digest() -> str:
-    """Return a hash of this package: commits of one version differ."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return str(joblib.hash([path.read_bytes() for path in files]))
+    return {name: digest(name, value, definitions) for name, value in values.items()}

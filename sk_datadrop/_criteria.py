@@ -25,7 +25,7 @@ def without_reduction(criterion: torch.nn.Module) -> tuple[str, torch.nn.Module]
             "accepts 'none'."
         )
     criterion = copy.deepcopy(criterion)
-    criterion.reduction = "none"
+    vars(criterion)["reduction"] = "none"
     return reduction, criterion
 
 

@@ -44,8 +44,7 @@ class CurvatureOperator:
     damping : float
         Relative damping: the system to solve is
         ``(A + damping * top_eigenvalue * D) x = b`` with `top_eigenvalue` the
-        largest absolute eigenvalue of ``D^(-1/2) A D^(-1/2)``. A solver that finds
-        this matrix not to be positive definite refuses to solve.
+        largest absolute eigenvalue of ``D^(-1/2) A D^(-1/2)``.
     scale : Tensor of shape (n_parameters,) or float, default=1.0
         The diagonal of D, positive.
     """
@@ -123,22 +122,7 @@ def curvature_operator(
 
     The samples of the mean are drawn here, once: all products are with the same matrix.
 
-    Parameters
-    ----------
-    curvature : Curvature
-    net : FunctionalNet
-        Net at whose parameters the curvature is measured.
-    samples : Samples
-        Training samples.
-    random_state : numpy.random.Generator
-        Draws those of the mean.
-    on_product : callable
-        Called without arguments after every product.
-
-    Returns
-    -------
-    CurvatureOperator
-        Products with the matrix, and its damping, for a solver.
+    `on_product` is called without arguments after every product.
     """
     drawn = samples[_drawn(len(samples), curvature.n_samples, random_state)]
     size = _samples_at_a_time(curvature, net, drawn)

@@ -10,18 +10,13 @@ from scipy import stats
 from sklearn.base import clone, is_classifier
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
-from sklearn.utils import (
-    _safe_indexing,
-    check_random_state,
-    check_scalar,
-    indexable,
-)
+from sklearn.utils import _safe_indexing, check_random_state, check_scalar, indexable
 
 from sk_datadrop._drop import check_drop_fraction, paired_standard_error
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
+from sk_datadrop._lazy import with_own_targets
 from sk_datadrop._parallel import run_all
 from sk_datadrop._plan import cut, make_plan
-from sk_datadrop._samples import with_targets_of
 from sk_datadrop._schedule import progress_bar
 from sk_datadrop._two_rounds import (
     Choice,
@@ -40,9 +35,8 @@ CONFIDENCE = 0.95
 class DropCurve:
     """Result of :func:`drop_curve`.
 
-    One column per fraction, one row per repetition and outer split: the two share
-    their samples, their seed and the number of samples dropped, so they are compared
-    in pairs.
+    One column per fraction, one row per run, that is, repetition and outer split. The
+    arms of a run share samples, seed and number of samples dropped.
 
     Parameters
     ----------
@@ -69,12 +63,9 @@ class DropCurve:
     >>> import numpy as np
     >>> from sk_datadrop import DropCurve
     >>> curve = DropCurve(
-    ...     fractions=[0.1],
-    ...     dropout=np.array([[0.8], [0.9]]),
-    ...     random=np.array([[0.7], [0.6]]),
-    ...     none=np.array([0.7, 0.8]),
-    ...     n_dropped=np.array([[10], [10]]),
-    ...     n_train=np.array([100, 100]),
+    ...     fractions=[0.1], dropout=np.array([[0.8], [0.9]]),
+    ...     random=np.array([[0.7], [0.6]]), none=np.array([0.7, 0.8]),
+    ...     n_dropped=np.array([[9], [9]]), n_train=np.array([90, 90]),
     ...     n_test=np.array([50, 50]),
     ... )
     >>> curve.gain("none")[0]
@@ -92,8 +83,7 @@ class DropCurve:
     def gain(self, over: str = "none") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean paired difference of data dropout to another arm, and its interval.
 
-        Runs are compared in pairs: the arms of a run share their samples and their
-        seed.
+        Each run gives one difference: its arms share their samples and their seed.
 
         Parameters
         ----------
@@ -104,16 +94,9 @@ class DropCurve:
         -------
         mean : ndarray of shape (n_fractions,), dtype float64
             Mean over the runs.
-        low : ndarray of shape (n_fractions,), dtype float64
-            Lower end of the 95 % interval of Student's t over the runs, corrected for
-            runs that share training samples [1]_; NaN for a single run.
-        high : ndarray of shape (n_fractions,), dtype float64
-            Upper end.
-
-        Raises
-        ------
-        ValueError
-            If `over` is something else.
+        low, high : ndarray of shape (n_fractions,), dtype float64
+            95 % interval of Student's t over the runs, corrected for runs that share
+            training samples [1]_; NaN for a single run.
 
         See Also
         --------
@@ -129,12 +112,9 @@ class DropCurve:
         >>> import numpy as np
         >>> from sk_datadrop import DropCurve
         >>> curve = DropCurve(
-        ...     fractions=[0.1],
-        ...     dropout=np.array([[0.8], [0.9]]),
-        ...     random=np.array([[0.7], [0.6]]),
-        ...     none=np.array([0.7, 0.8]),
-        ...     n_dropped=np.array([[10], [10]]),
-        ...     n_train=np.array([100, 100]),
+        ...     fractions=[0.1], dropout=np.array([[0.8], [0.9]]),
+        ...     random=np.array([[0.7], [0.6]]), none=np.array([0.7, 0.8]),
+        ...     n_dropped=np.array([[9], [9]]), n_train=np.array([90, 90]),
         ...     n_test=np.array([50, 50]),
         ... )
         >>> mean, low, high = curve.gain(over="random")
@@ -215,34 +195,20 @@ def drop_curve(
     DropCurve
         Scores of all runs and arms.
 
-    Raises
-    ------
-    TypeError
-        If `estimator` is of another kind.
-    ValueError
-        If a fraction or the number of repetitions is out of range.
-
     See Also
     --------
     DropCurveDisplay : Draws it.
 
     Examples
     --------
-    >>> import numpy as np, torch
+    >>> from sklearn.datasets import make_regression
     >>> from skorch import NeuralNetRegressor
+    >>> from torch.nn import LazyLinear
     >>> from sk_datadrop import DataDropoutRegressor, drop_curve
-    >>> rng = np.random.default_rng(0)
-    >>> X = rng.normal(size=(120, 3))
-    >>> y = X @ [1.0, 2.0, 3.0]
-    >>> y[:12] += 30
-    >>> net = NeuralNetRegressor(
-    ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-    ...     lr=0.1, max_epochs=20,
-    ... )
-    >>> curve = drop_curve(
-    ...     DataDropoutRegressor(net, cv=2), X, y, fractions=[0.1], n_repeats=1,
-    ...     scoring="neg_median_absolute_error", random_state=0,
-    ... )
+    >>> X, y = make_regression(60, 3, random_state=0)
+    >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
+    >>> model = DataDropoutRegressor(net, cv=2)
+    >>> curve = drop_curve(model, X, y, fractions=[0.1], n_repeats=1, random_state=0)
     >>> curve.dropout.shape
     (3, 1)
     """
@@ -261,7 +227,7 @@ def drop_curve(
     if not len(fractions):
         raise ValueError(f"fractions must not be empty; got {fractions!r}.")
     check_scalar(n_repeats, "n_repeats", Integral, min_val=1)
-    X, y = with_targets_of(X, y)
+    X, y = with_own_targets(X, y)
     if y is None:
         raise ValueError(
             "y is missing: only a data set has targets of its own. Pass y."

@@ -121,24 +121,10 @@ METHODS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 
 
 def find_method(function: Function, point: Tensor) -> str:
-    """Return the first of `METHODS` that works for a function and agrees with its gradients.
+    """Return the first of `METHODS` that works and agrees with the gradients.
 
-    Parameters
-    ----------
-    function : callable
-        Takes a tensor of shape (n_parameters,).
-    point : Tensor of shape (n_parameters,)
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    RuntimeError
-        If memory runs out.
+    The function takes a tensor of the shape of the point, (n_parameters,). Raises a
+    ValueError if no method works, and a RuntimeError if memory runs out.
     """
     agrees = _adjoint_test(function, point)
     failures = []
@@ -184,7 +170,7 @@ def _adjoint_test(function: Function, point: Tensor) -> Callable[[Function], Non
     us = torch.randn(3, *value.shape, generator=rng).to(value)
     random = torch.randn(point.shape, generator=rng).to(point)
 
-    def test(method) -> None:
+    def test(method: Function) -> None:
         v = transpose(us.sum(0)) if method is _finite_differences else random
         products = (us * method(function, point, v)[1]).flatten(1).sum(1)
         expected = torch.stack([transpose(u) @ v for u in us])

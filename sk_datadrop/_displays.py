@@ -7,8 +7,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from sk_datadrop._curves import DropCurve, drop_curve
 from sk_datadrop._engine import View
-from sk_datadrop._lazy import DatasetRows
-from sk_datadrop._report import given_samples, influence_report
+from sk_datadrop._lazy import DatasetRows, LazyTargets, with_own_targets
+from sk_datadrop._report import influence_report
 from sk_datadrop._samples import input_of
 
 
@@ -39,16 +39,12 @@ class DropCurveDisplay:
     >>> import numpy as np
     >>> from sk_datadrop import DropCurve, DropCurveDisplay
     >>> curve = DropCurve(
-    ...     fractions=[0.1, 0.2],
-    ...     dropout=np.array([[0.8, 0.9], [0.8, 0.8]]),
-    ...     random=np.array([[0.7, 0.7], [0.6, 0.6]]),
-    ...     none=np.array([0.7, 0.7]),
-    ...     n_dropped=np.array([[10, 20], [10, 20]]),
-    ...     n_train=np.array([100, 100]),
+    ...     fractions=[0.1], dropout=np.array([[0.8], [0.9]]),
+    ...     random=np.array([[0.7], [0.6]]), none=np.array([0.7, 0.8]),
+    ...     n_dropped=np.array([[9], [9]]), n_train=np.array([90, 90]),
     ...     n_test=np.array([50, 50]),
     ... )
-    >>> display = DropCurveDisplay(curve).plot()
-    >>> display.ax_.get_ylabel()
+    >>> DropCurveDisplay(curve).plot().ax_.get_ylabel()
     'gain in score'
     """
 
@@ -67,10 +63,8 @@ class DropCurveDisplay:
         ----------
         estimator : DataDropoutClassifier or DataDropoutRegressor
             Not fitted.
-        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Samples.
-        y : array-like of shape (n_samples, ...) or None, default=None
-            Targets. None uses those of the data set X.
+        X, y : array-like of shape (n_samples, ...), Dataset or None
+            Samples and targets, as for :func:`drop_curve`.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None makes a figure.
         **options : dict
@@ -87,27 +81,23 @@ class DropCurveDisplay:
 
         Examples
         --------
-        >>> import numpy as np, torch
+        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor, DropCurveDisplay
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(60, 3))
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1, lr=0.1,
-        ... )
-        >>> display = DropCurveDisplay.from_estimator(
-        ...     DataDropoutRegressor(net, cv=2), X, X @ [1.0, 2.0, 3.0],
-        ...     fractions=[0.1], n_repeats=1, cv=2, random_state=0,
-        ... )
-        >>> display.curve.n_dropped.tolist()
-        [[3], [3]]
+        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
+        >>> model = DataDropoutRegressor(net, cv=2, random_state=0)
+        >>> display = DropCurveDisplay.from_estimator(model, X, y, n_repeats=1, cv=2)
+        >>> display.curve.dropout.shape
+        (2, 5)
         """
         return cls(drop_curve(estimator, X, y, **options)).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
         """Draw the gains with their 95 % intervals.
 
-        One line against no dropout, one against a random drop of as many samples.
+        Call it again to draw on other axes.
 
         Parameters
         ----------
@@ -128,12 +118,9 @@ class DropCurveDisplay:
         >>> import numpy as np
         >>> from sk_datadrop import DropCurve, DropCurveDisplay
         >>> curve = DropCurve(
-        ...     fractions=[0.1],
-        ...     dropout=np.array([[0.8], [0.9]]),
-        ...     random=np.array([[0.7], [0.6]]),
-        ...     none=np.array([0.7, 0.8]),
-        ...     n_dropped=np.array([[10], [10]]),
-        ...     n_train=np.array([100, 100]),
+        ...     fractions=[0.1], dropout=np.array([[0.8], [0.9]]),
+        ...     random=np.array([[0.7], [0.6]]), none=np.array([0.7, 0.8]),
+        ...     n_dropped=np.array([[9], [9]]), n_train=np.array([90, 90]),
         ...     n_test=np.array([50, 50]),
         ... )
         >>> DropCurveDisplay(curve).plot().ax_.get_xlabel()
@@ -147,14 +134,9 @@ class DropCurveDisplay:
             ("random", "over a random drop of as many samples", 1),
         ]:
             mean, low, high = (v[order] for v in self.curve.gain(over))
-            ax.errorbar(
-                shares[order] + shift * 0.002,
-                mean,
-                yerr=np.array([mean - low, high - mean]),
-                marker="o",
-                capsize=3,
-                label=label,
-            )
+            reach = np.array([mean - low, high - mean])
+            x = shares[order] + shift * 0.002
+            ax.errorbar(x, mean, yerr=reach, marker="o", capsize=3, label=label)
         ax.axhline(0, color="0.5", linewidth=1)
         ax.set_xlabel("share of the training samples dropped")
         ax.set_ylabel("gain in score")
@@ -174,10 +156,9 @@ class InfluenceDisplay:
     estimator : DataDropoutClassifier, DataDropoutRegressor, DataDropoutTransformer \
             or DataDropoutSampler
         Fitted.
-    X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-        The samples it was fitted on, in the same order.
-    y : array-like of shape (n_samples, ...) or None, default=None
-        Their targets. None uses those of the data set X.
+    X, y : array-like of shape (n_samples, ...), Dataset or None
+        Samples it was fitted on, in the same order, and their targets. None uses the
+        targets of the data set X.
 
     Attributes
     ----------
@@ -194,15 +175,12 @@ class InfluenceDisplay:
 
     Examples
     --------
-    >>> import numpy as np, torch
+    >>> from sklearn.datasets import make_regression
     >>> from skorch import NeuralNetRegressor
+    >>> from torch.nn import LazyLinear
     >>> from sk_datadrop import DataDropoutRegressor, InfluenceDisplay
-    >>> rng = np.random.default_rng(0)
-    >>> X = rng.normal(size=(100, 3))
-    >>> y = X @ [1.0, 2.0, 3.0]
-    >>> net = NeuralNetRegressor(
-    ...     torch.nn.Linear, module__in_features=3, module__out_features=1, lr=0.1,
-    ... )
+    >>> X, y = make_regression(60, 3, random_state=0)
+    >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
     >>> model = DataDropoutRegressor(net, cv=3, random_state=0).fit(X, y)
     >>> InfluenceDisplay.from_estimator(model, X, y).ax_.get_xlabel()
     'influence'
@@ -211,11 +189,10 @@ class InfluenceDisplay:
     def __init__(self, estimator: Any, X: Any, y: Any = None) -> None:
         check_is_fitted(estimator, "influence_")
         self.estimator = estimator
-        X, y = given_samples(X, y)
+        X, y = with_own_targets(X, y)
         self.report_ = influence_report(estimator, X, y)
-        if not isinstance(X, DatasetRows):
-            X, y = np.asarray(X), np.asarray(y)
-        self.X, self.y = X, y
+        self.X = X if isinstance(X, DatasetRows) else np.asarray(X)
+        self.y = y if isinstance(y, LazyTargets) else np.asarray(y)
 
     @classmethod
     def from_estimator(
@@ -234,15 +211,12 @@ class InfluenceDisplay:
 
         Parameters
         ----------
-        estimator : DataDropoutClassifier, DataDropoutRegressor, \
-                DataDropoutTransformer or DataDropoutSampler
+        estimator : estimator of this package
             Fitted.
-        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            The samples it was fitted on, in the same order.
-        y : array-like of shape (n_samples, ...) or None, default=None
-            Their targets. None uses those of the data set X.
+        X, y : array-like of shape (n_samples, ...), Dataset or None
+            Samples and targets it was fitted on.
         kind : {"histogram", "gallery", "classes", "agreement"}, default="histogram"
-            See `plot`.
+            Picture, see `plot`.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None makes a figure.
         n_samples : int, default=8
@@ -259,15 +233,12 @@ class InfluenceDisplay:
 
         Examples
         --------
-        >>> import numpy as np, torch
+        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor, InfluenceDisplay
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(60, 3))
-        >>> y = X @ [1.0, 2.0, 3.0]
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1, lr=0.1,
-        ... )
+        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
         >>> display = InfluenceDisplay.from_estimator(model, X, y, kind="agreement")
         >>> display.ax_.get_xlabel()
@@ -301,27 +272,18 @@ class InfluenceDisplay:
         InfluenceDisplay
             Itself.
 
-        Raises
-        ------
-        ValueError
-            If `kind` is unknown, a gallery is given axes, or there are no classes, or
-            no two views.
-
         See Also
         --------
         from_estimator : Makes the display and draws.
 
         Examples
         --------
-        >>> import numpy as np, torch
+        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor, InfluenceDisplay
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(60, 3))
-        >>> y = X @ [1.0, 2.0, 3.0]
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1, lr=0.1,
-        ... )
+        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
         >>> InfluenceDisplay(model, X, y).plot("gallery", n_samples=3).ax_.shape
         (2, 3)
@@ -346,14 +308,10 @@ def _draw_histogram(display: InfluenceDisplay, ax: Any) -> None:
     scored = ~np.isnan(influence)
     # Tails that hold one sample in two hundred would squeeze all others into a bar.
     low, high = np.quantile(influence[scored], [0.005, 0.995])
-    bins = np.linspace(low, high, 50)
     shown = np.clip(influence, low, high)
-    ax.hist(
-        [shown[scored & kept], shown[scored & ~kept]],
-        bins=bins,
-        stacked=True,
-        label=[f"kept ({np.sum(kept)})", f"dropped ({np.sum(~kept)})"],
-    )
+    parts = [shown[scored & kept], shown[scored & ~kept]]
+    labels = [f"kept ({np.sum(kept)})", f"dropped ({np.sum(~kept)})"]
+    ax.hist(parts, bins=np.linspace(low, high, 50), stacked=True, label=labels)
     ax.axvline(0, color="0.5", linewidth=1)
     ax.set_yscale("log")
     ax.set_xlabel("influence")
@@ -400,34 +358,28 @@ def _draw_gallery(display: InfluenceDisplay, n_samples: int) -> np.ndarray:
     has_pairs = display.y.ndim > 2
     ends = [order[:n_columns], order[::-1][:n_columns]]
     n_lines = 4 if has_pairs else 2
+    size = (1.3 * n_columns, 1.55 * n_lines)
     _, axes = plt.subplots(
-        n_lines,
-        n_columns,
-        figsize=(1.3 * n_columns, 1.55 * n_lines),
-        layout="constrained",
-        squeeze=False,
+        n_lines, n_columns, figsize=size, layout="constrained", squeeze=False
     )
-    for end, rows in enumerate(ends):
-        for column, row in enumerate(rows):
-            line = end * (n_lines // 2)
-            _draw_values(axes[line, column], input_of(display.X, row))
-            axes[line, column].set_title(
-                _caption(display.report_, row), fontsize="x-small"
-            )
+    names = ["most harmful", "most helpful"]
+    for end, name, lines in zip(ends, names, np.split(axes, 2), strict=True):
+        lines[0, 0].set_ylabel(name)
+        for column, number in enumerate(end):
+            _draw_values(lines[0, column], input_of(display.X, number))
+            caption = _caption(display.report_[number])
+            lines[0, column].set_title(caption, fontsize="x-small")
             if has_pairs:
-                _draw_values(axes[line + 1, column], display.y[row])
-    axes[0, 0].set_ylabel("most harmful")
-    axes[n_lines // 2, 0].set_ylabel("most helpful")
+                _draw_values(lines[1, column], display.y[number])
     return axes
 
 
-def _caption(report: np.ndarray, number: int) -> str:
-    names = report.dtype.names or ()
-    lines = [f"sample {number}"]
-    if "target" in names:
-        lines.append(f"given {_short(report['target'][number])}")
-    if "prediction" in names:
-        lines.append(f"predicted {_short(report['prediction'][number])}")
+def _caption(sample: np.void) -> str:
+    """Return what the report says of one sample, in up to three lines."""
+    lines = [f"sample {sample['row']}"]
+    for column, verb in (("target", "given"), ("prediction", "predicted")):
+        if column in sample.dtype.names:
+            lines.append(f"{verb} {_short(sample[column])}")
     return "\n".join(lines)
 
 

@@ -31,17 +31,7 @@ def check_drop_fraction(drop_fraction: Any) -> None:
 
 
 def mean_influence(influence_per_view: np.ndarray) -> np.ndarray:
-    """Return the mean over the views, NaN for samples that no view scored.
-
-    Parameters
-    ----------
-    influence_per_view : ndarray of shape (n_views, n_samples)
-        Influence per view, NaN where a view did not score the sample.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-    """
+    """Return the mean over the views, (n_samples,); NaN where no view has a score."""
     count = np.sum(~np.isnan(influence_per_view), axis=0)
     total = np.nansum(influence_per_view, axis=0)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
@@ -50,15 +40,7 @@ def mean_influence(influence_per_view: np.ndarray) -> np.ndarray:
 def standard_error(influence_per_view: np.ndarray) -> np.ndarray:
     """Estimate how far `mean_influence` may be off, if the views are independent.
 
-    Parameters
-    ----------
-    influence_per_view : ndarray of shape (n_views, n_samples)
-        Influence per view, NaN where a view did not score the sample.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        NaN for samples that fewer than two views scored.
+    It is NaN, of shape (n_samples,), for samples that fewer than two views scored.
     """
     count = np.sum(~np.isnan(influence_per_view), axis=0)
     mean = mean_influence(influence_per_view)
@@ -99,29 +81,21 @@ def keep_mask(
     droppable = ~np.isnan(influence) & ~_most_helpful_of_each_class(influence, codes)
     if isinstance(drop_fraction, str):
         harmful = significantly_negative(influence_per_view, split_of_view, codes)
-        return ~(harmful & droppable)
+        keep: np.ndarray = ~(harmful & droppable)
+        return keep
     return drop_fewer(~droppable, influence, drop_fraction)
 
 
 def candidate_fractions(keep: np.ndarray, influence: np.ndarray) -> np.ndarray:
-    """Shares that "auto" compares, by increasing size.
+    """Return the shares that "auto" compares, by increasing size.
 
-    Parameters
-    ----------
-    keep : ndarray of shape (n_samples,), dtype bool
-        Samples that "harmful" keeps.
-    influence : ndarray of shape (n_samples,)
-        Mean over the views.
-
-    Returns
-    -------
-    ndarray of shape (n_fractions,), dtype float64
-        Shares of the scored samples: none, half of what "harmful" drops, and all of
-        it; none alone where it drops none.
+    They are shares of the scored samples: none, half of those that "harmful" does not
+    keep, and all of these; none alone where it keeps all.
     """
     n_dropped = int(np.sum(~keep))
     n_scored = np.sum(~np.isnan(influence))
-    return np.unique([0, n_dropped // 2, n_dropped]) / max(n_scored, 1)
+    shares: np.ndarray = np.unique([0, n_dropped // 2, n_dropped]) / max(n_scored, 1)
+    return shares
 
 
 def drop_fewer(
@@ -129,20 +103,8 @@ def drop_fewer(
 ) -> np.ndarray:
     """Drop a share of the scored samples, among those that a rule drops.
 
-    Where the rule drops fewer, all of these are dropped.
-
-    Parameters
-    ----------
-    keep : ndarray of shape (n_samples,), dtype bool
-        Samples that the rule keeps.
-    influence : ndarray of shape (n_samples,)
-        Mean over the views; the lowest go first.
-    drop_fraction : float in [0, 1)
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), dtype bool
-        True = keep.
+    The lowest mean influence goes first. Where the rule drops fewer, all of these are
+    dropped. Returns the samples to keep, (n_samples,).
     """
     candidates = np.flatnonzero(~keep)
     order = candidates[np.argsort(influence[candidates], kind="stable")]
@@ -154,11 +116,13 @@ def drop_fewer(
 def one_standard_error(objectives: np.ndarray, overlap: float) -> int:
     """Choose the best share, or none where dropping nothing is about as good.
 
+    The rule of one standard error is that of Breiman, Friedman, Olshen, Stone (1984),
+    Classification and regression trees, section 3.4.3, doi:10.1201/9781315139470.
+
     Parameters
     ----------
     objectives : ndarray of shape (n_splits, n_fractions), dtype float64
-        Held-out objective, lower is better; the first column is that of dropping
-        nothing.
+        Held-out objective, lower is better; nothing is dropped in the first column.
     overlap : float
         Held-out samples per training sample of a split, for `paired_standard_error`.
 
@@ -167,11 +131,6 @@ def one_standard_error(objectives: np.ndarray, overlap: float) -> int:
     int
         The column of the lowest mean, or 0 if the mean paired difference between the
         two is at most one standard error.
-
-    References
-    ----------
-    Breiman, Friedman, Olshen, Stone (1984). Classification and regression trees,
-    section 3.4.3. doi:10.1201/9781315139470
     """
     best = int(np.argmin(objectives.mean(axis=0)))
     gain = objectives[:, 0] - objectives[:, best]
@@ -181,25 +140,13 @@ def one_standard_error(objectives: np.ndarray, overlap: float) -> int:
 def paired_standard_error(differences: np.ndarray, overlap: float) -> np.ndarray:
     """Estimate how far a mean over runs that share training samples may be off.
 
-    Parameters
-    ----------
-    differences : ndarray of shape (n_runs, ...), dtype float64
-        At least two runs.
-    overlap : float
-        Test samples per training sample, by which the variance of the mean is larger
-        than that of independent runs.
-
-    Returns
-    -------
-    ndarray of shape (...), dtype float64
-
-    References
-    ----------
-    Nadeau, Bengio (2003). Inference for the generalization error.
-    doi:10.1023/A:1024068626366
+    The variance is larger than that of independent runs, by the test samples per
+    training sample, `overlap` (Nadeau, Bengio 2003, doi:10.1023/A:1024068626366).
+    `differences` of shape (n_runs, ...) holds two runs or more.
     """
-    spread: np.ndarray = differences.std(axis=0, ddof=1)
-    return spread * np.sqrt(1 / len(differences) + overlap)
+    error: np.ndarray = differences.std(axis=0, ddof=1)
+    error = error * np.sqrt(1 / len(differences) + overlap)
+    return error
 
 
 def significantly_negative(
@@ -321,10 +268,8 @@ def _null_proportion(p: np.ndarray) -> float:
     about 1 by that alone, a two-sided p-value of .37 with five views, and must not
     count as an effect.
     """
-    two_sided = 2 * np.minimum(p, 1 - p)
-    return min(
-        1.0, (np.sum(two_sided > STOREY_LAMBDA) + 1) / ((1 - STOREY_LAMBDA) * len(p))
-    )
+    n_large = np.sum(2 * np.minimum(p, 1 - p) > STOREY_LAMBDA)
+    return min(1.0, float(n_large + 1) / ((1 - STOREY_LAMBDA) * len(p)))
 
 
 def _most_helpful_of_each_class(

@@ -52,7 +52,7 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What an engine is asked for, besides the training, its samples and objective.
+    """Everything an engine is told besides the training, its samples and objective.
 
     Attributes
     ----------
@@ -165,22 +165,7 @@ def score(
     objective: HeldOutObjective,
     request: Request,
 ) -> Scores:
-    """Score the samples of a training, and those held out.
-
-    Parameters
-    ----------
-    engine : Engine
-    training : Training
-        A training that the `recorders` of the engine saw.
-    train : Samples
-        Samples it was trained on.
-    objective : HeldOutObjective
-    request : Request
-
-    Returns
-    -------
-    Scores
-    """
+    """Score the samples of a training that the `recorders` saw, and those held out."""
     return engine._score(training, train, objective, request)
 
 
@@ -197,20 +182,11 @@ def n_groups_of(engine: Engine, n_splits: int, n_held_out: int) -> int:
 def split_groups(
     codes: np.ndarray, n_groups: int, random_state: np.random.Generator
 ) -> np.ndarray:
-    """Assign every held-out sample to a group at random.
+    """Assign held-out samples to groups at random, by their classes.
 
-    Parameters
-    ----------
-    codes : ndarray of shape (n_samples,), dtype int
-        Classes.
-    n_groups : int
-    random_state : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), dtype int64
-        Groups of equal size, with the same share of each class: a sample of a rare
-        class needs others of its class in the groups that score it.
+    Returns the number of the group of each, shape (n_samples,). Groups are of equal
+    size, with the same share of each class: a sample of a rare class needs others of
+    its class in the groups that score it.
     """
     order = random_state.permutation(len(codes))
     order = order[np.argsort(codes[order], kind="stable")]

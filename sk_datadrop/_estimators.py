@@ -109,12 +109,10 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         are of when it was run.
     classes_ : ndarray of shape (n_classes,)
         Labels.
-    n_features_in_ : int
-        Size of the first axis after that of the samples.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns, if X had any.
     input_shape_ : tuple of int
         Shape of one sample.
+    n_features_in_, feature_names_in_
+        Size of its first axis, and the names of the columns if X had any.
 
     See Also
     --------
@@ -171,17 +169,13 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
 
         Examples
         --------
-        >>> import numpy as np, torch
-        >>> from skorch import NeuralNetClassifier
+        >>> from skorch import NeuralNetBinaryClassifier
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutClassifier
-        >>> X = np.random.default_rng(0).normal(size=(60, 2))
-        >>> y = np.where(X[:, 0] > 0, "right", "left")
-        >>> net = NeuralNetClassifier(
-        ...     torch.nn.Linear, module__in_features=2, module__out_features=2,
-        ...     criterion=torch.nn.CrossEntropyLoss, lr=0.5, verbose=0,
-        ... )
+        >>> X, y = [[-1.0], [1.0]] * 20, ["left", "right"] * 20
+        >>> net = NeuralNetBinaryClassifier(LazyLinear, module__out_features=1, lr=1.0)
         >>> model = DataDropoutClassifier(net, cv=2, random_state=0).fit(X, y)
-        >>> model.predict([[3.0, 0.0], [-3.0, 0.0]]).tolist()
+        >>> model.predict([[3.0], [-3.0]]).tolist()
         ['right', 'left']
         """
         check_is_fitted(self, "estimator_")
@@ -216,17 +210,13 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
 
         Examples
         --------
-        >>> import numpy as np, torch
-        >>> from skorch import NeuralNetClassifier
+        >>> from skorch import NeuralNetBinaryClassifier
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutClassifier
-        >>> X = np.random.default_rng(0).normal(size=(60, 2))
-        >>> y = np.where(X[:, 0] > 0, "right", "left")
-        >>> net = NeuralNetClassifier(
-        ...     torch.nn.Linear, module__in_features=2, module__out_features=2,
-        ...     criterion=torch.nn.CrossEntropyLoss, lr=0.5, verbose=0,
-        ... )
+        >>> X, y = [[-1.0], [1.0]] * 20, ["left", "right"] * 20
+        >>> net = NeuralNetBinaryClassifier(LazyLinear, module__out_features=1, lr=1.0)
         >>> model = DataDropoutClassifier(net, cv=2, random_state=0).fit(X, y)
-        >>> proba = model.predict_proba([[3.0, 0.0]])
+        >>> proba = model.predict_proba([[3.0]])
         >>> proba.shape, bool(proba[0, 1] > 0.5)
         ((1, 2), True)
         """
@@ -271,16 +261,13 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
 
         Examples
         --------
-        >>> import numpy as np, torch
-        >>> from skorch import NeuralNetClassifier
+        >>> from skorch import NeuralNetBinaryClassifier
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutClassifier
-        >>> X = np.repeat([[-1.0], [1.0]], 20, axis=0)
-        >>> y = np.repeat(["left", "right"], 20)
-        >>> net = NeuralNetClassifier(
-        ...     torch.nn.Linear, module__in_features=1, module__out_features=2,
-        ...     criterion=torch.nn.CrossEntropyLoss, lr=1.0, verbose=0,
-        ... )
-        >>> DataDropoutClassifier(net, cv=2, random_state=0).fit(X, y).score(X, y)
+        >>> X, y = [[-1.0], [1.0]] * 20, ["left", "right"] * 20
+        >>> net = NeuralNetBinaryClassifier(LazyLinear, module__out_features=1, lr=1.0)
+        >>> model = DataDropoutClassifier(net, cv=2, random_state=0).fit(X, y)
+        >>> model.score(X, y)
         1.0
         """
         X, y = self._with_own_targets(X, y)
@@ -297,12 +284,10 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     Parameters
     ----------
     estimator : skorch.NeuralNet
-        Net with a module *class*, such as a :class:`skorch.NeuralNetRegressor`.
-        Cloned, never fitted itself. This and all parameters below as in
-        :class:`DataDropoutClassifier`.
+        Net with a module *class*, such as a :class:`skorch.NeuralNetRegressor`. This
+        and all parameters below are as in :class:`DataDropoutClassifier`.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
-        Which samples to drop: those more likely harmful than not, as many as
-        retraining the splits recommends, or this share.
+        Which samples to drop: harmful ones, as many as retraining favours, or a share.
     cv : int, float, cross-validation generator or iterable, default=5
         Which samples each split holds out.
     objective : {"bounded", "loss"} or callable, default="bounded"
@@ -320,7 +305,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     random_state : int, RandomState instance or None, default=None
         Seeds the splits and the trainings.
     verbose : int, default=0
-        1 shows a progress bar with the time left; 2 and more also the net's own table.
+        1 shows a progress bar; 2 and more also the net's own table.
 
     Attributes
     ----------
@@ -329,8 +314,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     target_shape_ : tuple of int
         Shape of one target.
     influence_ : ndarray of shape (n_samples,), dtype float64
-        Mean influence over the views, in units of the objective. Positive is
-        helpful, negative harmful. NaN for samples never scored.
+        Mean influence over the views. Positive is helpful, negative harmful.
     sample_mask_ : ndarray of shape (n_samples,), dtype bool
         True where the sample was kept.
     round_one_estimators_, influence_per_view_, views_, sample_indices_, n_dropped_, \
@@ -342,24 +326,15 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     --------
     DataDropoutClassifier : The same for labels.
 
-    References
-    ----------
-    Wang, Huan, Li (2018). Data Dropout: optimizing training data for
-    convolutional neural networks. arXiv:1809.00193
-
     Examples
     --------
-    >>> import numpy as np, torch
+    >>> from sklearn.datasets import make_regression
     >>> from skorch import NeuralNetRegressor
+    >>> from torch.nn import LazyLinear
     >>> from sk_datadrop import DataDropoutRegressor
-    >>> rng = np.random.default_rng(0)
-    >>> X = rng.normal(size=(200, 3))
-    >>> y = X @ [1.0, 2.0, 3.0]
-    >>> y[:20] += 30
-    >>> net = NeuralNetRegressor(
-    ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-    ...     lr=0.1, max_epochs=30,
-    ... )
+    >>> X, y = make_regression(200, 3, random_state=0)
+    >>> y[:20] += 500
+    >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
     >>> model = DataDropoutRegressor(net, random_state=0).fit(X, y)
     >>> int((~model.sample_mask_[:20]).sum())
     20
@@ -388,16 +363,12 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
 
         Examples
         --------
-        >>> import numpy as np, torch
+        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(60, 3))
-        >>> y = X @ [1.0, 2.0, 3.0]
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-        ...     lr=0.1, verbose=0,
-        ... )
+        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
         >>> model.predict(X[:2]).shape
         (2,)
@@ -438,16 +409,12 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
 
         Examples
         --------
-        >>> import numpy as np, torch
+        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(60, 3))
-        >>> y = X @ [1.0, 2.0, 3.0]
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-        ...     lr=0.1, verbose=0,
-        ... )
+        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
         >>> bool(model.score(X, y) > 0.5)
         True

@@ -125,12 +125,7 @@ class FunctionalNet:
     ) -> Iterator[tuple[Any, Tensor]]:
         """Yield batches (X, y) on the net's device, in the order of the samples.
 
-        Parameters
-        ----------
-        samples : Samples
-            Samples as the net was fitted on.
-        batch_size : int or None, default=None
-            None uses the net's own batch size for validation.
+        A batch size of None is the net's own for validation.
         """
         net = self._net
         dataset = self.dataset(samples)
@@ -220,17 +215,8 @@ class FunctionalNet:
         criterion exactly once, or changes the shape of what it gives, its own value
         counts.
 
-        Parameters
-        ----------
-        outputs : Tensor of shape (n_samples, ...)
-        y : Tensor of shape (n_samples, ...)
-        weighted : bool, default=False
-            Whether class weights and label smoothing count. Without them the loss
-            under cross entropy is minus the log-probability of the given class.
-
-        Returns
-        -------
-        Tensor of shape (n_samples,)
+        Class weights and label smoothing count only if `weighted`. Without them the
+        loss under cross entropy is minus the log-probability of the given class.
         """
         outputs = self._unlink(self._link(outputs))
         criterion = self._criterion if weighted else self._plain_criterion
@@ -361,24 +347,15 @@ class FunctionalNet:
 
     @property
     def _takes_probabilities(self) -> bool:
-        # skorch's classifier applies the logarithm in get_loss, its base class does not.
+        # skorch's classifier applies the logarithm in get_loss, unlike its base class.
         return isinstance(self._net, NeuralNetClassifier)
 
     def mean_per_tensor(self, v: Tensor) -> Tensor:
-        """Replace each entry of v by the mean over its parameter tensor.
-
-        Parameters
-        ----------
-        v : Tensor of shape (n_parameters,)
-
-        Returns
-        -------
-        Tensor of shape (n_parameters,)
-        """
+        """Replace each entry of v, (n_parameters,), by the mean over its tensor."""
         return torch.cat([p.mean().expand(len(p)) for p in self._split(v)])
 
     def _split(self, theta: Tensor) -> tuple[Tensor, ...]:
-        return theta.split([shape.numel() for shape in self._shapes.values()])
+        return torch.split(theta, [shape.numel() for shape in self._shapes.values()])
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
         """Return the parts of a flat vector by the names of the parameters."""

@@ -162,16 +162,7 @@ class InfluenceFunctions(Engine):
 
 @dataclass(frozen=True)
 class Influence:
-    """Influence seen from one net, with one row per group of held-out samples.
-
-    Attributes
-    ----------
-    train : ndarray of shape (n_groups, n_train), dtype float64
-    held_out : ndarray of shape (n_groups, n_held_out), dtype float64
-    solver_result : SolverResult
-    derivative : str or None
-        All as in `Scores`.
-    """
+    """Influence seen from one net, with a view per group. All as in `Scores`."""
 
     train: np.ndarray
     held_out: np.ndarray
@@ -189,25 +180,7 @@ def influence(
     request: Request,
     autocast: str | None = None,
 ) -> Influence:
-    """Score samples by their influence on the held-out objective.
-
-    Parameters
-    ----------
-    net : FunctionalNet
-        The fitted net.
-    train : Samples
-        Samples the net was trained on.
-    objective : HeldOutObjective
-    curvature : Curvature
-    solver : Solver
-    request : Request
-    autocast : {"bfloat16", "float16"} or None, default=None
-        Precision of the pass over the samples that are scored.
-
-    Returns
-    -------
-    Influence
-    """
+    """Score samples by their influence on the held-out objective."""
     check_deterministic(net, train)
     warn_of_unused_parameters(net, train, request.batch_size)
     rng = np.random.default_rng(request.seed)
@@ -307,19 +280,8 @@ def sample_scores(
 ) -> np.ndarray:
     """Differentiate the loss of each sample along directions, in one pass.
 
-    Parameters
-    ----------
-    net : FunctionalNet
-    samples : Samples
-    directions : Tensor of shape (n_parameters, n_directions)
-    batch_size : int or None, default=None
-        Samples at a time.
-    autocast : {"bfloat16", "float16"} or None, default=None
-        Precision in which the net runs.
-
-    Returns
-    -------
-    ndarray of shape (n_directions, n_samples), dtype float64
+    Directions are of shape (n_parameters, n_directions), scores of shape
+    (n_directions, n_samples). The net runs in the precision that `autocast` names.
     """
     dtype = None if autocast is None else getattr(torch, autocast)
     scores = []
@@ -342,7 +304,7 @@ def _batch_scores(
     directions: Tensor,
     autocast: torch.dtype | None,
 ) -> Tensor:
-    """Apply the chain rule, so that only outputs are differentiated along directions."""
+    """Apply the chain rule: only outputs are differentiated along directions."""
     along = []
     for direction in directions.T:
         outputs, derivative = net.jvp(X, direction, autocast)

@@ -25,7 +25,7 @@ from sk_datadrop._lazy import (
 
 
 def with_targets_given(net: NeuralNet, X: Any, y: Any) -> tuple[Any, Any]:
-    """Return X and y, wrapped if they are read lazily; y of a data set if it is None."""
+    """Return X and y, lazy ones wrapped; y of a data set if it is None."""
     lazy = _as_lazy(net, X)
     return (X, y) if lazy is None else with_own_targets(lazy, y)
 
@@ -35,19 +35,8 @@ def check_inputs(
 ) -> Any:
     """Check X, and return it as a float32 array or as `DatasetRows`.
 
-    Parameters
-    ----------
-    owner : estimator
-        Learns the number and names of the features if `reset`, and compares with them
-        otherwise.
-    X : array-like or Dataset of shape (n_samples, ...)
-    reset : bool
-    shape : tuple of int or None, default=None
-        Shape that each sample must have.
-
-    Returns
-    -------
-    ndarray or DatasetRows of shape (n_samples, ...)
+    The owner learns the number and names of the features if `reset`, and compares with
+    them otherwise. Each sample must have the shape, if one is given.
     """
     minimum = 2 if reset else 1
     if (lazy := _as_lazy(owner.estimator, X)) is None:
@@ -100,7 +89,7 @@ def encode_labels(encoder: LabelEncoder, y: Any, name: str) -> np.ndarray:
     """Return labels as positions in the classes, dtype int64."""
     labels = check_labels(y, name)
     try:
-        return encoder.transform(labels).astype(np.int64)
+        return np.asarray(encoder.transform(labels), dtype=np.int64)
     except ValueError as error:
         raise ValueError(
             f"{name} holds a label that is not among the classes of y: {error}. Leave "

@@ -384,13 +384,15 @@ def as_lazy(X: Any) -> DatasetRows | None:
     return DatasetRows(X) if isinstance(X, Dataset | SliceDataset) else None
 
 
-def with_own_targets(X: DatasetRows, y: Any) -> tuple[DatasetRows, Any]:
-    """Return samples and targets: the given ones, or the data set's if y is None."""
+def with_own_targets(X: Any, y: Any) -> tuple[Any, Any]:
+    """Return X and y, wrapped if they are read lazily; y of a data set if it is None."""
+    if (lazy := as_lazy(X)) is None:
+        return X, y
     if isinstance(y, np.memmap) and y.ndim < 2:
         y = np.array(y)
     if isinstance(y, SliceDataset | np.memmap):
-        X, y = X.with_targets(y), None
-    return X, X.targets if y is None else y
+        lazy, y = lazy.with_targets(y), None
+    return lazy, lazy.targets if y is None else y
 
 
 def _check_map_style(name: str, dataset: Any) -> None:

@@ -28,22 +28,10 @@ _COUPLED = 0.1
 def check_deterministic(net: FunctionalNet, samples: Samples) -> None:
     """Check that outputs are numbers, the same every time, and each by itself.
 
-    Parameters
-    ----------
-    net : FunctionalNet
-    samples : Samples
-        The first few are run.
-
-    Raises
-    ------
-    ValueError
-        If the net fails in evaluation mode, on several samples or on one, an output
-        is NaN, or the same samples come out differently the second time.
-
-    Warns
-    -----
-    UserWarning
-        If the outputs of a sample depend on the samples beside it.
+    The first few samples are run, in evaluation mode. Raises a ValueError if the net
+    fails on several or on one, an output is NaN, or the same samples come out
+    differently the second time; warns if the outputs of a sample depend on the samples
+    beside it.
     """
     few, _ = next(net.batches(samples[:FEW_SAMPLES], FEW_SAMPLES))
     outputs = _tried(net, few, "the samples")
@@ -75,17 +63,8 @@ def check_deterministic(net: FunctionalNet, samples: Samples) -> None:
 def check_loss(net: FunctionalNet, samples: Samples) -> None:
     """Check that the losses of the first samples follow from the parameters.
 
-    Parameters
-    ----------
-    net : FunctionalNet
-    samples : Samples
-        The first two are run.
-
-    Raises
-    ------
-    ValueError
-        If net or criterion fail, outputs are not one per sample, or no gradient
-        reaches the parameters.
+    Two samples are run. Raises a ValueError if net or criterion fail, outputs are not
+    one per sample, or no gradient reaches the parameters.
     """
     theta = net.theta.clone().requires_grad_()
     for X, y in net.batches(samples[:2]):
@@ -118,20 +97,8 @@ def warn_of_unused_parameters(
 
     Training by gradients leaves them as they are, and they have no part in the
     influence. Only a missing dependency is seen: not a derivative of zero, nor
-    a detached use beside another.
-
-    Parameters
-    ----------
-    net : FunctionalNet
-    samples : Samples
-        As a rule the first few are enough and the only ones run.
-    batch_size : int or None, default=None
-        Samples per pass.
-
-    Raises
-    ------
-    ValueError
-        If the outputs depend on no trainable parameter at all.
+    a detached use beside another. As a rule the first few samples are enough and the
+    only ones run. Raises a ValueError if the outputs depend on no parameter at all.
     """
     names = net.parameter_names
     few = net.batches(samples[:FEW_SAMPLES])
@@ -169,26 +136,9 @@ def probe_net(
 ) -> tuple[NeuralNet, tuple[int, ...]]:
     """Run an untrained clone on two samples and check what comes out.
 
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-    samples : Samples
-    n_classes : int or None
-        None for a regressor.
-    seed : int
-
-    Returns
-    -------
-    net : skorch.NeuralNet
-        The untrained clone.
-    output_shape : tuple of int
-        Shape of the outputs of one sample.
-
-    Raises
-    ------
-    ValueError
-        If the net fails on the samples, its outputs match neither classes nor
-        targets, or the criterion has no losses per sample.
+    Returns the clone, and the shape of the outputs of one sample. Raises a ValueError
+    if the net fails, its outputs match neither the classes nor, where `n_classes` is
+    None, the targets, or the criterion has no losses per sample.
     """
     with seeded(seed, device_of(net)), torch.no_grad():
         probe = _initialized(clone(net).set_params(verbose=0))

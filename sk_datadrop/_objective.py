@@ -63,7 +63,7 @@ class HeldOutObjective:
 
     @property
     def codes(self) -> np.ndarray:
-        """Class of every held-out sample, shape (n_held_out,); zeros without classes."""
+        """Class of every held-out sample, (n_held_out,); zeros without classes."""
         if self.samples.codes is None:
             return np.zeros(len(self.samples), dtype=np.int64)
         return np.unique(self.samples.codes, return_inverse=True)[1]
@@ -79,7 +79,8 @@ class HeldOutObjective:
         if self.kind != "bounded":
             return np.ones(len(self.samples))
         codes = self.codes
-        return 1 / np.bincount(codes)[codes]
+        weights: np.ndarray = 1 / np.bincount(codes)[codes]
+        return weights
 
     @property
     def largest_change(self) -> float:
@@ -98,19 +99,7 @@ class HeldOutObjective:
         is ``2.985**2`` times the median loss, as the median of a mean over many values
         is about their variance. It is one for other objectives.
 
-        Parameters
-        ----------
-        net : FunctionalNet
-        batch_size : int or None, default=None
-
-        Returns
-        -------
-        HeldOutObjective
-
-        Raises
-        ------
-        ValueError
-            If a loss is negative.
+        Raises a ValueError if a loss is negative.
         """
         if self.kind != "bounded":
             return replace(self, scales=np.ones(len(self.samples)))
@@ -149,24 +138,11 @@ class HeldOutObjective:
     def gradients(
         self, net: FunctionalNet, groups: np.ndarray, batch_size: int | None = None
     ) -> Tensor:
-        """Return the gradients of the mean over each group of held-out samples.
+        """Return the gradients of the means over groups, (n_parameters, n_groups).
 
-        Parameters
-        ----------
-        net : FunctionalNet
-        groups : ndarray of shape (n_held_out,), dtype int
-            Group of every sample, counted from 0.
-        batch_size : int or None, default=None
-
-        Returns
-        -------
-        Tensor of shape (n_parameters, n_groups)
-
-        Raises
-        ------
-        ValueError
-            If the objective is NaN or infinite for some samples, or does not depend on
-            the parameters.
+        `groups` has the number of the group of every held-out sample, from 0. Raises a
+        ValueError if the objective is NaN or infinite for some samples, or does not
+        depend on the parameters.
         """
         masks = [groups == group for group in range(groups.max() + 1)]
         gradients = [self._gradient(net, mask, batch_size) for mask in masks]

@@ -6,6 +6,7 @@ and return new tensors. The tests hold them against torch.optim, step by step.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,15 +14,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """What a step changes.
+    """Everything a step changes.
 
     Attributes
     ----------
     theta : Tensor of shape (n_parameters,)
         Parameters.
     slots : tuple of Tensor of shape (n_parameters,)
-        What the optimiser remembers: the momentum for SGD, the means of the
-        gradient and of its square for Adam and AdamW.
+        Memory of the optimiser: the momentum for SGD, the means of the gradient and of
+        its square for Adam and AdamW.
     n_steps : int
         Steps taken so far.
     """
@@ -31,21 +32,15 @@ class OptimizerState:
     n_steps: int
 
 
-def sgd_step(state: OptimizerState, gradient: Tensor, options: dict, _smoothing=0.0):
+def sgd_step(
+    state: OptimizerState,
+    gradient: Tensor,
+    options: dict[str, Any],
+    _smoothing: float = 0.0,
+) -> OptimizerState:
     """Return the state after a step of :class:`torch.optim.SGD`.
 
-    Parameters
-    ----------
-    state : OptimizerState
-    gradient : Tensor of shape (n_parameters,)
-    options : dict
-        Those of the optimiser, each a number or a tensor (n_parameters,).
-    _smoothing : float, default=0.0
-        Not needed: the step is linear in the gradient.
-
-    Returns
-    -------
-    OptimizerState
+    Smoothing is not needed: the step is linear in the gradient, (n_parameters,).
     """
     gradient = gradient + options["weight_decay"] * state.theta
     (momentum,) = state.slots
@@ -62,17 +57,20 @@ def sgd_step(state: OptimizerState, gradient: Tensor, options: dict, _smoothing=
     return OptimizerState(theta, (momentum,), state.n_steps + 1)
 
 
-def adam_step(state: OptimizerState, gradient: Tensor, options: dict, smoothing: float):
+def adam_step(
+    state: OptimizerState, gradient: Tensor, options: dict[str, Any], smoothing: float
+) -> OptimizerState:
     """Return the state after a step of Adam or AdamW.
+
+    Kingma & Ba (2015), arXiv:1412.6980; with the option "decoupled" the weights decay
+    apart from the gradient, as in Loshchilov & Hutter (2019), arXiv:1711.05101.
 
     Parameters
     ----------
     state : OptimizerState
     gradient : Tensor of shape (n_parameters,)
     options : dict
-        Those of :class:`torch.optim.Adam`, each a number or a tensor
-        (n_parameters,), and "decoupled": whether the weights decay apart from
-        the gradient, as in AdamW.
+        Options of the optimiser, each a number or a tensor (n_parameters,).
     smoothing : float
         Added under the square root, relative to the mean squared gradient. The
         step of a parameter whose gradient has just passed through zero is
@@ -81,14 +79,6 @@ def adam_step(state: OptimizerState, gradient: Tensor, options: dict, smoothing:
     Returns
     -------
     OptimizerState
-
-    References
-    ----------
-    Kingma, Ba (2015). Adam: a method for stochastic optimization.
-    arXiv:1412.6980
-
-    Loshchilov, Hutter (2019). Decoupled weight decay regularization.
-    arXiv:1711.05101
     """
     theta, n_steps = state.theta, state.n_steps + 1
     if options["decoupled"]:
@@ -130,41 +120,32 @@ OPTIMIZERS: dict[type, DifferentiableOptimizer] = {
 """Optimisers a trajectory can be replayed through. To add one: a step and a row."""
 
 
-def read_options(optimizer, parameters: list[Tensor]) -> dict:
-    """Hyperparameters of the next step, for the parameters in the given order.
+def read_options(
+    optimizer: torch.optim.Optimizer, parameters: list[Tensor]
+) -> dict[str, Any]:
+    """Return the options of the next step, for the parameters in the given order.
 
-    Parameters
-    ----------
-    optimizer : torch.optim.Optimizer
-    parameters : list of Tensor
-
-    Returns
-    -------
-    dict
-        Option -> number where all parameters share it, else a tuple with one for
-        each. A parameter the optimiser does not hold has a learning rate of zero.
+    An option is a number where all parameters share it, else a tuple with one for
+    each. A parameter the optimiser does not hold has a learning rate of zero.
     """
     group_of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
     rows = [_options_of(group_of.get(id(p)), optimizer) for p in parameters]
     return {key: _shared(tuple(row[key] for row in rows)) for key in rows[0]}
 
 
-def expand_options(options: dict, sizes: list[int], like: Tensor) -> dict:
-    """Turn options that differ between parameters into flat tensors.
+def expand_options(
+    options: dict[str, Any], sizes: list[int], like: Tensor
+) -> dict[str, Any]:
+    """Turn options that differ between parameters into tensors (n_parameters,).
 
     Parameters
     ----------
     options : dict
         From `read_options`.
     sizes : list of int
-        Elements of each parameter.
+        Number of elements of each parameter.
     like : Tensor
         Gives dtype and device.
-
-    Returns
-    -------
-    dict
-        As a step takes them: numbers, and tensors of shape (n_parameters,).
     """
     repeats = torch.tensor(sizes, device=like.device)
     return {
@@ -177,7 +158,9 @@ def expand_options(options: dict, sizes: list[int], like: Tensor) -> dict:
     }
 
 
-def _options_of(group, optimizer) -> dict:
+def _options_of(
+    group: dict[str, Any] | None, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     own = group or {**optimizer.param_groups[0], "lr": 0.0}
     keys = ("lr", "weight_decay", "eps", "momentum", "dampening", "nesterov")
     options = {key: own[key] for key in keys if key in own}
@@ -192,11 +175,11 @@ def _options_of(group, optimizer) -> dict:
     return {k: v if isinstance(v, bool) else float(v) for k, v in options.items()}
 
 
-def _shared(values: tuple):
+def _shared(values: tuple[Any, ...]) -> Any:
     return values[0] if len(set(values)) == 1 else values
 
 
-def unsupported(optimizer) -> str | None:
+def unsupported(optimizer: torch.optim.Optimizer) -> str | None:
     """Say why the steps of an optimiser cannot be followed, or return None."""
     if type(optimizer) not in OPTIMIZERS:
         known = ", ".join(sorted(cls.__name__ for cls in OPTIMIZERS))

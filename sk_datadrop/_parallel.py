@@ -31,26 +31,11 @@ def run_all(
     n_jobs: int | None,
     net: NeuralNet,
 ) -> Iterator[tuple[int, Any]]:
-    """Call a function with each set of arguments, and yield results as they come.
+    """Call a function with each set of arguments; yield positions and results.
 
-    Parameters
-    ----------
-    function : callable
-    calls : iterable of tuple
-        Positional arguments. An argument that recurs, such as X, is sent to workers
-        once: joblib knows it by its identity.
-    n_jobs : int or None
-        Calls at a time.
-    net : skorch.NeuralNet
-        Net that the arguments are about: workers are told of the classes that a
-        script defined for it.
-
-    Yields
-    ------
-    position : int
-        Position of the call.
-    result : object
-        What the function returned.
+    Results come as they are finished. An argument that recurs, such as X, is sent to
+    workers once: joblib knows it by its identity. Workers are told of the classes that
+    a script defined for the net.
     """
     numbered = enumerate(calls)
     if (n_workers := n_processes(n_jobs)) < 2:

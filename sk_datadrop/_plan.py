@@ -125,18 +125,9 @@ def make_plan(
 ) -> Plan:
     """Check everything that can be checked before the first training.
 
-    Parameters
-    ----------
-    owner : estimator
-        Has the parameters. Learns the number and names of the features.
-    X, y, X_val, y_val, params
-        Arguments of ``fit``.
-    is_classification : bool or None, default=None
-        Whether targets are classes. None asks the net.
-
-    Returns
-    -------
-    Plan
+    The owner has the parameters and learns the number and names of the features; all
+    other arguments are those of ``fit``. Where `is_classification` is None, the net
+    tells whether targets are classes.
     """
     engine = _check_parameters(owner)
     net = owner.estimator
@@ -224,7 +215,7 @@ def _draw_seed(random_state: Any) -> int:
 
 
 def _check_parameters(owner: Any) -> Engine:
-    net, engine = owner.estimator, owner.engine
+    net, given = owner.estimator, owner.engine
     if not isinstance(net, NeuralNet):
         got = net.__name__ if isinstance(net, type) else type(net)
         raise TypeError(
@@ -242,13 +233,12 @@ def _check_parameters(owner: Any) -> Engine:
         )
     check_drop_fraction(owner.drop_fraction)
     check_objective(owner.objective)
-    if not isinstance(engine, Engine | None):
+    if not isinstance(given, Engine | None):
         raise TypeError(
             "engine must be InfluenceFunctions(...), Trajectory(...) or None; got "
-            f"{engine!r}."
+            f"{given!r}."
         )
-    if engine is None:
-        engine = InfluenceFunctions()
+    engine = InfluenceFunctions() if given is None else given
     check_engine(engine)
     if owner.memory is not None and has_ranks(net):
         raise ValueError(
@@ -344,7 +334,7 @@ def _validation_of_refit(
 
 
 def _route(owner: Any, params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters of the net's ``fit``, and those of the ``split`` of `cv`."""
+    """Return the parameters of the net's ``fit``, and of the ``split`` of `cv`."""
     if params.get("sample_weight") is not None:
         raise ValueError(
             "sample_weight is not supported: a skorch net has no weights of samples in "

@@ -24,7 +24,7 @@ def from_first_process(value: T, net: Any) -> T:
     """Return the value of the first process."""
     if not has_ranks(net):
         return value
-    box: list[Any] = [value]
+    box = [value]
     distributed.broadcast_object_list(box, src=0)
     return box[0]
 
@@ -40,9 +40,10 @@ def summed_over_processes(values: np.ndarray, net: Any) -> np.ndarray:
 
 def module_of(net: Any) -> torch.nn.Module:
     """Return the module of a net, without what spreads it over processes."""
+    module: torch.nn.Module = net.module_
     if isinstance(net, AccelerateMixin):
-        return net.accelerator.unwrap_model(net.module_, keep_fp32_wrapper=False)
-    return net.module_
+        module = net.accelerator.unwrap_model(module, keep_fp32_wrapper=False)
+    return module
 
 
 def device_of(net: Any) -> Any:

@@ -7,7 +7,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from sk_datadrop._drop import mean_influence, standard_error
-from sk_datadrop._samples import with_targets_of
+from sk_datadrop._lazy import with_own_targets
 
 
 def influence_report(estimator: Any, X: Any, y: Any = None) -> np.ndarray:
@@ -35,36 +35,27 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> np.ndarray:
         if the views are independent (NaN with fewer than two); ``n_views``: that
         scored the sample; ``kept``. ``pandas.DataFrame(report)`` makes a table of it.
 
-    Raises
-    ------
-    ValueError
-        If there are more or fewer samples than in ``fit``.
-
     See Also
     --------
     InfluenceDisplay : Draws it.
-    DataDropoutClassifier : Finds it.
 
     Examples
     --------
-    >>> import numpy as np, torch
+    >>> from sklearn.datasets import make_regression
     >>> from skorch import NeuralNetRegressor
+    >>> from torch.nn import LazyLinear
     >>> from sk_datadrop import DataDropoutRegressor, influence_report
-    >>> rng = np.random.default_rng(0)
-    >>> X = rng.normal(size=(200, 3))
-    >>> y = X @ [1.0, 2.0, 3.0]
-    >>> y[:20] += 30
-    >>> net = NeuralNetRegressor(
-    ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-    ...     lr=0.1, max_epochs=30,
-    ... )
-    >>> model = DataDropoutRegressor(net, random_state=0).fit(X, y)
-    >>> report = np.sort(influence_report(model, X, y), order="influence")
-    >>> bool((report["row"][:20] < 20).all()), int(report["kept"][:20].sum())
-    (True, 0)
+    >>> X, y = make_regression(200, 3, random_state=0)
+    >>> y[0] += 1000
+    >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
+    >>> model = DataDropoutRegressor(net, cv=3, random_state=0).fit(X, y)
+    >>> report = influence_report(model, X, y)
+    >>> lowest = report[report["influence"].argmin()]
+    >>> int(lowest["row"]), bool(lowest["kept"])
+    (0, False)
     """
     check_is_fitted(estimator, "influence_per_view_")
-    X, y = given_samples(X, y)
+    X, y = with_own_targets(X, y)
     check_consistent_length(X, y, estimator.sample_mask_)
     views = estimator.influence_per_view_
     columns = {"row": np.arange(len(estimator.sample_mask_))}
@@ -82,9 +73,3 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> np.ndarray:
     for name, values in columns.items():
         report[name] = values
     return report
-
-
-def given_samples(X: Any, y: Any) -> tuple[Any, Any]:
-    """Return X and y, those of a data set to be indexed by number."""
-    X, y = with_targets_of(X, y)
-    return X, np.asarray(y) if isinstance(y, list | tuple) else y

@@ -9,15 +9,8 @@ from typing import Any
 import numpy as np
 from skorch.dataset import Dataset as ArrayDataset
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from sk_datadrop._lazy import (
-    DatasetRows,
-    LazyTargets,
-    as_lazy,
-    for_training,
-    with_own_targets,
-)
+from sk_datadrop._lazy import DatasetRows, LazyTargets, for_training
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ class Samples:
         codes = None if self.codes is None else self.codes[indices]
         return Samples(self.X[indices], self.y[indices], codes)
 
-    def dataset(self) -> Dataset:
+    def dataset(self) -> Any:
         """Return them as a data set of pairs, without augmentation."""
         if isinstance(self.X, DatasetRows):
             return self.X
@@ -81,7 +74,7 @@ def first_inputs(X: Any, n_samples: int) -> np.ndarray:
     """Return a copy of the first inputs, as an array."""
     if isinstance(X, DatasetRows):
         return np.stack([input_of(X, i) for i in range(min(n_samples, len(X)))])
-    return X[:n_samples].copy()
+    return np.array(X[:n_samples])
 
 
 def class_codes(y: Any) -> np.ndarray:
@@ -102,9 +95,3 @@ def class_codes(y: Any) -> np.ndarray:
     if y.size != len(y) or (y.dtype.kind == "f" and np.any(y % 1)):
         return np.zeros(len(y), dtype=np.int64)
     return np.unique(y.reshape(-1), return_inverse=True)[1]
-
-
-def with_targets_of(X: Any, y: Any) -> tuple[Any, Any]:
-    """Return X and y as given; of a data set also its targets where y is None."""
-    lazy = as_lazy(X)
-    return (X, y) if lazy is None else with_own_targets(lazy, y)

@@ -32,22 +32,8 @@ def run(
 ) -> list[Any]:
     """Call ``stage(plan, *arguments)`` for each of the calls, and return the results.
 
-    Parameters
-    ----------
-    stage : callable
-        Module-level function. It is called with `bar` too where nobody else works.
-    plan : Plan
-    calls : iterable of tuple
-        Arguments; the first of each is the number of its split.
-    n_jobs : int or None
-        Calls at a time.
-    bar : tqdm
-        Updated after each result.
-
-    Returns
-    -------
-    list
-        In the order of the calls.
+    The first argument of a call is the number of its split. The stage is a module-level
+    function, which also gets the bar where it runs in this process.
     """
     calls = list(calls)
     results: dict[int, Any] = {}

@@ -19,7 +19,7 @@ from sk_datadrop._drop import mean_influence
 from sk_datadrop._engine import Request, check_engine, score
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import InfluenceFunctions
-from sk_datadrop._lazy import as_lazy, with_own_targets
+from sk_datadrop._lazy import with_own_targets
 from sk_datadrop._net_checks import check_loss
 from sk_datadrop._objective import HeldOutObjective, Kind, check_objective
 from sk_datadrop._plan import check_held_out
@@ -260,11 +260,7 @@ def _check_checkpoints(net: NeuralNet, checkpoints: Any) -> FunctionalNet:
 
 
 def _as_samples(X: Any, y: Any, suffix: str) -> Samples:
-    y = _as_array(y)
-    if (lazy := as_lazy(X)) is None:
-        X = _as_array(X)
-    else:
-        X, y = with_own_targets(lazy, y)
+    X, y = with_own_targets(_as_array(X), _as_array(y))
     for name, values in (("X", X), ("y", y)):
         if values is None or not hasattr(values, "__len__") or not len(values):
             raise ValueError(
@@ -316,7 +312,7 @@ def _as_skorch_net(net: Any, loss: Any, batch_size: int | None) -> NeuralNet:
     if not callable(loss):
         raise TypeError(
             "a plain module needs the loss it was trained with: pass loss=, a torch "
-            f"criterion or a function (outputs, y) -> tensor of shape (n_samples,); got "
+            "criterion or a function (outputs, y) -> tensor of shape (n_samples,); got "
             f"{loss!r}."
         )
     criterion = loss if isinstance(loss, nn.Module) else _SampleLoss(loss)

@@ -13,11 +13,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch.utils.data import Dataset
 
 from sk_datadrop._base import BaseDataDropout
-from sk_datadrop._lazy import as_lazy, with_own_targets
+from sk_datadrop._lazy import with_own_targets
 
 
 class _BaseSelector(OneToOneFeatureMixin, BaseDataDropout):
-    """What transformer and sampler share: an estimator that stops after round 1."""
+    """Estimator that stops after round 1: what transformer and sampler share."""
 
     _has_round_two: ClassVar[bool] = False
 
@@ -48,16 +48,12 @@ class _BaseSelector(OneToOneFeatureMixin, BaseDataDropout):
 
         Examples
         --------
-        >>> import numpy as np, torch
+        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutTransformer
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(60, 3))
-        >>> y = X @ [1.0, 2.0, 3.0]
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-        ...     lr=0.1, verbose=0,
-        ... )
+        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> selector = DataDropoutTransformer(net, cv=2, random_state=0).fit(X, y)
         >>> selector.get_feature_names_out().tolist()
         ['x0', 'x1', 'x2']
@@ -95,25 +91,12 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
     Parameters
     ----------
     estimator : skorch.NeuralNet
-        Net with a module *class*, cloned and never fitted itself. This and all
-        parameters below as in :class:`DataDropoutClassifier`.
+        Net with a module *class*, cloned and never fitted itself.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
-        Which samples to drop: those more likely harmful than not, as many as
-        retraining the splits recommends, or this share.
-    cv : int, float, cross-validation generator or iterable, default=5
-        Which samples each split holds out.
-    objective : {"bounded", "loss"} or callable, default="bounded"
-        Quantity measured on the held-out samples.
-    engine : InfluenceFunctions, Trajectory or None, default=None
-        How samples are scored. None uses ``InfluenceFunctions()``.
-    memory : str, object with the joblib.Memory interface or None, default=None
-        Folder for the splits. Shared with estimators of the same parameters.
-    n_jobs : int or None, default=None
-        Number of joblib worker processes.
-    random_state : int, RandomState instance or None, default=None
-        Seeds the splits and the trainings.
-    verbose : int, default=0
-        1 shows a progress bar; 2 and more also the net's own table.
+        Which samples to drop: harmful ones, as many as retraining favours, or a share.
+    cv, objective, engine, memory, n_jobs, random_state, verbose : object
+        As in :class:`DataDropoutClassifier`. `memory` is shared with estimators of the
+        same parameters.
 
     Attributes
     ----------
@@ -123,13 +106,12 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         True where the sample is to be kept.
     sample_indices_ : ndarray of shape (n_kept,), dtype int64
         Positions of the samples to keep.
-    round_one_estimators_, influence_per_view_, views_, n_dropped_, drop_fraction_, \
-            solver_results_, cv_results_, timings_, n_features_in_, \
-            feature_names_in_, input_shape_
-        As in :class:`DataDropoutClassifier`.
-    classes_, drop_rate_per_class_, target_shape_
-        The first two for classes, as in :class:`DataDropoutClassifier`; the last for
-        other targets, as in :class:`DataDropoutRegressor`.
+    target_shape_ : tuple of int
+        Shape of one target, where targets are no classes.
+    classes_, drop_rate_per_class_, round_one_estimators_, influence_per_view_, \
+            views_, n_dropped_, drop_fraction_, solver_results_, cv_results_, \
+            timings_, n_features_in_, feature_names_in_, input_shape_
+        As in :class:`DataDropoutClassifier`, the first two where targets are classes.
 
     See Also
     --------
@@ -138,22 +120,16 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
 
     Examples
     --------
-    >>> import numpy as np, torch
+    >>> from sklearn.datasets import make_regression
     >>> from skorch import NeuralNetRegressor
+    >>> from torch.nn import LazyLinear
     >>> from sk_datadrop import DataDropoutTransformer
-    >>> rng = np.random.default_rng(0)
-    >>> X = rng.normal(size=(200, 3))
-    >>> y = X @ [1.0, 2.0, 3.0]
-    >>> y[:20] += 30
-    >>> net = NeuralNetRegressor(
-    ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-    ...     lr=0.1, max_epochs=30,
-    ... )
+    >>> X, y = make_regression(200, 3, random_state=0)
+    >>> y[:20] += 500
+    >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
     >>> selector = DataDropoutTransformer(net, random_state=0).fit(X, y)
     >>> int((~selector.sample_mask_[:20]).sum())
     20
-    >>> selector.transform(X) is X
-    True
     """
 
     def transform(self, X: Any) -> Any:
@@ -177,19 +153,15 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
 
         Examples
         --------
-        >>> import numpy as np, torch
+        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutTransformer
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(60, 3))
-        >>> y = X @ [1.0, 2.0, 3.0]
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-        ...     lr=0.1, verbose=0,
-        ... )
+        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> selector = DataDropoutTransformer(net, cv=2, random_state=0).fit(X, y)
-        >>> selector.transform(X[:5]).shape
-        (5, 3)
+        >>> selector.transform(X) is X
+        True
         """
         check_is_fitted(self, "sample_mask_")
         self._check_X(X)
@@ -212,12 +184,9 @@ class DataDropoutSampler(_BaseSelector):
     round 2: what is trained on the kept samples is up to the caller, or to the next
     steps of an :class:`imblearn.pipeline.Pipeline`, which drops samples in ``fit``
     only. It has the methods of a sampler of imbalanced-learn, but does not need
-    imbalanced-learn, and accepts samples and targets of any shape. It has no ``transform``, so that
-    scikit-learn's own pipeline refuses it as an intermediate step.
-
-    A net that scikit-learn considers a classifier or a regressor is one; a plain
-    :class:`skorch.NeuralNet` is a classifier if its criterion is, or inherits from,
-    ``torch.nn.CrossEntropyLoss`` or ``torch.nn.NLLLoss``, and a regressor otherwise.
+    imbalanced-learn, and accepts samples and targets of any shape. It has no
+    ``transform``, so that scikit-learn's own pipeline refuses it as an intermediate
+    step. Targets are classes to it where they are to `DataDropoutTransformer`.
 
     With metadata routing enabled, `X_val` and `y_val` are requested unless
     ``set_fit_request`` says otherwise (before scikit-learn 1.8 it has to ask for them).
@@ -225,41 +194,20 @@ class DataDropoutSampler(_BaseSelector):
     Parameters
     ----------
     estimator : skorch.NeuralNet
-        Net with a module *class*, cloned and never fitted itself. This and all
-        parameters below as in :class:`DataDropoutClassifier`.
+        Net with a module *class*, cloned and never fitted itself.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
-        Which samples to drop: those more likely harmful than not, as many as
-        retraining the splits recommends, or this share.
-    cv : int, float, cross-validation generator or iterable, default=5
-        Which samples each split holds out.
-    objective : {"bounded", "loss"} or callable, default="bounded"
-        Quantity measured on the held-out samples.
-    engine : InfluenceFunctions, Trajectory or None, default=None
-        How samples are scored. None uses ``InfluenceFunctions()``.
-    memory : str, object with the joblib.Memory interface or None, default=None
-        Folder for the splits. Shared with estimators of the same parameters.
-    n_jobs : int or None, default=None
-        Number of joblib worker processes.
-    random_state : int, RandomState instance or None, default=None
-        Seeds the splits and the trainings.
-    verbose : int, default=0
-        1 shows a progress bar; 2 and more also the net's own table.
+        Which samples to drop: harmful ones, as many as retraining favours, or a share.
+    cv, objective, engine, memory, n_jobs, random_state, verbose : object
+        As in :class:`DataDropoutClassifier`. `memory` is shared with estimators of the
+        same parameters.
 
     Attributes
     ----------
-    influence_ : ndarray of shape (n_samples,), dtype float64
-        Mean influence over the views. Positive is helpful, negative harmful.
-    sample_mask_ : ndarray of shape (n_samples,), dtype bool
-        True where the sample is to be kept.
-    sample_indices_ : ndarray of shape (n_kept,), dtype int64
-        Positions of the samples to keep.
-    round_one_estimators_, influence_per_view_, views_, n_dropped_, drop_fraction_, \
-            solver_results_, cv_results_, timings_, n_features_in_, \
-            feature_names_in_, input_shape_
-        As in :class:`DataDropoutClassifier`.
-    classes_, drop_rate_per_class_, target_shape_
-        The first two for classes, as in :class:`DataDropoutClassifier`; the last for
-        other targets, as in :class:`DataDropoutRegressor`.
+    influence_, sample_mask_, sample_indices_, target_shape_, classes_, \
+            drop_rate_per_class_, round_one_estimators_, influence_per_view_, views_, \
+            n_dropped_, drop_fraction_, solver_results_, cv_results_, timings_, \
+            n_features_in_, feature_names_in_, input_shape_
+        As in :class:`DataDropoutTransformer`.
 
     See Also
     --------
@@ -268,20 +216,16 @@ class DataDropoutSampler(_BaseSelector):
 
     Examples
     --------
-    >>> import numpy as np, torch
+    >>> from sklearn.datasets import make_regression
     >>> from skorch import NeuralNetRegressor
+    >>> from torch.nn import LazyLinear
     >>> from sk_datadrop import DataDropoutSampler
-    >>> rng = np.random.default_rng(0)
-    >>> X = rng.normal(size=(200, 3))
-    >>> y = X @ [1.0, 2.0, 3.0]
-    >>> y[:20] += 30
-    >>> net = NeuralNetRegressor(
-    ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-    ...     lr=0.1, max_epochs=30,
-    ... )
+    >>> X, y = make_regression(200, 3, random_state=0)
+    >>> y[:20] += 500
+    >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
     >>> sampler = DataDropoutSampler(net, drop_fraction=0.1, random_state=0)
     >>> X_kept, y_kept = sampler.fit_resample(X, y)
-    >>> X_kept.shape, bool(y_kept.max() < 20)
+    >>> X_kept.shape, bool(y_kept.max() < 300)
     ((180, 3), True)
     """
 
@@ -305,10 +249,8 @@ class DataDropoutSampler(_BaseSelector):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Samples, as for ``fit``.
-        y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            Targets, as for ``fit``. None uses those of the data set X.
+        X, y : array-like of shape (n_samples, ...), Dataset or None
+            Samples and targets, as for ``fit``.
         X_val, y_val : array-like, Dataset or None, default=None
             Samples to measure influence on, instead of `cv`. Not returned.
         **params : dict
@@ -323,36 +265,25 @@ class DataDropoutSampler(_BaseSelector):
             Their targets, of the type and dtype of y; those of a data set as its
             ``DatasetRows.targets`` has them.
 
-        Raises
-        ------
-        TypeError
-            If `estimator` is not a skorch net.
-        ValueError
-            As ``fit`` does.
-
         See Also
         --------
         fit : The same, without returning samples.
 
         Examples
         --------
-        >>> import numpy as np, torch
+        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutSampler
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(60, 3))
-        >>> y = X @ [1.0, 2.0, 3.0]
-        >>> net = NeuralNetRegressor(
-        ...     torch.nn.Linear, module__in_features=3, module__out_features=1,
-        ...     lr=0.1, verbose=0,
-        ... )
+        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> sampler = DataDropoutSampler(net, drop_fraction=0.1, cv=2, random_state=0)
         >>> X_kept, y_kept = sampler.fit_resample(X, y)
         >>> X_kept.shape, y_kept.shape
         ((54, 3), (54,))
         """
-        if not isinstance(X, np.ndarray) and (lazy := as_lazy(X)) is not None:
-            X, y = with_own_targets(lazy, y)
+        if not isinstance(X, np.ndarray):
+            X, y = with_own_targets(X, y)
         kept = self.fit(X, y, X_val=X_val, y_val=y_val, **params).sample_indices_
         return _safe_indexing(X, kept), _safe_indexing(y, kept)
 

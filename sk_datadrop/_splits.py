@@ -55,16 +55,11 @@ def held_out_splits(
     split_params : mapping, default={}
         For the ``split`` of a splitter, such as ``groups`` of shape (n_samples,).
 
-    Returns
-    -------
-    list of Split
-
     Raises
     ------
     ValueError
-        If `cv` is out of range, a class is too small for it, a split would
-        train on no sample, hold out no sample, train on a sample it holds out, or miss a
-        class.
+        If `cv` is out of range, a class is too small for it, or a split would train
+        on no sample, hold out none, train on one it holds out, or miss a class.
     """
     _check_class_sizes(cv, y, classes)
     splitter = _splitter(cv, stratified=classes is not None, random_state=random_state)
@@ -74,8 +69,8 @@ def held_out_splits(
     except (ValueError, TypeError) as error:
         shown = cv if isinstance(cv, Real) else type(cv).__name__
         raise ValueError(
-            f"cv={shown} does not split the {len(X)} samples into pairs (train, held-out):"
-            f" {error}"
+            f"cv={shown} does not split the {len(X)} samples into pairs (train, "
+            f"held-out): {error}"
         ) from error
     splits = [Split(*(_indices(part, len(X)) for part in pair)) for pair in pairs]
     if not splits:
@@ -91,21 +86,15 @@ def check_candidate_splits(splits: list[Split], *, score_held_out: bool) -> None
     """Raise a ValueError unless there are samples to compare on, and to leave out.
 
     For "auto" every split must hold out samples of its own, and train on some that
-    others score.
-
-    Parameters
-    ----------
-    splits : list of Split
-    score_held_out : bool
-        Whether splits also score the samples that they hold out.
+    others score: those they train on, and those they hold out if `score_held_out`.
     """
     held_out = np.concatenate([split.held_out for split in splits])
     if len(splits) < 2 or len(np.unique(held_out)) < len(held_out):
         raise ValueError(
-            "drop_fraction='auto' compares on samples that had no say, and for this needs "
-            "at least two splits that hold out different samples; got "
-            f"{len(splits)} split(s) that hold out {len(np.unique(held_out))} samples in "
-            f"{len(held_out)} places. Use cv=5 or another number of folds, and neither "
+            "drop_fraction='auto' compares on samples that had no say, and for this "
+            "needs at least two splits that hold out different samples; got "
+            f"{len(splits)} split(s) that hold out {len(np.unique(held_out))} samples "
+            f"in {len(held_out)} places. Use cv=5 or another number of folds, and neither "
             "X_val nor random splits."
         )
     for number, split in enumerate(splits):
@@ -114,10 +103,11 @@ def check_candidate_splits(splits: list[Split], *, score_held_out: bool) -> None
         scored += [s.held_out for s in others if score_held_out]
         if not np.isin(split.train, np.concatenate(scored)).any():
             raise ValueError(
-                "drop_fraction='auto' trains each split without samples that other splits "
-                f"found harmful; got none that score a sample which split {number + 1} "
-                "trains on. Let the splits share samples; with "
-                "engine=Trajectory(), which scores no held-out samples, this takes three folds."
+                "drop_fraction='auto' trains each split without samples that other "
+                "splits found harmful; got none that score a sample which split "
+                f"{number + 1} trains on. Let the splits share samples; with "
+                "engine=Trajectory(), which scores no held-out samples, this takes "
+                "three folds."
             )
 
 
@@ -140,33 +130,33 @@ def _splitter(cv: Any, *, stratified: bool, random_state: int) -> Any:
         return shuffle(1, test_size=float(cv), random_state=random_state)
     if isinstance(cv, (str, bool)) or cv is None:
         raise ValueError(
-            f"cv must be a number of folds, a share of samples, a splitter or an iterable "
-            f"of (train, held-out) indices; got {cv!r}."
+            "cv must be a number of folds, a share of samples, a splitter or an "
+            f"iterable of (train, held-out) indices; got {cv!r}."
         )
     return check_cv(cv)
 
 
-def _indices(indices: Any, n_samples: int) -> np.ndarray:
+def _indices(given: Any, n_samples: int) -> np.ndarray:
     """Return the indices of samples given as indices or as a mask."""
-    indices = np.asarray(indices)
+    indices: np.ndarray = np.asarray(given)
     if indices.dtype == bool and indices.shape == (n_samples,):
         return np.flatnonzero(indices)
     if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise ValueError(
-            f"cv names samples by an array of shape {indices.shape} and dtype {indices.dtype}; "
-            f"they must be integers, or a mask of shape ({n_samples},)."
+            f"cv names samples by an array of shape {indices.shape} and dtype "
+            f"{indices.dtype}; they must be integers, or a mask of shape ({n_samples},)."
         )
     if indices.size and not 0 <= indices.min() <= indices.max() < n_samples:
         raise ValueError(
-            f"cv names samples {indices.min()} to {indices.max()}, but there are {n_samples} "
-            "samples, counted from 0."
+            f"cv names samples {indices.min()} to {indices.max()}, but there are "
+            f"{n_samples} samples, counted from 0."
         )
     indices = indices.astype(np.int64)
     if len(np.unique(indices)) < len(indices):
         raise ValueError(
-            f"cv names {len(indices) - len(np.unique(indices))} of its samples more than once "
-            "in one split. A sample is trained on and scored once per split: leave out "
-            "the repetitions."
+            f"cv names {len(indices) - len(np.unique(indices))} of its samples more "
+            "than once in one split. A sample is trained on and scored once per split: "
+            "leave out the repetitions."
         )
     return indices
 
@@ -179,8 +169,8 @@ def _check_class_sizes(cv: Any, y: Any, classes: Any) -> None:
     smallest = int(counts.argmin())
     if counts[smallest] < needed:
         raise ValueError(
-            f"class {_name(classes, smallest)} has {counts[smallest]} sample(s), too few "
-            f"for cv={cv}, which needs at least {needed} of each class. Use fewer "
+            f"class {_name(classes, smallest)} has {counts[smallest]} sample(s), too "
+            f"few for cv={cv}, which needs at least {needed} of each class. Use fewer "
             "folds, merge rare classes, or pass X_val and y_val."
         )
 

@@ -16,11 +16,7 @@ def stateless_copy(
 ) -> torch.nn.Module:
     """Return a copy in evaluation mode whose forward pass changes nothing.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-    state_dict : dict or None
-        Weights and buffers to use instead of the module's own.
+    A state dict gives it weights and buffers other than the module's own.
     """
     module = copy.deepcopy(module)
     if state_dict is not None:

@@ -35,18 +35,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What tells one training of a fit from another, besides its samples.
+    """Everything that tells one training of a fit from another, but its samples.
 
-    Attributes
-    ----------
-    name : str
-        Name in messages.
-    seed : int
-        Seeds torch, numpy and Python for the time of the training.
-    fit_params : dict
-        Parameters for the ``fit`` of the net.
-    verbose : int
-        Verbosity of the net.
+    `name` is for messages, `seed` seeds torch, numpy and Python for the time of the
+    training, and `fit_params` go to the ``fit`` of the net.
     """
 
     name: str
@@ -59,16 +51,9 @@ class Recipe:
 class Training:
     """A training that was watched.
 
-    Attributes
-    ----------
-    net : skorch.NeuralNet
-        The net as it stands at the end.
-    checkpoints : list of Checkpoint
-        Weights to score at, by increasing epoch.
-    best : int
-        Position of the epoch of the lowest held-out loss among the checkpoints.
-    callbacks : tuple of skorch.callbacks.Callback
-        Additional callbacks that saw it.
+    The net is as it stands at the end. The checkpoints are by increasing epoch, `best`
+    is the position of that of the lowest held-out loss, and the callbacks are the
+    additional ones that saw the training.
     """
 
     net: NeuralNet
@@ -88,25 +73,9 @@ def train_watched(
 ) -> Training:
     """Train a clone, watching `held_out`, and keep the checkpoints to score.
 
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-        Cloned, never fitted.
-    samples : Samples
-        Samples to train on.
-    held_out : Samples
-        Samples that give the held-out training loss, and serve the callbacks of
-        the net, such as early stopping, as their validation samples.
-    recipe : Recipe
-    n_checkpoints : int
-        Number of epochs to keep around that of the lowest held-out loss.
-    callbacks : sequence of skorch.callbacks.Callback, default=()
-        Additional callbacks, such as one that records the training.
-
-    Returns
-    -------
-    Training
-        With at most `n_checkpoints` checkpoints.
+    The held-out samples give the training loss to watch, and serve the callbacks of
+    the net, such as early stopping, as their validation samples. At most
+    `n_checkpoints` epochs are kept, around that of the lowest loss.
     """
     watcher = _HeldOutCheckpoints(n_checkpoints)
     trained = train(
@@ -125,6 +94,10 @@ def train(
 ) -> NeuralNet:
     """Train a clone of the net on the given samples, from scratch.
 
+    The trained net holds neither the samples nor the additional callbacks, which are
+    called before its own. Raises a ValueError if net or criterion fail on the samples,
+    or the training loss becomes NaN or infinite.
+
     Parameters
     ----------
     net : skorch.NeuralNet
@@ -136,18 +109,6 @@ def train(
         Samples for the validation phase of each epoch; None skips the phase; "own"
         lets the net's ``train_split`` withhold some of the training samples.
     callbacks : sequence of skorch.callbacks.Callback, default=()
-        Additional callbacks, called before the net's own.
-
-    Returns
-    -------
-    skorch.NeuralNet
-        The trained net, which holds neither the samples nor the additional callbacks.
-
-    Raises
-    ------
-    ValueError
-        If net or criterion fail on the samples, or the training loss becomes NaN or
-        infinite.
     """
     guard = _FiniteLoss()
     extra = [guard, *callbacks]
@@ -240,12 +201,6 @@ def check_predictions(net: NeuralNet, X: Any, name: str) -> None:
 
     The training loss does not tell: it is that before the last step, in training mode.
 
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-    X : array-like of shape (n_samples, ...)
-    name : str
-        Name of the training in the message.
     """
     n_bad = n_samples = 0
     # A DataLoader draws a seed for its workers, needed or not.
@@ -258,8 +213,8 @@ def check_predictions(net: NeuralNet, X: Any, name: str) -> None:
     if n_bad:
         raise ValueError(
             f"{name}: the net predicts NaN or infinity for {n_bad} of the "
-            f"{n_samples} samples it was trained on. Lower the learning rate, scale X and y, or see "
-            "what the module does in evaluation mode."
+            f"{n_samples} samples it was trained on. Lower the learning rate, scale X "
+            "and y, or see what the module does in evaluation mode."
         )
 
 

@@ -11,10 +11,8 @@ weight from one to zero.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from numbers import Real
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -26,9 +24,7 @@ from sklearn.utils import check_scalar
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from skorch.hf import AccelerateMixin
-from skorch.utils import to_tensor
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from sk_datadrop._engine import Engine, Request, Scores, View, split_groups
 from sk_datadrop._functional import FunctionalNet
@@ -36,13 +32,12 @@ from sk_datadrop._lazy import DatasetRows
 from sk_datadrop._net_checks import check_deterministic
 from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._optimizers import (
-    OPTIMIZERS,
     DifferentiableOptimizer,
     OptimizerState,
     expand_options,
-    read_options,
     unsupported,
 )
+from sk_datadrop._recording import TrajectoryRecorder, generators_at
 from sk_datadrop._samples import Samples
 from sk_datadrop._solvers import ZERO_GRADIENT
 from sk_datadrop._training import Training
@@ -211,150 +206,6 @@ def _believable(scores: np.ndarray, largest_change: float) -> np.ndarray:
     return np.full_like(scores, np.nan)
 
 
-@dataclass(frozen=True)
-class Step:
-    """Everything a step of the training depended on, besides the state.
-
-    Attributes
-    ----------
-    samples : list of int
-    options : dict
-        Hyperparameters of the optimiser.
-    rng_states : list of Tensor
-        Of torch's generators: CPU, then the net's GPU if any. For dropout.
-    """
-
-    samples: list[int]
-    options: dict[str, Any]
-    rng_states: list[Tensor]
-
-
-class TrajectoryRecorder(Callback):
-    """Record the steps of a training and the states between them.
-
-    Parameters
-    ----------
-    max_memory : float
-        Bytes for the states.
-
-    Attributes
-    ----------
-    steps_ : list of Step
-    states_ : dict of int to OptimizerState
-        By the number of steps taken; always holds the first.
-    epoch_ends_ : list of int
-        Number of steps taken by the end of each epoch.
-    sizes_ : list of int
-        Elements of each trainable parameter.
-    optimizer_ : DifferentiableOptimizer
-    collate_ : callable
-        Makes a batch of samples.
-    """
-
-    def __init__(self, max_memory: float) -> None:
-        self.max_memory = max_memory
-
-    def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
-        self.steps_: list[Step] = []
-        self.states_: dict[int, OptimizerState] = {}
-        self.epoch_ends_: list[int] = []
-        self.optimizer_ = OPTIMIZERS[type(net.optimizer_)]
-        self.every_ = 1
-        self.seen_: list[int] = []
-        self.iterator_ = net.iterator_train
-        vars(net)["iterator_train"] = partial(self._iterator, net.iterator_train)
-
-    def on_train_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        vars(net)["iterator_train"] = self.iterator_
-        self._remember(net)
-
-    def on_batch_begin(
-        self, net: NeuralNet, batch: Any = None, training: Any = None, **kwargs: Any
-    ) -> None:
-        if not training:
-            return
-        if not self.steps_:
-            _materialise(net, batch)
-        if len(self.steps_) % self.every_ == 0:
-            self._remember(net)
-        parameters = list(_trainable(net).values())
-        self.sizes_ = [p.numel() for p in parameters]
-        samples, self.seen_[:] = list(self.seen_), []
-        options = read_options(net.optimizer_, parameters)
-        self.steps_.append(Step(samples, options, _rng_states(net.device)))
-
-    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        self.epoch_ends_.append(len(self.steps_))
-
-    def _iterator(self, original: Any, dataset: Any, **kwargs: Any) -> Any:
-        loader = original(_Watched(dataset, self.seen_), **kwargs)
-        self.collate_ = loader.collate_fn
-        return loader
-
-    def _remember(self, net: NeuralNet) -> None:
-        state = _read_state(net, self.optimizer_.slot_names, len(self.steps_))
-        self.states_[state.n_steps] = state
-        size = (1 + len(state.slots)) * state.theta.nbytes
-        if len(self.states_) * size > self.max_memory:
-            self.every_ *= 2
-            self.states_ = {
-                n: s for n, s in self.states_.items() if n % self.every_ == 0
-            }
-
-
-class _Watched(Dataset):
-    """A data set that notes which samples are asked for."""
-
-    def __init__(self, dataset: Any, seen: list[int]) -> None:
-        self.dataset = dataset
-        self.seen = seen
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, number: int) -> Any:
-        self.seen.append(int(number))
-        return self.dataset[number]
-
-
-def _materialise(net: NeuralNet, batch: Any) -> None:
-    """Let lazy modules make their parameters, which the first step starts from."""
-    training = net.module_.training
-    net.module_.eval()
-    with torch.no_grad():
-        net.infer(to_tensor(batch[0], device=net.device))
-    net.module_.train(training)
-
-
-def _trainable(net: NeuralNet) -> dict[str, Tensor]:
-    return {k: p for k, p in net.module_.named_parameters() if p.requires_grad}
-
-
-def _read_state(
-    net: NeuralNet, slot_names: tuple[str, ...], n_steps: int
-) -> OptimizerState:
-    parameters = list(_trainable(net).values())
-
-    def slot(name: str) -> Tensor:
-        values = [net.optimizer_.state.get(p, {}).get(name) for p in parameters]
-        return torch.cat(
-            [
-                (torch.zeros_like(p) if v is None else v).detach().reshape(-1)
-                for p, v in zip(parameters, values, strict=True)
-            ]
-        )
-
-    theta = torch.cat([p.detach().reshape(-1) for p in parameters])
-    return OptimizerState(theta, tuple(map(slot, slot_names)), n_steps)
-
-
-def _rng_states(device: Any) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    if device is not None and torch.device(device).type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
-
-
 def trajectory_scores(
     net: FunctionalNet,
     recorder: TrajectoryRecorder,
@@ -382,18 +233,13 @@ def trajectory_scores(
         See `Trajectory`.
     thetas : mapping of int to Tensor of shape (n_parameters,)
         Parameters known from elsewhere, by the number of steps taken; the replay is
-        held against them too.
+        held against them too, and a ValueError says where it deviates.
     on_step : callable
         Called after every step backwards.
 
     Returns
     -------
     ndarray of shape (n_columns, n_samples), dtype float64
-
-    Raises
-    ------
-    ValueError
-        If the steps, repeated, do not lead where the training went.
     """
     replay = _Replay(net, recorder, samples, smoothing, thetas)
     last = max(gradients)
@@ -440,10 +286,7 @@ class _Replay:
     def step_back(self, n: int, adjoint: _Adjoint) -> tuple[_Adjoint, np.ndarray]:
         """Take the adjoint from after step n to before it.
 
-        Returns
-        -------
-        adjoint : _Adjoint
-        derivatives : ndarray of shape (n_samples_of_step, n_columns)
+        Also return the derivatives by the weights, (n_samples_of_step, n_columns).
         """
         state = self._state_before(n)
         theta, weights, gradient = self._gradient(n, state, create_graph=True)
@@ -499,7 +342,7 @@ class _Replay:
         theta = state.theta.clone().requires_grad_()
         weights = torch.ones(len(step.samples), dtype=theta.dtype, device=theta.device)
         weights.requires_grad_()
-        with _rng(step.rng_states, self.net.device):
+        with generators_at(step.rng_states, self.net.device):
             loss = self.net.training_loss(theta, *self.net.to_device(batch), weights)
         (gradient,) = torch.autograd.grad(loss, theta, create_graph=create_graph)
         return theta, weights, gradient
@@ -555,14 +398,3 @@ class _Replay:
                 "augmentation or accumulated steps. Leave it out, or leave "
                 "engine=None for influence functions."
             )
-
-
-@contextmanager
-def _rng(states: list[Tensor], device: Any) -> Iterator[None]:
-    """Put torch's generators into a recorded state for the time of the block."""
-    devices = [torch.device(device)] if len(states) > 1 else []
-    with torch.random.fork_rng(devices=devices):
-        torch.set_rng_state(states[0])
-        if devices:
-            torch.cuda.set_rng_state(states[1], devices[0])
-        yield

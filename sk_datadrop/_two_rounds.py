@@ -40,7 +40,7 @@ from sk_datadrop._training import (
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What came out of one split.
+    """Everything that came out of one split.
 
     Attributes
     ----------
@@ -66,13 +66,10 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What all splits found about the samples.
+    """The findings of all splits about the samples.
 
-    Attributes
-    ----------
-    influence_per_view : ndarray of shape (n_views, n_samples), dtype float64
-        NaN where a view did not score a sample.
-    views : list of View
+    `influence_per_view`, (n_views, n_samples), is NaN where a view did not score a
+    sample.
     """
 
     influence_per_view: np.ndarray
@@ -91,16 +88,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Choice:
-    """Samples to keep.
-
-    Attributes
-    ----------
-    keep : ndarray of shape (n_samples,), dtype bool
-    cv_results : dict of str to ndarray, or None
-        What "auto" compared.
-    seconds : float
-        Time of its candidates.
-    """
+    """The samples to keep, (n_samples,); what "auto" compared, and how long it took."""
 
     keep: np.ndarray
     cv_results: dict[str, np.ndarray] | None = None
@@ -232,21 +220,7 @@ def store(
     choice: Choice,
     refit: Refit | None = None,
 ) -> Any:
-    """Set the fitted attributes of an estimator, and return it.
-
-    Parameters
-    ----------
-    owner : estimator
-    plan, results, evidence, choice
-        What the stages of the fit returned.
-    refit : Refit or None, default=None
-        Round 2, if there was one.
-
-    Returns
-    -------
-    estimator
-        The owner.
-    """
+    """Set the fitted attributes of an estimator, and return it."""
     codes, keep = plan.samples.codes, choice.keep
     owner.input_shape_ = plan.samples.X.shape[1:]
     if plan.classes is None or codes is None:

@@ -1,7 +1,7 @@
 """Controlled contamination of clean data, for experiments and tests.
 
-Every function copies what it is given and also returns which rows it touched,
-the truth against which precision and recall of a drop rule are measured.
+Every function copies what it is given and also returns which samples it touched, the
+truth against which precision and recall of a drop rule are measured.
 """
 
 import numpy as np
@@ -12,23 +12,22 @@ __all__ = ["corrupt_targets", "flip_labels"]
 
 
 def flip_labels(y, rate, *, kind="symmetric", random_state=None):
-    """Give a share of the rows a wrong label.
+    """Give a share of the samples a wrong label.
 
-    The rows are drawn evenly from all classes. Wrong labels of known rows are what
-    precision and recall of a drop rule are measured on.
+    Samples are drawn without regard to their class.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
         Labels of any dtype, at least two classes.
     rate : float in [0, 1]
-        Share of the rows whose label is changed, chosen without replacement.
+        Share of the samples whose label is changed.
     kind : {"symmetric", "pair"}, default="symmetric"
-        "symmetric" draws the wrong label evenly from the other classes;
-        "pair" takes the next class in sorted order (the last turns into the
-        first), the harder case: wrong labels of a class agree with each other.
+        "symmetric" draws the wrong label evenly from the other classes; "pair" uses
+        the next class in sorted order (the first after the last), the harder case:
+        wrong labels of a class agree with each other.
     random_state : int, RandomState instance or None, default=None
-        Chooses the rows and the labels.
+        Chooses the samples and the labels.
 
     Returns
     -------
@@ -36,11 +35,6 @@ def flip_labels(y, rate, *, kind="symmetric", random_state=None):
         Labels with ``round(rate * n_samples)`` of them wrong.
     touched : ndarray of shape (n_samples,), dtype bool
         True where the label was changed.
-
-    Raises
-    ------
-    ValueError
-        If `rate` or `kind` is out of range or `y` has fewer than two classes.
 
     See Also
     --------
@@ -72,22 +66,21 @@ def flip_labels(y, rate, *, kind="symmetric", random_state=None):
 def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
     """Spoil a share of the target images.
 
-    Errors as they happen to pairs of images: of the transfer curve, of the
-    registration, of the sign, of the focus.
+    Pairs of images suffer such errors in practice.
 
     Parameters
     ----------
     y : array-like of shape (n_samples, ..., height, width), dtype float
         Target images with values in [0, 1].
     rate : float in [0, 1]
-        Share of the rows that are changed, chosen without replacement.
+        Share of the samples that are changed.
     kind : {"gamma", "shift", "invert", "blur"}, default="gamma"
-        "gamma" raises the values to the power 2.2, as a transfer curve
-        applied twice does; "shift" moves the image by (2, 2) pixels, around
-        the edges; "invert" replaces a value v by 1 - v; "blur" takes the focus
-        off, by a Gaussian of standard deviation 1.5 pixels.
+        "gamma" raises the values to the power 2.2, as a transfer curve applied twice
+        does; "shift" moves the image by (2, 2) pixels, around the edges; "invert"
+        replaces a value v by 1 - v; "blur" is Gaussian, with a standard deviation of
+        1.5 pixels.
     random_state : int, RandomState instance or None, default=None
-        Chooses the rows.
+        Chooses the samples.
 
     Returns
     -------
@@ -95,12 +88,6 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
         Targets with ``round(rate * n_samples)`` of them spoiled.
     touched : ndarray of shape (n_samples,), dtype bool
         True where the target was changed.
-
-    Raises
-    ------
-    ValueError
-        If `rate` or `kind` is out of range, `y` has fewer than three dimensions, is
-        not of a float dtype or holds values outside [0, 1].
 
     See Also
     --------

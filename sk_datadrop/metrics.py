@@ -19,7 +19,7 @@ __all__ = [
 def mean_squared_error(y_true, y_pred):
     """Mean of the squared differences over all elements.
 
-    Over the rows and all that a target consists of: an image counts by its pixels.
+    An image counts by its pixels.
 
     Parameters
     ----------
@@ -30,11 +30,6 @@ def mean_squared_error(y_true, y_pred):
     -------
     float
         Mean squared error, in squared target units.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
 
     See Also
     --------
@@ -54,8 +49,7 @@ def mean_squared_error(y_true, y_pred):
 def peak_signal_noise_ratio(y_true, y_pred, *, data_range=1.0):
     """Peak signal-to-noise ratio, the mean over the samples.
 
-    The logarithm is taken per sample, as is usual for images, so that a few images
-    that went wrong do not decide.
+    Each sample has its own logarithm, so that a few bad images do not decide.
 
     Parameters
     ----------
@@ -69,11 +63,6 @@ def peak_signal_noise_ratio(y_true, y_pred, *, data_range=1.0):
     float
         Mean over the samples of ``10 log10(data_range**2 / mse)``, in decibel;
         infinite if a sample is met exactly.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
 
     See Also
     --------
@@ -95,11 +84,10 @@ def peak_signal_noise_ratio(y_true, y_pred, *, data_range=1.0):
 def r2_score(y_true, y_pred):
     """Coefficient of determination, weighting each element by its variance.
 
-    One minus the total squared error over the total squared deviation from the
-    mean target. For 1-D targets the same as scikit-learn's ``r2_score``, else as
-    ``multioutput="variance_weighted"`` on flattened targets, as long as every element
-    varies: the error of one that does not (a black corner of all images) counts here
-    as any other, where scikit-learn leaves it out.
+    One minus the total squared error over the total squared deviation from the mean
+    target, as scikit-learn's ``r2_score(..., multioutput="variance_weighted")`` of
+    flattened targets. The error of an element that does not vary (a black corner of
+    all images) counts here as any other; scikit-learn leaves it out.
 
     Parameters
     ----------
@@ -111,11 +99,6 @@ def r2_score(y_true, y_pred):
     float
         1.0 at best; 0.0 for the mean target as prediction. With constant
         targets 1.0 if they are met and 0.0 if not.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
 
     See Also
     --------
@@ -137,8 +120,7 @@ def r2_score(y_true, y_pred):
 
 
 def _as_equal_shapes(y_true, y_pred):
-    y_true = np.asarray(y_true, dtype=np.float64)
-    y_pred = np.asarray(y_pred, dtype=np.float64)
+    y_true, y_pred = (np.asarray(y, dtype=np.float64) for y in (y_true, y_pred))
     if y_true.shape != y_pred.shape:
         raise ValueError(
             f"y_true has shape {y_true.shape} and y_pred {y_pred.shape}; they must "

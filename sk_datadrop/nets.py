@@ -9,36 +9,27 @@ from torch import nn
 
 __all__ = ["DnCNN", "SmallCNN"]
 
-_LAZY_CONVOLUTION: dict[int, type[nn.Module]] = {
-    1: nn.LazyConv1d,
-    2: nn.LazyConv2d,
-    3: nn.LazyConv3d,
+_LAYERS: dict[int, tuple[type[nn.Module], ...]] = {
+    1: (nn.LazyConv1d, nn.LazyBatchNorm1d, nn.MaxPool1d),
+    2: (nn.LazyConv2d, nn.LazyBatchNorm2d, nn.MaxPool2d),
+    3: (nn.LazyConv3d, nn.LazyBatchNorm3d, nn.MaxPool3d),
 }
-_LAZY_BATCH_NORM: dict[int, type[nn.Module]] = {
-    1: nn.LazyBatchNorm1d,
-    2: nn.LazyBatchNorm2d,
-    3: nn.LazyBatchNorm3d,
-}
-_MAX_POOL: dict[int, type[nn.Module]] = {
-    1: nn.MaxPool1d,
-    2: nn.MaxPool2d,
-    3: nn.MaxPool3d,
-}
+"""Convolution, batch normalisation and pooling, by number of dimensions."""
 
 
 class SmallCNN(nn.Module):
     """Convolutions with pooling, one hidden layer, one output layer.
 
-    The number of input channels and of features is read off the first batch,
-    so the same class serves any image size and, with ``n_dims=1``, signals.
+    It reads the number of input channels and of features off the first batch, so the
+    same class serves images of any size and, with ``n_dims=1``, signals.
 
     Parameters
     ----------
     n_outputs : int, default=10
         Width of the output layer: the number of classes, or of targets.
     channels : tuple of int, default=(16, 32)
-        Output channels of the convolutions. Each has kernel 3 and is followed
-        by max-pooling over 2 and a ReLU.
+        Output channels of the convolutions, each with kernel 3 and followed by
+        max-pooling over 2 and a ReLU.
     n_hidden : int, default=64
         Width of the hidden linear layer.
     batch_norm : bool, default=False
@@ -46,11 +37,6 @@ class SmallCNN(nn.Module):
     n_dims : {1, 2, 3}, default=2
         Number of spatial dimensions: 1 for signals (N, C, L), 2 for images
         (N, C, H, W), 3 for volumes (N, C, D, H, W).
-
-    Raises
-    ------
-    ValueError
-        If `n_dims` is not 1, 2 or 3.
 
     See Also
     --------
@@ -60,8 +46,6 @@ class SmallCNN(nn.Module):
     --------
     >>> import torch
     >>> from sk_datadrop.nets import SmallCNN
-    >>> SmallCNN(n_outputs=3)(torch.zeros(5, 1, 28, 28)).shape
-    torch.Size([5, 3])
     >>> SmallCNN(n_outputs=3, n_dims=1)(torch.zeros(5, 2, 40)).shape
     torch.Size([5, 3])
     """
@@ -75,15 +59,16 @@ class SmallCNN(nn.Module):
         n_dims: int = 2,
     ) -> None:
         super().__init__()
-        if n_dims not in _LAZY_CONVOLUTION:
+        if n_dims not in _LAYERS:
             raise ValueError(f"n_dims must be 1, 2 or 3; got {n_dims!r}.")
+        convolution, normalisation, pooling = _LAYERS[n_dims]
         layers: list[nn.Module] = []
         for width in channels:
-            layers.append(_LAZY_CONVOLUTION[n_dims](width, kernel_size=3, padding=1))
+            layers.append(convolution(width, kernel_size=3, padding=1))
             if batch_norm:
-                layers.append(_LAZY_BATCH_NORM[n_dims]())
+                layers.append(normalisation())
             # Pooling first leaves the ReLU less to do, and commutes with it.
-            layers += [_MAX_POOL[n_dims](2), nn.ReLU()]
+            layers += [pooling(2), nn.ReLU()]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
             nn.Flatten(),
@@ -115,19 +100,17 @@ class SmallCNN(nn.Module):
         --------
         >>> import torch
         >>> from sk_datadrop.nets import SmallCNN
-        >>> SmallCNN(n_outputs=4, channels=(8,)).forward(torch.zeros(2, 3, 8, 8)).shape
+        >>> SmallCNN(n_outputs=4).forward(torch.zeros(2, 3, 8, 8)).shape
         torch.Size([2, 4])
         """
-        if X.ndim == 4:
-            X = _channels_last(X)
+        X = _channels_last(X) if X.ndim == 4 else X
         return self.classifier(self.features(X))
 
 
 class DnCNN(nn.Module):
     """Residual denoiser: the input minus a learned estimate of its noise.
 
-    A small version of the net of the paper: the number of layers and their width are
-    parameters, and it takes images of any size.
+    A small version of the net of the paper, for images of any size.
 
     Parameters
     ----------
@@ -138,14 +121,8 @@ class DnCNN(nn.Module):
     n_channels : int, default=1
         Channels of the images.
     batch_norm : bool, default=False
-        Whether the inner convolutions are followed by batch normalisation, as
-        in the paper; without it small nets train faster and need no
-        statistics.
-
-    Raises
-    ------
-    ValueError
-        If `depth` is below 2.
+        Whether the inner convolutions are followed by batch normalisation, as in the
+        paper; without it small nets train faster and need no statistics.
 
     See Also
     --------
@@ -176,23 +153,22 @@ class DnCNN(nn.Module):
             raise ValueError(f"depth must be at least 2; got {depth!r}.")
         layers: list[nn.Module] = [nn.Conv2d(n_channels, width, 3, padding=1)]
         for _ in range(depth - 2):
-            layers.append(nn.ReLU())
-            layers.append(nn.Conv2d(width, width, 3, padding=1, bias=not batch_norm))
+            inner = nn.Conv2d(width, width, 3, padding=1, bias=not batch_norm)
+            layers += [nn.ReLU(), inner]
             if batch_norm:
                 layers.append(nn.BatchNorm2d(width))
-        layers.append(nn.ReLU())
-        layers.append(nn.Conv2d(width, n_channels, 3, padding=1))
+        layers += [nn.ReLU(), nn.Conv2d(width, n_channels, 3, padding=1)]
         self.noise = nn.Sequential(*layers)
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         """Return the denoised images.
 
-        The convolutions estimate the noise, which is taken from the input.
+        The convolutions estimate the noise, which is subtracted from the input.
 
         Parameters
         ----------
-        X : torch.Tensor of shape (n_samples, n_channels, height, width)
-            Noisy images, dtype float.
+        X : torch.Tensor of shape (n_samples, n_channels, height, width), dtype float
+            Noisy images.
 
         Returns
         -------
@@ -217,10 +193,8 @@ class DnCNN(nn.Module):
 def _channels_last(X: torch.Tensor) -> torch.Tensor:
     """Lay images out channels last: on a CPU max-pooling is then five times faster.
 
-    An explicit copy, as with one channel torch takes both layouts for the same and
-    goes on with the slow one.
+    The copy is explicit: with one channel torch sees no difference between the layouts
+    and goes on with the slow one.
     """
-    rows_columns_channels = X.permute(0, 2, 3, 1)
-    return rows_columns_channels.clone(memory_format=torch.contiguous_format).permute(
-        0, 3, 1, 2
-    )
+    X = X.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+    return X.permute(0, 3, 1, 2)

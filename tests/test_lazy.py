@@ -33,7 +33,7 @@ from sk_datadrop import (
     influence_report,
     influence_scores,
 )
-from sk_datadrop._rows import MemoryMap, as_rows, chunks
+from sk_datadrop._lazy import MemoryMap, as_lazy, chunks, for_training
 from sk_datadrop.nets import DnCNN, SmallCNN
 
 NAMES = np.array(list("abcdefghij"))
@@ -80,17 +80,17 @@ def memory_map(array, path):
 
 
 class Items(Dataset):
-    """What the function makes of each number of a row."""
+    """Data set whose items are what a function returns for their numbers."""
 
-    def __init__(self, n_rows, item):
-        self.n_rows = n_rows
+    def __init__(self, n_samples, item):
+        self.n_samples = n_samples
         self.item = item
 
     def __len__(self):
-        return self.n_rows
+        return self.n_samples
 
-    def __getitem__(self, row):
-        return self.item(row)
+    def __getitem__(self, number):
+        return self.item(number)
 
 
 CLASSIFICATION = {
@@ -164,7 +164,7 @@ def test_regressor_sees_what_it_sees_of_arrays(kind, pairs, tmp_path):
     )
 
 
-def test_auto_trials_read_data_sets(pairs, tmp_path):
+def test_candidates_of_auto_read_data_sets(pairs, tmp_path):
     X, y = pairs
     y = np.where(np.arange(len(y))[:, None, None, None] < 16, 5 - y, y)
     expected = denoiser(drop_fraction="auto").fit(X, y)
@@ -176,12 +176,12 @@ def test_auto_trials_read_data_sets(pairs, tmp_path):
     )
 
 
-def test_rows_held_out_by_the_user(digits):
+def test_samples_held_out_by_the_user(digits):
     X, y = digits
     expected = classifier().fit(X[50:], y[50:], X_val=X[:50], y_val=y[:50])
     data = TensorDataset(*map(torch.tensor, (X, y)))
-    rows = DatasetRows(data)
-    model = classifier().fit(rows[50:], X_val=rows[:50])
+    samples = DatasetRows(data)
+    model = classifier().fit(samples[50:], X_val=samples[:50])
     np.testing.assert_array_equal(model.influence_, expected.influence_)
 
 
@@ -198,7 +198,7 @@ def test_targets_are_those_of_the_items():
     assert DatasetRows(data).targets.tolist() == [0, 1, 0, 1, 0, 1]
 
 
-def test_lists_of_targets_are_taken_where_they_are_the_same():
+def test_lists_of_targets_are_used_where_they_are_the_same():
     data = TensorDataset(torch.zeros(4, 2), torch.arange(4))
     part = Subset(Subset(data, [3, 1, 0]), [2, 0])
     assert DatasetRows(part)[::-1].targets.tolist() == [3, 0]
@@ -207,29 +207,29 @@ def test_lists_of_targets_are_taken_where_they_are_the_same():
 def test_image_targets_in_another_order(pairs):
     X, y = pairs
     order = np.random.default_rng(0).permutation(len(X))
-    rows = DatasetRows(TensorDataset(*map(torch.tensor, (X, y))))
+    samples = DatasetRows(TensorDataset(*map(torch.tensor, (X, y))))
     expected = denoiser().fit(X, y[order])
-    model = denoiser().fit(rows, rows.targets[order])
+    model = denoiser().fit(samples, samples.targets[order])
     np.testing.assert_array_equal(model.influence_, expected.influence_)
 
 
 def test_targets_of_a_data_set_for_arrays(pairs):
     X, y = pairs
-    rows = DatasetRows(TensorDataset(*map(torch.tensor, (X, y))))
+    samples = DatasetRows(TensorDataset(*map(torch.tensor, (X, y))))
     np.testing.assert_array_equal(
-        denoiser().fit(X, rows.targets).influence_, denoiser().fit(X, y).influence_
+        denoiser().fit(X, samples.targets).influence_, denoiser().fit(X, y).influence_
     )
 
 
-def test_part_of_augmented_rows_stays_augmented(digits):
+def test_part_of_augmented_samples_stays_augmented(digits):
     X, y = digits
     plain = TensorDataset(*map(torch.tensor, (X, y)))
-    rows = DatasetRows(
+    samples = DatasetRows(
         plain, augmented=TensorDataset(torch.tensor(X + 1), plain.tensors[1])
     )
-    for subset in Subset(rows, [5, 2]), Subset(Subset(rows, [2, 7, 5]), [2, 0]):
-        part = as_rows(subset)
-        np.testing.assert_array_equal(part.for_training()[1][0], X[2] + 1)
+    for subset in Subset(samples, [5, 2]), Subset(Subset(samples, [2, 7, 5]), [2, 0]):
+        part = as_lazy(subset)
+        np.testing.assert_array_equal(for_training(part)[1][0], X[2] + 1)
         assert part.targets.tolist() == y[[5, 2]].tolist()
 
 
@@ -244,18 +244,18 @@ def test_a_subset_of_the_user_keeps_its_items(digits):
 
     X, y = digits
     data = TensorDataset(*map(torch.tensor, (X, y)))
-    for rows in Subset(data, [2, 5]), DatasetRows(data):
-        part = as_rows(Subset(Negated(rows, [1, 0]), [1]))
-        np.testing.assert_array_equal(part[0][0], -rows[0][0])
+    for samples in Subset(data, [2, 5]), DatasetRows(data):
+        part = as_lazy(Subset(Negated(samples, [1, 0]), [1]))
+        np.testing.assert_array_equal(part[0][0], -samples[0][0])
 
 
-def test_targets_read_with_their_rows_keep_their_dtype(pairs):
+def test_targets_read_with_their_samples_keep_their_dtype(pairs):
     targets = DatasetRows(TensorDataset(*map(torch.tensor, pairs))).targets
     assert np.asarray(targets).dtype == np.float32
     assert np.asarray(targets, dtype=np.float64).dtype == np.float64
 
 
-def test_validation_rows_of_round_two_are_not_augmented(digits):
+def test_validation_samples_of_round_two_are_not_augmented(digits):
     X, y = digits
     seen = []
 
@@ -264,19 +264,19 @@ def test_validation_rows_of_round_two_are_not_augmented(digits):
         return X[i], y[i]
 
     plain = TensorDataset(*map(torch.tensor, (X, y)))
-    rows = DatasetRows(plain, augmented=Items(len(X), item))
+    samples = DatasetRows(plain, augmented=Items(len(X), item))
     model = classifier(cv=0.5, drop_fraction=0.0)
     model.set_params(
         estimator__train_split=ValidSplit(4), estimator__callbacks=[EarlyStopping()]
     )
-    model.fit(rows, y)
-    # Two epochs of half of the rows, and of three quarters.
+    model.fit(samples, y)
+    # Two epochs of half of the samples, and of three quarters.
     assert len(seen) == 2 * 100 + 2 * 150
     assert model.estimator_.train_split.cv == 4
 
 
 @pytest.mark.parametrize("part", [False, True])
-def test_validation_rows_of_another_data_set_stay_as_they_are(digits, part):
+def test_validation_samples_of_another_data_set_stay_as_they_are(digits, part):
     X, y = digits
     data = TensorDataset(*map(torch.tensor, (X, y)))
     other = TensorDataset(*map(torch.tensor, (1 - X, y)))
@@ -288,8 +288,8 @@ def test_validation_rows_of_another_data_set_stay_as_they_are(digits, part):
     )
     model.fit(DatasetRows(data, augmented=data))
     losses = model.estimator_.history[:, "valid_loss"]
-    rows, labels = zip(*other, strict=True)
-    proba = model.estimator_.predict_proba(torch.stack(rows))
+    samples, labels = zip(*other, strict=True)
+    proba = model.estimator_.predict_proba(torch.stack(samples))
     assert losses[-1] == pytest.approx(log_loss(labels, proba, labels=range(10)), 1e-4)
 
 
@@ -304,9 +304,9 @@ def test_changes_to_a_copy_on_write_reach_workers(digits, tmp_path):
 
 def test_labels_on_disk_keep_their_dtype(digits, tmp_path):
     X, y = digits
-    rows = memory_map(X, tmp_path / "X.npy")
+    samples = memory_map(X, tmp_path / "X.npy")
     labels = memory_map(2**25 + y, tmp_path / "y.npy")
-    classes = classifier().fit(rows, labels).classes_
+    classes = classifier().fit(samples, labels).classes_
     assert classes.tolist() == np.unique(2**25 + y).tolist()
 
 
@@ -326,10 +326,10 @@ def test_memory_map_goes_through_the_data_set_class_of_a_net(digits, tmp_path):
 
 def test_search_without_y(digits):
     X, y = digits
-    rows = DatasetRows(TensorDataset(*map(torch.tensor, (X, y))))
+    samples = DatasetRows(TensorDataset(*map(torch.tensor, (X, y))))
     grid = {"drop_fraction": [0.0, 0.2]}
     folds = KFold(2)
-    found = GridSearchCV(classifier(), grid, cv=folds).fit(rows)
+    found = GridSearchCV(classifier(), grid, cv=folds).fit(samples)
     expected = GridSearchCV(classifier(), grid, cv=folds).fit(X, y)
     np.testing.assert_array_equal(
         found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
@@ -343,17 +343,17 @@ def test_memory_maps_of_rare_dtypes(kind, digits, tmp_path):
     np.testing.assert_array_equal(found.influence_, classifier().fit(X, y).influence_)
 
 
-def test_bad_rows_are_not_predicted(digits, tmp_path):
+def test_bad_samples_are_not_predicted(digits, tmp_path):
     X, y = digits
     model = classifier().fit(X, y)
     bad = X.astype(np.float64)
     bad[3, 0, 1, 1] = 1e300
-    for rows in (memory_map(bad, tmp_path / "X.npy"), Items(9, lambda i: bad[i])):
+    for samples in (memory_map(bad, tmp_path / "X.npy"), Items(9, lambda i: bad[i])):
         with pytest.raises(ValueError, match="infinity"):
-            model.predict(rows)
+            model.predict(samples)
 
 
-def test_augmented_rows_are_for_training_only(digits):
+def test_augmented_samples_are_for_training_only(digits):
     X, y = digits
     plain = TensorDataset(*map(torch.tensor, (X, y)))
     seen = {"plain": 0, "augmented": 0}
@@ -362,15 +362,15 @@ def test_augmented_rows_are_for_training_only(digits):
         seen[kind] += 1
         return X[i], y[i]
 
-    rows = DatasetRows(
+    samples = DatasetRows(
         Items(len(X), lambda i: item(i, "plain")),
         augmented=Items(len(X), lambda i: item(i, "augmented")),
     )
-    model = classifier(cv=0.5).fit(rows, y)
+    model = classifier(cv=0.5).fit(samples, y)
     np.testing.assert_array_equal(
         model.influence_, classifier(cv=0.5).fit(plain).influence_
     )
-    # Two epochs of a half of the rows, and of those kept.
+    # Two epochs of a half of the samples, and of those kept.
     assert seen["augmented"] == 2 * 100 + 2 * len(model.sample_indices_)
 
 
@@ -380,10 +380,10 @@ def test_random_augmentation_is_seeded(digits):
     def noisy(i):
         return torch.as_tensor(X[i]) + 0.1 * torch.randn(1, 8, 8), y[i]
 
-    rows = DatasetRows(
+    samples = DatasetRows(
         TensorDataset(*map(torch.tensor, (X, y))), augmented=Items(len(X), noisy)
     )
-    first, again = (classifier().fit(rows) for _ in range(2))
+    first, again = (classifier().fit(samples) for _ in range(2))
     np.testing.assert_array_equal(first.influence_, again.influence_)
     assert not np.array_equal(first.influence_, classifier().fit(X, y).influence_)
 
@@ -392,8 +392,8 @@ def test_search_cuts_rows(digits):
     X, y = digits
     grid = {"drop_fraction": [0.0, 0.2]}
     found, expected = (
-        GridSearchCV(classifier(), grid, cv=2).fit(rows, y)
-        for rows in (DatasetRows(TensorDataset(*map(torch.tensor, (X, y)))), X)
+        GridSearchCV(classifier(), grid, cv=2).fit(samples, y)
+        for samples in (DatasetRows(TensorDataset(*map(torch.tensor, (X, y)))), X)
     )
     for name in ("split0_test_score", "split1_test_score"):
         np.testing.assert_array_equal(
@@ -429,14 +429,14 @@ def test_edges_take_data_sets(digits):
     curves = [
         drop_curve(
             classifier(),
-            rows,
+            samples,
             target,
             fractions=[0.1],
             n_repeats=1,
             cv=2,
             random_state=0,
         )
-        for rows, target in ((data, None), (X, y))
+        for samples, target in ((data, None), (X, y))
     ]
     np.testing.assert_array_equal(curves[0].dropout, curves[1].dropout)
 
@@ -445,8 +445,8 @@ def test_memory_knows_data_sets_by_content(digits, tmp_path):
     X, y = digits
     trainings = []
 
-    def fit(*rows):
-        model = classifier(memory=str(tmp_path / "memory")).fit(*rows)
+    def fit(*samples):
+        model = classifier(memory=str(tmp_path / "memory")).fit(*samples)
         trainings.append(model.timings_["round_one"])
         return model
 
@@ -480,22 +480,22 @@ def test_memory_map_goes_to_other_processes_by_name(tmp_path):
     )
 
 
-def test_chunks_are_all_rows():
-    rows = np.arange(3 * 2**22, dtype=np.float64).reshape(-1, 2**20)
-    parts = list(chunks(rows))
+def test_chunks_are_all_samples():
+    samples = np.arange(3 * 2**22, dtype=np.float64).reshape(-1, 2**20)
+    parts = list(chunks(samples))
     assert len(parts) == 6
-    assert joblib_hash(np.concatenate(parts)) == joblib_hash(rows)
+    assert joblib_hash(np.concatenate(parts)) == joblib_hash(samples)
 
 
 def test_workers_read_memory_maps(digits, tmp_path):
     X, y = digits
-    rows = memory_map(X, tmp_path / "X.npy")
-    model = classifier(n_jobs=2).fit(rows, y)
+    samples = memory_map(X, tmp_path / "X.npy")
+    model = classifier(n_jobs=2).fit(samples, y)
     np.testing.assert_array_equal(model.influence_, classifier().fit(X, y).influence_)
 
 
 @pytest.mark.parametrize(
-    ("rows", "y", "message"),
+    ("samples", "y", "message"),
     [
         (Items(9, lambda i: np.zeros(2)), np.arange(8) % 2, "inconsistent"),
         (Items(9, lambda i: np.zeros(2)), None, "no targets among them. Pass y"),
@@ -507,9 +507,9 @@ def test_workers_read_memory_maps(digits, tmp_path):
         (Items(9, lambda i: (np.ones(2) * 1j, i % 2)), None, "real numbers"),
     ],
 )
-def test_unfit_data_sets_are_refused(rows, y, message):
+def test_unfit_data_sets_are_refused(samples, y, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        classifier().fit(rows, y)
+        classifier().fit(samples, y)
 
 
 def test_memory_map_with_nan_is_refused(digits, tmp_path):
@@ -536,11 +536,11 @@ def test_data_set_without_length_is_refused():
     with pytest.raises(TypeError, match="length and items by number"):
         DatasetRows(Stream())
     data = TensorDataset(torch.zeros(3))
-    with pytest.raises(ValueError, match="got 2 and 3 rows"):
+    with pytest.raises(ValueError, match="got 2 and 3 samples"):
         DatasetRows(data, augmented=Subset(data, [0, 1]))
 
 
-def test_replay_of_augmented_rows_is_refused(digits):
+def test_replay_of_augmented_samples_is_refused(digits):
     data = TensorDataset(*map(torch.tensor, digits))
     with pytest.raises(ValueError, match="Leave augmented out"):
         classifier(engine=Trajectory()).fit(DatasetRows(data, augmented=data))
@@ -550,7 +550,7 @@ MEMORY_LIMIT = """
 import resource, sys
 import numpy as np, torch
 from skorch import NeuralNetRegressor
-from sk_datadrop import DataDropoutRegressor, GaussNewton
+from sk_datadrop import DataDropoutRegressor, GaussNewton, InfluenceFunctions
 
 torch.set_num_threads(1)
 
@@ -568,7 +568,7 @@ def status(name):
 net = NeuralNetRegressor(Net, max_epochs=1, lr=0.1, batch_size=16, verbose=0)
 few = GaussNewton(n_samples=32, max_memory=1e7)
 model = DataDropoutRegressor(
-    net, cv=0.5, drop_fraction=0.1, curvature=few, random_state=0
+    net, cv=0.5, drop_fraction=0.1, engine=InfluenceFunctions(few), random_state=0
 )
 small = np.random.default_rng(0).random((40, 8), dtype=np.float32)
 model.fit(small, small)  # whatever is loaded at the first fit
@@ -617,5 +617,5 @@ def test_memory_stays_flat(tmp_path):
     assert n_dropped == 80
     assert times_allowed > 4
     assert grown < allowed
-    # The limit is one: rows in memory do not fit.
+    # The limit is one: samples in memory do not fit.
     assert "MemoryError" in run("load").stderr

@@ -1,4 +1,4 @@
-"""The cv grammar."""
+"""What cv may be, and the samples that each split trains on and holds out."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ X = np.zeros((50, 2))
 CLASSES = np.array(["cat", "dog"])
 
 
-def test_folds_hold_every_row_out_once_and_keep_the_class_mix():
+def test_folds_hold_every_sample_out_once_and_keep_the_class_mix():
     splits = held_out_splits(5, X, Y, classes=CLASSES, random_state=0)
     held_out = np.concatenate([split.held_out for split in splits])
     np.testing.assert_array_equal(np.sort(held_out), np.arange(50))
@@ -35,16 +35,17 @@ def test_float_holds_out_one_share():
     assert len(held_out_splits(0.2, X, Y, random_state=0)[0].held_out) == 10
 
 
-def test_splitter_and_iterable_are_taken_as_they_are():
+def test_a_splitter_and_an_iterable_split_as_they_say():
     splitter = KFold(3)
     for cv in (splitter, list(splitter.split(X))):
         splits = held_out_splits(cv, X, Y, random_state=0)
-        for split, (_, held_out) in zip(splits, splitter.split(X), strict=True):
+        for split, (train, held_out) in zip(splits, splitter.split(X), strict=True):
+            np.testing.assert_array_equal(split.train, train)
             np.testing.assert_array_equal(split.held_out, held_out)
 
 
 class Halves:
-    """Takes what it needs and no groups."""
+    """A splitter with an argument of its own, and none named groups."""
 
     def split(self, X, y, classes=0):
         return [(np.arange(classes + 20, 50), np.arange(classes, classes + 20))]
@@ -62,9 +63,10 @@ def test_splitters_get_what_is_given_for_them():
         assert not np.intersect1d(groups[split.train], groups[split.held_out]).size
 
 
-def test_masks_are_taken_as_rows():
+def test_masks_name_samples():
     mask = np.arange(50) % 2 == 0
     (split,) = held_out_splits([(mask, ~mask)], X, Y, random_state=0)
+    np.testing.assert_array_equal(split.train, np.arange(0, 50, 2))
     np.testing.assert_array_equal(split.held_out, np.arange(1, 50, 2))
 
 
@@ -77,25 +79,25 @@ def test_masks_are_taken_as_rows():
         ("five", "cv must be a number of folds"),
         (None, "cv must be a number of folds"),
         (True, "cv must be a number of folds"),
-        (11, "class 'dog' has 10 row"),
+        (11, "class 'dog' has 10 sample"),
         ([], "cv gives no split"),
         (
             [(np.arange(40), np.arange(40, 60))],
-            "cv names rows 40 to 59, but there are 50",
+            "cv names samples 40 to 59, but there are 50",
         ),
-        ([(np.arange(50), np.arange(0))], "split 1 of cv holds out 0 row"),
+        ([(np.arange(50), np.arange(0))], "split 1 of cv holds out 0 sample"),
         ([(np.arange(0), np.arange(50))], "leaves none to train on"),
-        ([(np.arange(50), np.arange(10))], "trains on rows that it also holds out"),
-        ([(np.arange(40), np.arange(40, 50))], "trains on no row of class 'dog'"),
-        ([([0, 0, 1], [2, 3])], "names 1 of its rows more than once"),
-        ([([0, 1], [2, 2])], "names 1 of its rows more than once"),
+        ([(np.arange(50), np.arange(10))], "trains on samples that it also holds out"),
+        ([(np.arange(40), np.arange(40, 50))], "trains on no sample of class 'dog'"),
+        ([([0, 0, 1], [2, 3])], "names 1 of its samples more than once"),
+        ([([0, 1], [2, 2])], "names 1 of its samples more than once"),
         ([([0.5, 1.5], [2, 3])], "an array of shape .2,. and dtype float64"),
         ([([[0], [1]], [2, 3])], "an array of shape .2, 1. and dtype int64"),
         ([([True, False], [2, 3])], r"a mask of shape \(50,\)"),
         ([(["a"], ["b"])], "and dtype <U1"),
         ([(None, [1, 2])], "and dtype object"),
-        ([1, 2], "cv=list does not split the 50 rows into pairs"),
-        (0.99, "cv=0.99 does not split the 50 rows .* train set will be empty"),
+        ([1, 2], "cv=list does not split the 50 samples into pairs"),
+        (0.99, "cv=0.99 does not split the 50 samples .* train set will be empty"),
     ],
 )
 def test_bad_cv(cv, message):

@@ -1,6 +1,7 @@
 """Trainings: seeded, from scratch, scored at the right moment, left as found."""
 
 import pickle
+import random
 
 import joblib
 import numpy as np
@@ -8,16 +9,43 @@ import pytest
 import torch
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping
+from skorch.dataset import ValidSplit
 
-from sk_datadrop._rounds import seeded, train, train_round
+from sk_datadrop._samples import Samples
+from sk_datadrop._training import Recipe, seeded, train, train_watched
+
+RECIPE = Recipe("x", seed=0)
 
 
 def weights(net):
     return torch.cat([p.detach().reshape(-1) for p in net.module_.parameters()])
 
 
+def watched(net, samples, held_out):
+    """Return the trained net and the checkpoint of its best epoch."""
+    training = train_watched(net, samples, held_out, RECIPE, n_checkpoints=1)
+    (checkpoint,) = training.checkpoints
+    return training.net, checkpoint
+
+
 def held_out_losses(net):
     return np.array(net.history[:, "valid_loss"])
+
+
+def draws():
+    """Return the next number of each global generator."""
+    return float(torch.rand(())), np.random.rand(), random.random()
+
+
+@pytest.fixture
+def generators_untouched():
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    python_state = random.getstate()
+    yield
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
+    assert np.random.get_state()[2:] == numpy_state[2:]
+    assert random.getstate() == python_state
 
 
 @pytest.fixture
@@ -27,47 +55,52 @@ def overfitting(classifier):
     X = rng.normal(size=(60, 4)).astype(np.float32)
     y = rng.integers(3, size=60)
     net = classifier.set_params(max_epochs=12, lr=0.1, module__n_hidden=40)
-    return net, X[:40], y[:40], (X[40:], y[40:])
+    return net, Samples(X[:40], y[:40]), Samples(X[40:], y[40:])
 
 
 def test_same_seed_same_weights_and_other_seed_other_weights(classifier, blobs):
     def run(seed):
-        net = train(classifier, *blobs, validation=None, seed=seed, name="x")
-        return weights(net)
+        return weights(train(classifier, Samples(*blobs), Recipe("x", seed)))
 
     assert torch.equal(run(0), run(0))
     assert not torch.equal(run(0), run(1))
 
 
 def test_equals_plain_training_under_torch_manual_seed(classifier, blobs):
-    net = train(classifier, *blobs, validation=None, seed=3, name="x")
+    net = train(classifier, Samples(*blobs), Recipe("x", seed=3))
     with torch.random.fork_rng():
         torch.manual_seed(3)
         plain = classifier.set_params(train_split=None, verbose=0).fit(*blobs)
     assert torch.equal(weights(net), weights(plain))
 
 
+@pytest.mark.usefixtures("generators_untouched")
 def test_estimator_and_global_generators_are_untouched(classifier, blobs):
     before = joblib.hash(vars(classifier))
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
-    train_round(classifier, *blobs, blobs, n_checkpoints=1, seed=0, name="x")
+    watched(classifier, Samples(*blobs), Samples(*blobs))
     assert joblib.hash(vars(classifier)) == before
-    assert torch.equal(torch.get_rng_state(), torch_state)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
 
 
+@pytest.mark.usefixtures("generators_untouched")
+def test_every_global_generator_is_seeded():
+    def drawn(seed):
+        with seeded(seed, "cpu"):
+            return draws()
+
+    first, again, other = drawn(0), drawn(0), drawn(1)
+    assert first == again
+    assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.usefixtures("generators_untouched")
 def test_seeded_restores_the_generators_after_an_error():
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
-
     def fail():
         with seeded(0, "cpu"):
-            torch.rand(1), np.random.rand()
+            draws()
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
-    assert torch.equal(torch.get_rng_state(), torch_state)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state[1])
 
 
 @pytest.mark.parametrize(("device", "number"), [("cuda:1", 1), ("cuda", 0)])
@@ -87,47 +120,45 @@ def test_seeded_touches_no_other_device(device, number, monkeypatch):
     assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(5)))
 
 
-def test_the_trained_net_holds_no_rows_and_no_extra_callbacks(classifier, blobs):
+def test_the_trained_net_holds_no_samples_and_no_extra_callbacks(classifier, blobs):
     X, y = np.tile(blobs[0], (500, 1)), np.tile(blobs[1], 500)
-    classifier.set_params(max_epochs=1, batch_size=512)
-    net, _ = train_round(classifier, X, y, (X, y), n_checkpoints=1, seed=0, name="x")
+    classifier.set_params(
+        max_epochs=1, batch_size=512, train_split=ValidSplit(7), verbose=1
+    )
+    net, _ = watched(classifier, Samples(X, y), Samples(X, y))
     assert len(pickle.dumps(net)) < X.nbytes
     assert [name for name, _ in net.callbacks_] == [
         name for name, _ in classifier.get_default_callbacks()
     ]
-    assert net.train_split is classifier.train_split or net.train_split is not None
+    # That of the training held the samples: predefined_split.
+    assert isinstance(net.train_split, ValidSplit)
+    assert net.train_split.cv == 7
     assert net.callbacks is None
-    assert net.verbose == classifier.verbose
+    assert net.verbose == 1
 
 
 def test_checkpoint_is_that_of_the_lowest_held_out_loss(overfitting):
-    net, X, y, held_out = overfitting
-    trained, (checkpoint,) = train_round(
-        net, X, y, held_out, n_checkpoints=1, seed=0, name="x"
-    )
+    net, samples, held_out = overfitting
+    trained, checkpoint = watched(net, samples, held_out)
     losses = held_out_losses(trained)
     assert checkpoint.epoch == 1 + np.argmin(losses) < len(losses)
     trained.module_.load_state_dict(checkpoint.state_dict)
     trained.module_.eval()
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(
-            trained.module_(torch.as_tensor(held_out[0])), torch.as_tensor(held_out[1])
+            trained.module_(torch.as_tensor(held_out.X)), torch.as_tensor(held_out.y)
         )
     assert float(loss) == pytest.approx(losses.min(), rel=1e-5)
 
 
-def test_checkpoints_surround_the_lowest_held_out_loss(overfitting):
-    net, X, y, held_out = overfitting
-    trained, checkpoints = train_round(
-        net, X, y, held_out, n_checkpoints=3, seed=0, name="x"
-    )
-    best = 1 + np.argmin(held_out_losses(trained))
-    around = [e for e in (best - 1, best, best + 1) if 1 <= e <= 12]
-    epochs = [c.epoch for c in checkpoints]
-    assert best in epochs
-    assert set(around) <= set(epochs)
-    assert epochs == sorted(epochs)
-    assert len(epochs) <= 3
+@pytest.mark.parametrize("n_checkpoints", [1, 2, 3, 5])
+def test_checkpoints_surround_the_lowest_held_out_loss(overfitting, n_checkpoints):
+    training = train_watched(*overfitting, RECIPE, n_checkpoints=n_checkpoints)
+    best = 1 + np.argmin(held_out_losses(training.net))
+    first = max(best - (n_checkpoints - 1) // 2, 1)
+    epochs = [checkpoint.epoch for checkpoint in training.checkpoints]
+    assert epochs == list(range(first, min(first + n_checkpoints, 12 + 1)))
+    assert epochs[training.best] == best
 
 
 class NaNAtFirst(NeuralNetClassifier):
@@ -137,28 +168,29 @@ class NaNAtFirst(NeuralNetClassifier):
 
 
 def test_a_held_out_loss_of_nan_is_not_the_lowest(overfitting):
-    net, X, y, held_out = overfitting
+    net, samples, held_out = overfitting
     net = NaNAtFirst(**net.get_params(deep=False))
-    trained, (checkpoint,) = train_round(
-        net, X, y, held_out, n_checkpoints=1, seed=0, name="x"
-    )
+    trained, checkpoint = watched(net, samples, held_out)
     assert checkpoint.epoch == 1 + np.nanargmin(held_out_losses(trained)) > 1
 
 
-def test_early_stopping_sees_the_held_out_rows(overfitting):
-    net, X, y, held_out = overfitting
+def test_early_stopping_sees_the_held_out_samples(overfitting):
+    net, samples, held_out = overfitting
     net.set_params(max_epochs=50, callbacks=[EarlyStopping(patience=2)])
-    trained, _ = train_round(net, X, y, held_out, n_checkpoints=1, seed=0, name="x")
-    assert len(trained.history) < 50
+    trained, _ = watched(net, samples, held_out)
+    losses = held_out_losses(trained)
+    assert len(losses) == 1 + np.argmin(losses) + 2 < 50
+    n_seen = sum(trained.history[-1, "batches", :, "valid_batch_size"])
+    assert n_seen == len(held_out)
 
 
 def test_disabled_callbacks_do_not_matter(overfitting):
-    net, X, y, held_out = overfitting
-    options = {"n_checkpoints": 1, "seed": 0, "name": "x"}
-    _, (reference,) = train_round(net, X, y, held_out, **options)
+    net, samples, held_out = overfitting
+    _, reference = watched(net, samples, held_out)
     net.set_params(callbacks="disable")
-    trained, (checkpoint,) = train_round(net, X, y, held_out, **options)
+    trained, checkpoint = watched(net, samples, held_out)
     assert checkpoint.epoch == reference.epoch
+    assert trained.callbacks == "disable"
     assert trained.callbacks_ == []
 
 
@@ -166,7 +198,7 @@ def test_a_loss_that_is_not_finite_names_the_training(regressor, plane):
     X, y = plane
     regressor.set_params(optimizer=torch.optim.SGD, lr=1e30)
     with pytest.raises(ValueError, match=r"round 7: the training loss became .* epoch"):
-        train(regressor, X, y[:, None], validation=None, seed=0, name="round 7")
+        train(regressor, Samples(X, y[:, None]), Recipe("round 7", seed=0))
 
 
 class StopAt(Callback):
@@ -185,33 +217,30 @@ class StopAt(Callback):
 
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_the_epoch_in_which_a_callback_stops_counts(overfitting, epoch):
-    net, X, y, held_out = overfitting
+    net, samples, held_out = overfitting
     net.set_params(lr=1e-3, callbacks=[StopAt(epoch, in_the_middle=False)])
-    trained, (checkpoint,) = train_round(
-        net, X, y, held_out, n_checkpoints=1, seed=0, name="x"
-    )
+    trained, checkpoint = watched(net, samples, held_out)
     losses = held_out_losses(trained)
     assert len(losses) == epoch
     assert checkpoint.epoch == 1 + np.argmin(losses)
 
 
 def test_an_interruption_is_not_swallowed(overfitting):
-    net, X, y, held_out = overfitting
+    net, samples, held_out = overfitting
     net.set_params(callbacks=[StopAt(2, in_the_middle=True)])
     with pytest.raises(KeyboardInterrupt, match="x: interrupted"):
-        train_round(net, X, y, held_out, n_checkpoints=1, seed=0, name="x")
+        watched(net, samples, held_out)
 
 
 @pytest.mark.parametrize("phase", ["train", "valid"])
 def test_no_batch_is_refused(classifier, blobs, phase):
-    X, y = blobs
     classifier.set_params(batch_size=100, callbacks="disable")
     classifier.set_params(**{f"iterator_{phase}__drop_last": True})
     with pytest.raises(ValueError, match=f"x: the net saw no batch in its {phase} ph"):
-        train_round(classifier, X, y, blobs, n_checkpoints=1, seed=0, name="x")
+        watched(classifier, Samples(*blobs), Samples(*blobs))
 
 
 def test_no_epoch_is_refused(classifier, blobs):
     classifier.set_params(max_epochs=0)
     with pytest.raises(ValueError, match="x: the net trained for no epoch"):
-        train(classifier, *blobs, validation=None, seed=0, name="x")
+        train(classifier, Samples(*blobs), RECIPE)

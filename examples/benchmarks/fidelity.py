@@ -385,7 +385,7 @@ def trajectory(context, index, epochs, objective, smoothing):
     training, task = context.training(index), context.task
     asked = as_asked(objective, task.row_losses, context.scale)
     result = score(
-        Trajectory(smoothing=smoothing, n_groups=1),
+        Trajectory(smoothing=smoothing),
         replace(training, checkpoints=[training.checkpoints[e - 1] for e in epochs]),
         Samples(*task.train),
         HeldOutObjective(asked, Samples(*task.held_out)),
