@@ -27,7 +27,7 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
     """Parameters, rounds and routing of them all, and which samples were kept."""
 
     _is_classification: ClassVar[bool | None] = None
-    """Whether targets are classes; None asks the net."""
+    """True where targets are classes; None asks the net."""
 
     _has_round_two: ClassVar[bool] = True
 
@@ -65,40 +65,31 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
     ) -> Self:
         """Train, score and drop; an estimator also retrains.
 
-        Everything that can be checked is checked before the first training. A
-        transformer or sampler stops after deciding which samples to keep.
+        A transformer or sampler stops after deciding which samples to keep. Errors in
+        data, parameters, net or criterion are raised before the first training, and a
+        ValueError where a training loss becomes NaN or infinite.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Samples: tables (N, D), signals (N, C, L), images (N, C, H, W). Any
-            integer or float dtype; cast to float32. A `numpy.memmap`, a data set,
-            a :class:`skorch.helper.SliceDataset` or :class:`DatasetRows` is read one
-            sample at a time and never held in memory as a whole.
+            Samples: tables (N, D), signals (N, C, L), images (N, C, H, W), cast to
+            float32. A `numpy.memmap`, a data set, a :class:`skorch.helper.SliceDataset`
+            or :class:`DatasetRows` is read one sample at a time, never as a whole.
         y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            Labels of any type for a classifier; targets of the shape of the
-            net's outputs for a regressor. None uses those of the data set X.
+            Labels of any type for a classifier; targets of the shape of the net's
+            outputs for a regressor. None uses those of the data set X.
         X_val, y_val : array-like, Dataset or None, default=None
-            Samples to measure influence on, instead of `cv`: one split that trains
-            on all of X. Never trained on and never dropped.
+            Samples to measure influence on, instead of `cv`: one split that trains on
+            all of X. Never trained on and never dropped.
         **params : dict
             ``groups`` of shape (n_samples,) goes to the ``split`` of `cv`, all else to
             the ``fit`` of the net in both rounds, arrays of n_samples entries cut as X
-            is. With metadata routing enabled, what is requested goes where it is
-            requested.
+            is. With metadata routing enabled, requests decide.
 
         Returns
         -------
         object
             The estimator itself, fitted.
-
-        Raises
-        ------
-        TypeError
-            If `estimator` is not a skorch net.
-        ValueError
-            If data, parameters, net and criterion do not fit together, before
-            any training; or if a training loss becomes NaN or infinite.
 
         See Also
         --------
@@ -106,11 +97,10 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
 
         Examples
         --------
-        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
         >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor
-        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
         >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
         >>> len(model.round_one_estimators_), model.influence_.shape
@@ -170,7 +160,7 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
     def get_support(self, indices: bool = False) -> np.ndarray:
         """Tell which samples were kept.
 
-        The name is that of scikit-learn's feature selectors; here it is about samples.
+        scikit-learn's feature selectors have a method of this name for features.
 
         Parameters
         ----------
@@ -188,15 +178,13 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
 
         Examples
         --------
-        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
         >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor
-        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
         >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
-        >>> model = DataDropoutRegressor(net, drop_fraction=0.1, cv=2, random_state=0)
-        >>> model.fit(X, y).get_support(indices=True).shape
-        (54,)
+        >>> DataDropoutRegressor(net, cv=2).fit(X, y).get_support().shape
+        (60,)
         """
         check_is_fitted(self, "sample_mask_")
         kept: np.ndarray = self.sample_indices_ if indices else self.sample_mask_

@@ -25,7 +25,8 @@ def without_reduction(criterion: torch.nn.Module) -> tuple[str, torch.nn.Module]
             "accepts 'none'."
         )
     criterion = copy.deepcopy(criterion)
-    vars(criterion)["reduction"] = "none"
+    # A user's criterion may have a property of that name; torch's types know none.
+    setattr(criterion, "reduction", "none")  # noqa: B010
     return reduction, criterion
 
 

@@ -8,7 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
+from math import isnan
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,22 +94,22 @@ class Curvature(BaseEstimator, ABC):
 
 def check_curvature(curvature: Curvature) -> None:
     """Raise a TypeError or ValueError if a parameter is out of range."""
-    check_scalar(
-        curvature.damping, "damping", Real, min_val=0, include_boundaries="neither"
-    )
+    check_positive("damping", curvature.damping)
     if curvature.scaling not in ("tensor", None):
         raise ValueError(
             f"scaling must be 'tensor' or None; got {curvature.scaling!r}."
         )
     if curvature.n_samples is not None:
         check_scalar(curvature.n_samples, "n_samples", Integral, min_val=1)
-    check_scalar(
-        curvature.max_memory,
-        "max_memory",
-        Real,
-        min_val=0,
-        include_boundaries="neither",
-    )
+    check_positive("max_memory", curvature.max_memory)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise a TypeError or ValueError unless `value` is a positive number."""
+    check_scalar(value, name, Real, min_val=0, include_boundaries="neither")
+    # NaN is on neither side of a bound.
+    if isnan(value):
+        raise ValueError(f"{name} == nan, must be > 0.")
 
 
 def curvature_operator(
@@ -208,14 +210,12 @@ class GaussNewton(Curvature):
     damping : float, default=0.1
         Added to the diagonal, relative to the largest eigenvalue. 0.1 was best or
         near best at finding wrong labels, 0.03 and less at predicting retraining;
-        absolute damping transfers from no net to another.
+        no absolute damping transfers from one net to another.
     scaling : "tensor" or None, default=None
-        - None: the same damping for all parameters.
-        - "tensor": the damping of the parameters of a tensor (a weight, a bias) is in
-          proportion to the size of their curvature, the root mean square of A theta,
-          in the spirit of Marquardt. A first layer and a last one differ by orders of
-          magnitude, and what is little for one is much for the other. Together with a
-          damping of 0.03 it predicts retraining better.
+        None damps all parameters alike. "tensor" damps those of a tensor (a weight, a
+        bias) in proportion to the size of their curvature, the root mean square of
+        A theta, in the spirit of Marquardt: a first and a last layer differ by orders
+        of magnitude. Together with a damping of 0.03 it predicts retraining better.
     n_samples : int or None, default=256
         Number of training samples in the mean, drawn once without replacement.
         None, or more than there are, uses all. On noisy digits 256, 512 and 1,500
@@ -232,14 +232,8 @@ class GaussNewton(Curvature):
 
     References
     ----------
-    Schraudolph (2002). Fast curvature matrix-vector products for second-order
-    gradient descent. doi:10.1162/08997660260028683
-
-    Martens (2020). New insights and perspectives on the natural gradient
-    method. arXiv:1412.1193
-
-    Marquardt (1963). An algorithm for least-squares estimation of nonlinear
-    parameters. doi:10.1137/0111030
+    Schraudolph (2002), doi:10.1162/08997660260028683; Martens (2020),
+    arXiv:1412.1193; Marquardt (1963), doi:10.1137/0111030.
 
     Examples
     --------
@@ -291,11 +285,9 @@ class Hessian(Curvature):
         Added to the diagonal, relative to the largest absolute eigenvalue. More
         than 1 makes every matrix positive definite.
     scaling : "tensor" or None, default=None
-        Whether the damping of a tensor of parameters is in proportion to the size of
-        their curvature, as for `GaussNewton`, or the same for all.
+        As for `GaussNewton`.
     n_samples : int or None, default=256
-        Number of training samples in the mean, drawn once without replacement.
-        None, or more than there are, uses all.
+        Number of training samples in the mean.
     max_memory : float, default=1e9
         Bytes for the graphs that products with the matrix go back through.
 
@@ -305,11 +297,8 @@ class Hessian(Curvature):
 
     References
     ----------
-    Pearlmutter (1994). Fast exact multiplication by the Hessian.
-    doi:10.1162/neco.1994.6.1.147
-
-    Koh, Liang (2017). Understanding black-box predictions via influence
-    functions. arXiv:1703.04730
+    Pearlmutter (1994), doi:10.1162/neco.1994.6.1.147; Koh & Liang (2017),
+    arXiv:1703.04730.
 
     Examples
     --------

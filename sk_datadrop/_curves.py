@@ -40,12 +40,10 @@ class DropCurve:
 
     Parameters
     ----------
-    fractions : list, each item a float in [0, 1), "harmful" or "auto"
+    fractions : list of float or str
         As asked for.
-    dropout : ndarray of shape (n_runs, n_fractions), dtype float64
-        Scores after data dropout.
-    random : ndarray of shape (n_runs, n_fractions), dtype float64
-        Scores after a random drop of as many samples, of each class for a classifier.
+    dropout, random : ndarray of shape (n_runs, n_fractions), dtype float64
+        Scores after data dropout, or a random drop of as many samples of each class.
     none : ndarray of shape (n_runs,), dtype float64
         Scores after training on all samples.
     n_dropped : ndarray of shape (n_runs, n_fractions), dtype int64
@@ -63,16 +61,15 @@ class DropCurve:
     >>> import numpy as np
     >>> from sk_datadrop import DropCurve
     >>> curve = DropCurve(
-    ...     fractions=[0.1], dropout=np.array([[0.8], [0.9]]),
-    ...     random=np.array([[0.7], [0.6]]), none=np.array([0.7, 0.8]),
-    ...     n_dropped=np.array([[9], [9]]), n_train=np.array([90, 90]),
-    ...     n_test=np.array([50, 50]),
+    ...     [0.1], np.array([[0.8], [0.9]]), random=np.array([[0.7], [0.6]]),
+    ...     none=np.array([0.7, 0.8]), n_dropped=np.array([[9], [9]]),
+    ...     n_train=np.array([90, 90]), n_test=np.array([50, 50]),
     ... )
     >>> curve.gain("none")[0]
     array([0.1])
     """
 
-    fractions: list
+    fractions: list[str | float]
     dropout: np.ndarray
     random: np.ndarray
     none: np.ndarray
@@ -80,7 +77,7 @@ class DropCurve:
     n_train: np.ndarray
     n_test: np.ndarray
 
-    def gain(self, over: str = "none") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def gain(self, over: str = "none") -> tuple[np.ndarray, ...]:
         """Mean paired difference of data dropout to another arm, and its interval.
 
         Each run gives one difference: its arms share their samples and their seed.
@@ -95,27 +92,21 @@ class DropCurve:
         mean : ndarray of shape (n_fractions,), dtype float64
             Mean over the runs.
         low, high : ndarray of shape (n_fractions,), dtype float64
-            95 % interval of Student's t over the runs, corrected for runs that share
-            training samples [1]_; NaN for a single run.
+            95 % interval of Student's t, corrected for runs that share training samples
+            (Nadeau, Bengio 2003, doi:10.1023/A:1024068626366); NaN for a single run.
 
         See Also
         --------
         drop_curve : Measures the curve.
-
-        References
-        ----------
-        .. [1] Nadeau, Bengio (2003). Inference for the generalization error.
-           doi:10.1023/A:1024068626366
 
         Examples
         --------
         >>> import numpy as np
         >>> from sk_datadrop import DropCurve
         >>> curve = DropCurve(
-        ...     fractions=[0.1], dropout=np.array([[0.8], [0.9]]),
-        ...     random=np.array([[0.7], [0.6]]), none=np.array([0.7, 0.8]),
-        ...     n_dropped=np.array([[9], [9]]), n_train=np.array([90, 90]),
-        ...     n_test=np.array([50, 50]),
+        ...     [0.1], np.array([[0.8], [0.9]]), random=np.array([[0.7], [0.6]]),
+        ...     none=np.array([0.7, 0.8]), n_dropped=np.array([[9], [9]]),
+        ...     n_train=np.array([90, 90]), n_test=np.array([50, 50]),
         ... )
         >>> mean, low, high = curve.gain(over="random")
         >>> mean.round(3), bool(low < 0 < high)
@@ -127,9 +118,7 @@ class DropCurve:
         return _interval(self.dropout - other, np.mean(self.n_test / self.n_train))
 
 
-def _interval(
-    values: np.ndarray, overlap: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _interval(values: np.ndarray, overlap: float) -> tuple[np.ndarray, ...]:
     """Return the mean over the runs, and its interval by the corrected t-test."""
     n_runs, mean = len(values), values.mean(axis=0)
     if n_runs < 2:
@@ -165,30 +154,24 @@ def drop_curve(
     ----------
     estimator : DataDropoutClassifier or DataDropoutRegressor
         Not fitted; its `drop_fraction` plays no part.
-    X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-        Samples, as for ``fit``.
-    y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-        Targets, as for ``fit``. Where some are wrong, those scored on are too: this
-        lowers all scores alike, and makes differences smaller.
-    fractions : sequence, each item a float in [0, 1), "harmful" or "auto", \
-            default=(0.05, 0.1, 0.2, 0.3, 0.4)
+    X, y : array-like of shape (n_samples, ...), Dataset or None
+        Samples and targets, as for ``fit``. Where targets are wrong, so are those
+        scored on: this lowers all scores alike, and makes differences smaller.
+    fractions : sequence of float or str, default=(0.05, 0.1, 0.2, 0.3, 0.4)
         Values for `drop_fraction`, one after the other.
     n_repeats : int, default=3
         How often to go through the outer splits, with fresh seeds.
     cv : int, cross-validation generator or iterable, default=3
-        Outer splits, drawn once: all repetitions share them. An int does not shuffle:
-        for samples in an order that matters use ``KFold(3, shuffle=True)``, or
-        ``StratifiedKFold``, of scikit-learn.
+        Outer splits, drawn once: all repetitions share them. An int does not shuffle;
+        use ``KFold(3, shuffle=True)`` for samples in an order that matters.
     scoring : str, callable or None, default=None
         As in scikit-learn; None uses the score of the estimator.
     random_state : int, RandomState instance or None, default=None
         Seeds everything.
     n_jobs : int or None, default=None
-        Number of joblib worker processes, each with a run. Ignored by the threading
-        backend. Does not change the result.
+        Number of joblib worker processes, each with a run. Does not change the result.
     **params : dict
-        As for ``fit``, arrays of n_samples entries cut as X is. ``groups`` goes to the
-        ``split`` of both `cv`, this one and that of the estimator.
+        As for ``fit``. ``groups`` goes to this `cv` and that of the estimator.
 
     Returns
     -------
@@ -201,11 +184,10 @@ def drop_curve(
 
     Examples
     --------
-    >>> from sklearn.datasets import make_regression
     >>> from skorch import NeuralNetRegressor
     >>> from torch.nn import LazyLinear
     >>> from sk_datadrop import DataDropoutRegressor, drop_curve
-    >>> X, y = make_regression(60, 3, random_state=0)
+    >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
     >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
     >>> model = DataDropoutRegressor(net, cv=2)
     >>> curve = drop_curve(model, X, y, fractions=[0.1], n_repeats=1, random_state=0)
@@ -229,9 +211,7 @@ def drop_curve(
     check_scalar(n_repeats, "n_repeats", Integral, min_val=1)
     X, y = with_own_targets(X, y)
     if y is None:
-        raise ValueError(
-            "y is missing: only a data set has targets of its own. Pass y."
-        )
+        raise ValueError("y is missing: only a data set has its own targets. Pass y.")
     X, y = indexable(X, y)
     rng = check_random_state(random_state)
     scorer = check_scoring(estimator, scoring)
@@ -239,22 +219,29 @@ def drop_curve(
     groups = {"groups": params["groups"]} if "groups" in params else {}
     splits = list(splitter.split(X, y, **groups)) * n_repeats
     seeds = [int(rng.randint(2**31 - 1)) for _ in splits]
-    outer = _Outer(splits, seeds, fractions, scorer, params)
-    calls = [(number, estimator, outer, X, y) for number in range(len(splits))]
+    shared = _Shared(estimator, fractions, scorer, params)
+    calls = [(shared, *drawn, X, y) for drawn in zip(splits, seeds, strict=True)]
     runs = dict(run_all(_run, calls, n_jobs=n_jobs, net=estimator.estimator))
     columns = zip(*(runs[number] for number in range(len(splits))), strict=True)
     return DropCurve(list(fractions), *map(np.array, columns))
 
 
-def _run(
-    number: int, estimator: Any, outer: "_Outer", X: Any, y: Any
-) -> tuple[Any, ...]:
+@dataclass(frozen=True)
+class _Shared:
+    """What all runs share."""
+
+    estimator: Any
+    fractions: Sequence[str | float]
+    scorer: Callable[..., float]
+    params: dict[str, Any]
+
+
+def _run(shared: _Shared, split: Any, seed: int, X: Any, y: Any) -> tuple[Any, ...]:
     """Return one row of each array of `DropCurve`."""
-    train, test = outer.splits[number]
-    seed, fractions = outer.seeds[number], outer.fractions
+    (train, test), fractions = split, shared.fractions
     # "auto" asks more of the splits, which is checked before any training.
     rule = "auto" if "auto" in fractions else 0
-    model = clone(estimator).set_params(random_state=seed, drop_fraction=rule)
+    model = clone(shared.estimator).set_params(random_state=seed, drop_fraction=rule)
     rng = np.random.default_rng(seed)
     plan = make_plan(
         model,
@@ -262,7 +249,7 @@ def _run(
         _safe_indexing(y, train),
         None,
         None,
-        {name: cut(value, train, len(X)) for name, value in outer.params.items()},
+        {name: cut(value, train, len(X)) for name, value in shared.params.items()},
         is_classification=is_classifier(model),
     )
     n_trainings = len(plan.splits) + 2 * len(fractions) + 1
@@ -278,7 +265,7 @@ def _run(
             refit = retrain(fresh, choice.keep, bar)
             fitted = store(model, plan, results, evidence, choice, refit)
             held_out = _safe_indexing(X, test), _safe_indexing(y, test)
-            return float(outer.scorer(fitted, *held_out))
+            return float(shared.scorer(fitted, *held_out))
 
         none = scored(Choice(np.ones(len(train), dtype=bool)))
         masks = [choose(plan, results, evidence, f, bar).keep for f in fractions]
@@ -289,17 +276,6 @@ def _run(
         ]
     n_dropped = [np.sum(~mask) for mask in masks]
     return dropout, random, none, n_dropped, len(train), len(test)
-
-
-@dataclass(frozen=True)
-class _Outer:
-    """What all runs share."""
-
-    splits: list[tuple[np.ndarray, np.ndarray]]
-    seeds: list[int]
-    fractions: Sequence[str | float]
-    scorer: Callable[..., float]
-    params: dict[str, Any]
 
 
 def _shuffled(

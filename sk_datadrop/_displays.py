@@ -15,8 +15,7 @@ from sk_datadrop._samples import input_of
 class DropCurveDisplay:
     """Gain of data dropout over no dropout and a random drop, by the share dropped.
 
-    Two lines with their 95 % intervals. Where an interval holds zero, dropping that
-    share was not shown to help.
+    Where a 95 % interval holds zero, dropping that share was not shown to help.
 
     Parameters
     ----------
@@ -25,10 +24,8 @@ class DropCurveDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib.axes.Axes
-        Axes drawn on.
-    figure_ : matplotlib.figure.Figure
-        Figure drawn on.
+    ax_, figure_ : matplotlib.axes.Axes, matplotlib.figure.Figure
+        Axes and figure drawn on.
 
     See Also
     --------
@@ -39,10 +36,9 @@ class DropCurveDisplay:
     >>> import numpy as np
     >>> from sk_datadrop import DropCurve, DropCurveDisplay
     >>> curve = DropCurve(
-    ...     fractions=[0.1], dropout=np.array([[0.8], [0.9]]),
-    ...     random=np.array([[0.7], [0.6]]), none=np.array([0.7, 0.8]),
-    ...     n_dropped=np.array([[9], [9]]), n_train=np.array([90, 90]),
-    ...     n_test=np.array([50, 50]),
+    ...     [0.1], np.array([[0.8], [0.9]]), random=np.array([[0.7], [0.6]]),
+    ...     none=np.array([0.7, 0.8]), n_dropped=np.array([[9], [9]]),
+    ...     n_train=np.array([90, 90]), n_test=np.array([50, 50]),
     ... )
     >>> DropCurveDisplay(curve).plot().ax_.get_ylabel()
     'gain in score'
@@ -81,16 +77,15 @@ class DropCurveDisplay:
 
         Examples
         --------
-        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
         >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor, DropCurveDisplay
-        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
         >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0)
-        >>> display = DropCurveDisplay.from_estimator(model, X, y, n_repeats=1, cv=2)
+        >>> display = DropCurveDisplay.from_estimator(model, X, y, fractions=[0.1])
         >>> display.curve.dropout.shape
-        (2, 5)
+        (9, 1)
         """
         return cls(drop_curve(estimator, X, y, **options)).plot(ax)
 
@@ -118,10 +113,9 @@ class DropCurveDisplay:
         >>> import numpy as np
         >>> from sk_datadrop import DropCurve, DropCurveDisplay
         >>> curve = DropCurve(
-        ...     fractions=[0.1], dropout=np.array([[0.8], [0.9]]),
-        ...     random=np.array([[0.7], [0.6]]), none=np.array([0.7, 0.8]),
-        ...     n_dropped=np.array([[9], [9]]), n_train=np.array([90, 90]),
-        ...     n_test=np.array([50, 50]),
+        ...     [0.1], np.array([[0.8], [0.9]]), random=np.array([[0.7], [0.6]]),
+        ...     none=np.array([0.7, 0.8]), n_dropped=np.array([[9], [9]]),
+        ...     n_train=np.array([90, 90]), n_test=np.array([50, 50]),
         ... )
         >>> DropCurveDisplay(curve).plot().ax_.get_xlabel()
         'share of the training samples dropped'
@@ -138,8 +132,7 @@ class DropCurveDisplay:
             x = shares[order] + shift * 0.002
             ax.errorbar(x, mean, yerr=reach, marker="o", capsize=3, label=label)
         ax.axhline(0, color="0.5", linewidth=1)
-        ax.set_xlabel("share of the training samples dropped")
-        ax.set_ylabel("gain in score")
+        ax.set(xlabel="share of the training samples dropped", ylabel="gain in score")
         ax.legend(title="data dropout, mean and 95 % interval")
         self.ax_, self.figure_ = ax, ax.figure
         return self
@@ -148,8 +141,7 @@ class DropCurveDisplay:
 class InfluenceDisplay:
     """The findings of data dropout about the samples.
 
-    Four pictures, see `plot`: all scores, the samples at both ends, the classes, the
-    agreement of two views.
+    `plot` has four pictures: all scores, samples at both ends, classes, agreement.
 
     Parameters
     ----------
@@ -157,17 +149,14 @@ class InfluenceDisplay:
             or DataDropoutSampler
         Fitted.
     X, y : array-like of shape (n_samples, ...), Dataset or None
-        Samples it was fitted on, in the same order, and their targets. None uses the
-        targets of the data set X.
+        Samples it was fitted on, in the same order, and targets (None: of a data set).
 
     Attributes
     ----------
     report_ : ndarray of shape (n_samples,), structured
         From :func:`influence_report`.
-    ax_ : matplotlib.axes.Axes or ndarray of Axes
-        Axes drawn on; a gallery has many.
-    figure_ : matplotlib.figure.Figure
-        Figure drawn on.
+    ax_, figure_ : matplotlib.axes.Axes or ndarray of Axes, matplotlib.figure.Figure
+        Axes and figure drawn on; a gallery has many axes.
 
     See Also
     --------
@@ -175,11 +164,10 @@ class InfluenceDisplay:
 
     Examples
     --------
-    >>> from sklearn.datasets import make_regression
     >>> from skorch import NeuralNetRegressor
     >>> from torch.nn import LazyLinear
     >>> from sk_datadrop import DataDropoutRegressor, InfluenceDisplay
-    >>> X, y = make_regression(60, 3, random_state=0)
+    >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
     >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
     >>> model = DataDropoutRegressor(net, cv=3, random_state=0).fit(X, y)
     >>> InfluenceDisplay.from_estimator(model, X, y).ax_.get_xlabel()
@@ -196,14 +184,7 @@ class InfluenceDisplay:
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        y: Any = None,
-        *,
-        kind: str = "histogram",
-        ax: Any = None,
-        n_samples: int = 8,
+        cls, estimator: Any, X: Any, y: Any = None, **options: Any
     ) -> Self:
         """Draw a fitted estimator.
 
@@ -215,12 +196,8 @@ class InfluenceDisplay:
             Fitted.
         X, y : array-like of shape (n_samples, ...), Dataset or None
             Samples and targets it was fitted on.
-        kind : {"histogram", "gallery", "classes", "agreement"}, default="histogram"
-            Picture, see `plot`.
-        ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes a figure.
-        n_samples : int, default=8
-            Number of samples at each end of a gallery.
+        **options : dict
+            Options of `plot`: `kind`, `ax` and `n_samples`.
 
         Returns
         -------
@@ -233,18 +210,17 @@ class InfluenceDisplay:
 
         Examples
         --------
-        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
         >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor, InfluenceDisplay
-        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
         >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
         >>> display = InfluenceDisplay.from_estimator(model, X, y, kind="agreement")
         >>> display.ax_.get_xlabel()
         'influence, split 1, epoch 10, group 1'
         """
-        return cls(estimator, X, y).plot(kind, ax=ax, n_samples=n_samples)
+        return cls(estimator, X, y).plot(**options)
 
     def plot(
         self, kind: str = "histogram", *, ax: Any = None, n_samples: int = 8
@@ -278,11 +254,10 @@ class InfluenceDisplay:
 
         Examples
         --------
-        >>> from sklearn.datasets import make_regression
         >>> from skorch import NeuralNetRegressor
         >>> from torch.nn import LazyLinear
         >>> from sk_datadrop import DataDropoutRegressor, InfluenceDisplay
-        >>> X, y = make_regression(60, 3, random_state=0)
+        >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
         >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
         >>> InfluenceDisplay(model, X, y).plot("gallery", n_samples=3).ax_.shape
@@ -313,9 +288,7 @@ def _draw_histogram(display: InfluenceDisplay, ax: Any) -> None:
     labels = [f"kept ({np.sum(kept)})", f"dropped ({np.sum(~kept)})"]
     ax.hist(parts, bins=np.linspace(low, high, 50), stacked=True, label=labels)
     ax.axvline(0, color="0.5", linewidth=1)
-    ax.set_yscale("log")
-    ax.set_xlabel("influence")
-    ax.set_ylabel("samples")
+    ax.set(xlabel="influence", ylabel="samples", yscale="log")
     ax.legend()
 
 
@@ -325,8 +298,7 @@ def _draw_classes(display: InfluenceDisplay, ax: Any) -> None:
         raise ValueError("a regressor has no classes; choose another kind.")
     ax.bar([str(label) for label in display.estimator.classes_], rates)
     ax.axhline(display.estimator.drop_fraction_, color="0.5", linestyle="--")
-    ax.set_xlabel("class")
-    ax.set_ylabel("share dropped")
+    ax.set(xlabel="class", ylabel="share dropped")
 
 
 def _draw_agreement(display: InfluenceDisplay, ax: Any) -> None:
@@ -340,8 +312,7 @@ def _draw_agreement(display: InfluenceDisplay, ax: Any) -> None:
     for rows, label in [(kept, "kept"), (~kept, "dropped")]:
         ax.plot(x[rows], y[rows], ".", markersize=3, label=label)
     seen = ~np.isnan(x + y)
-    correlation = np.corrcoef(x[seen], y[seen])[0, 1]
-    ax.set_title(f"correlation {correlation:.2f}")
+    ax.set_title(f"correlation {np.corrcoef(x[seen], y[seen])[0, 1]:.2f}")
     ax.axhline(0, color="0.5", linewidth=1)
     ax.axvline(0, color="0.5", linewidth=1)
     ax.set_xlabel(f"influence, {_name(views[0])}")
@@ -352,8 +323,8 @@ def _draw_agreement(display: InfluenceDisplay, ax: Any) -> None:
 def _draw_gallery(display: InfluenceDisplay, n_samples: int) -> np.ndarray:
     import matplotlib.pyplot as plt
 
-    order = np.argsort(display.report_["influence"])
-    order = order[~np.isnan(display.report_["influence"][order])]
+    influence = display.report_["influence"]
+    order = np.argsort(influence)[: np.sum(~np.isnan(influence))]
     n_columns = min(n_samples, len(order) // 2)
     has_pairs = display.y.ndim > 2
     ends = [order[:n_columns], order[::-1][:n_columns]]
@@ -376,9 +347,10 @@ def _draw_gallery(display: InfluenceDisplay, n_samples: int) -> np.ndarray:
 
 def _caption(sample: np.void) -> str:
     """Return what the report says of one sample, in up to three lines."""
+    columns = sample.dtype.names or ()
     lines = [f"sample {sample['row']}"]
     for column, verb in (("target", "given"), ("prediction", "predicted")):
-        if column in sample.dtype.names:
+        if column in columns:
             lines.append(f"{verb} {_short(sample[column])}")
     return "\n".join(lines)
 
@@ -410,8 +382,7 @@ def _draw_values(ax: Any, values: np.ndarray) -> None:
         ax.plot(values.T, linewidth=1)
     else:
         ax.bar(np.arange(values.size), values.reshape(-1))
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
 
 
 def _axes(ax: Any) -> Any:

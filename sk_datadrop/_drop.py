@@ -171,36 +171,16 @@ def significantly_negative(
 
     A sample must pass among all samples, and once more among those of its class: where
     a class is rare, splits disagree about its samples, and the agreement about all
-    others is no evidence against them [2]_.
+    others is no evidence against them (Efron 2008, doi:10.1214/07-AOAS141).
 
     With three splits or more the views of a split are averaged first: views of
     one split share its training and are no independent evidence. With fewer,
     every view counts; with a single view there is nothing to test, and the sign
     decides.
 
-    Parameters
-    ----------
-    influence_per_view : ndarray of shape (n_views, n_samples)
-        Influence per view, NaN where a view did not score the sample.
-    split_of_view : ndarray of shape (n_views,), dtype int
-        The split each view comes from.
-    codes : ndarray of shape (n_samples,) or None, default=None
-        Classes.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), dtype bool
-
-    References
-    ----------
-    .. [1] Efron, Tibshirani, Storey, Tusher (2001). Empirical Bayes analysis of a
-       microarray experiment. doi:10.1198/016214501753382129
-
-    .. [2] Efron (2008). Simultaneous inference: when should hypothesis testing
-       problems be combined? doi:10.1214/07-AOAS141
-
-    .. [3] Storey (2002). A direct approach to false discovery rates.
-       doi:10.1111/1467-9868.00346
+    Arguments are those of `keep_mask`. The local false discovery rate is that of Efron,
+    Tibshirani, Storey & Tusher (2001), doi:10.1198/016214501753382129, and the share
+    that of Storey (2002), doi:10.1111/1467-9868.00346.
     """
     splits = np.unique(split_of_view)
     opinions = influence_per_view

@@ -25,6 +25,8 @@ from sk_datadrop._training import Training
 class View(NamedTuple):
     """Origin of one row of ``influence_per_view_``.
 
+    The net of a split at one epoch, measured on one group of its held-out samples.
+
     Parameters
     ----------
     split : int
@@ -54,22 +56,10 @@ class View(NamedTuple):
 class Request:
     """Everything an engine is told besides the training, its samples and objective.
 
-    Attributes
-    ----------
-    seed : int
-        Seeds all random draws.
-    n_groups : int
-        Number of random groups of the held-out samples, each a view.
-    number : int
-        Number of the split, from 0.
-    score_held_out : bool
-        Whether to score the held-out samples too.
-    batch_size : int or None
-        Samples per pass; changes the result by rounding only.
-    n_jobs : int or None
-        Processes that may share the work.
-    on_product : callable
-        To be called after every product, to show that work goes on.
+    The seed serves all random draws, `n_groups` is that of random groups of the held-out
+    samples, each a view, and `number` that of the split. The batch size changes the
+    result by rounding only, `n_jobs` processes may share the work, and `on_product` is
+    to be called after every product, to show that work goes on.
     """
 
     seed: int

@@ -1,75 +1,161 @@
 """The meta-estimators: what is special about labels, and about other targets."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
-from skorch import NeuralNetClassifier
+from skorch import NeuralNet, NeuralNetClassifier
 
 from sk_datadrop._base import BaseDataDropout
 from sk_datadrop.metrics import r2_score
 
 
-class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
+class _RoundTwoMixin:
+    """Predictions by the net of round 2: what classifier and regressor share."""
+
+    estimator_: NeuralNet
+    _is_classification: ClassVar[bool | None]
+    _check_X: Callable[[Any], Any]
+    _with_own_targets: Callable[[Any, Any], tuple[Any, Any]]
+    _as_targets: Callable[[np.ndarray], np.ndarray]
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict labels or targets with the net of round 2.
+
+        The nets of round 1 take no part in it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
+            Samples of the shape seen in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, ...)
+            Labels as in ``classes_``, or targets: images in float32, others in float64.
+
+        See Also
+        --------
+        score : Tells how good predictions are.
+
+        Examples
+        --------
+        >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
+        >>> from sk_datadrop import DataDropoutRegressor
+        >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
+        >>> DataDropoutRegressor(net, cv=2).fit(X, y).predict([[3.0]]).shape
+        (1,)
+        """
+        check_is_fitted(self, "estimator_")
+        return self._as_targets(self.estimator_.predict(self._check_X(X)))
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the accuracy, or the coefficient of determination of a regressor.
+
+        Searches and cross-validation use it unless told otherwise.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
+            Samples of the shape seen in ``fit``.
+        y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
+            Labels or targets. None uses those of the data set X.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weights of the samples, for targets of at most two dimensions only.
+
+        Returns
+        -------
+        float
+            Accuracy for labels. For other targets R2 as in scikit-learn, or beyond two
+            dimensions :func:`sk_datadrop.metrics.r2_score`.
+
+        See Also
+        --------
+        sk_datadrop.metrics.r2_score : For targets of more than two dimensions.
+
+        Examples
+        --------
+        >>> from skorch import NeuralNetRegressor
+        >>> from torch.nn import LazyLinear
+        >>> from sk_datadrop import DataDropoutRegressor
+        >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
+        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
+        >>> bool(DataDropoutRegressor(net, cv=2).fit(X, y).score(X, y) > 0.5)
+        True
+        """
+        X, y = self._with_own_targets(X, y)
+        if self._is_classification or np.ndim(y) <= 2:
+            return float(super().score(X, y, sample_weight))  # type: ignore[misc]
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight is not supported for targets of more than two "
+                f"dimensions; got y of shape {np.shape(y)}. Leave it out."
+            )
+        return r2_score(y, self.predict(X))
+
+
+class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     """Drop the training samples that hurt a classifier, and retrain it from scratch.
 
-    Round 1 trains clones of the net on parts of the data. Every sample is scored
-    by its influence on the samples held out: the predicted increase of the held-out
+    Round 1 trains clones of the net on parts of the data. Every sample is scored by
+    its influence on the samples held out: the predicted increase of the held-out
     objective if the sample were removed. Samples that are more likely harmful than not
-    are dropped. Round 2 trains on the rest, from scratch, with identical settings.
+    are dropped. Round 2 trains on the rest, from scratch, with identical settings. The
+    method is Data Dropout (Wang, Huan, Li 2018, arXiv:1809.00193) with the influence
+    functions of Koh, Liang (2017, arXiv:1703.04730).
 
     Parameters
     ----------
     estimator : skorch.NeuralNet
-        Net with a module *class*, such as a
-        :class:`skorch.NeuralNetClassifier`. Cloned, never fitted itself. In
-        round 1 the held-out samples take the place of its ``train_split``; round 2
-        trains on every kept sample (only if a callback watches a validation
-        quantity and no `X_val` is given, ``train_split`` withholds samples).
+        Net with a module *class*, such as a :class:`skorch.NeuralNetClassifier`;
+        cloned, never fitted itself. In round 1 the held-out samples replace its
+        ``train_split``. Round 2 trains on every kept sample; ``train_split`` withholds
+        some only if a callback watches a validation quantity and there is no `X_val`.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
-        - "harmful": drop the samples that are more likely harmful than not,
-          given how far the views agree. Where they agree this comes close to
-          the sign rule of the paper; on clean data it drops next to nothing.
-        - float: drop this share of the scored samples, lowest influence first; 0
-          drops nothing.
+        - "harmful": drop the samples that are more likely harmful than not, given how
+          far the views agree. Where they agree this comes close to the sign rule of the
+          paper; on clean data it drops next to nothing.
+        - float: drop this share of the scored samples, lowest influence first.
         - "auto": compare three choices by retraining: drop nothing, half of what
-          "harmful" would drop, or all of it. Each split is retrained once per non-empty
+          "harmful" drops, or all of it. Each split is retrained once per non-empty
           choice and evaluated on its held-out samples, which take no part in choosing
           what that split drops. Nothing is dropped unless the best choice wins by more
           than one standard error. Where "harmful" drops nothing, nothing is trained.
           Requires folds, three of them with `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled folds, stratified for a classifier, one split each;
-        - float in (0, 1): one split that holds out this share; cheaper, and
-          more cautious, as there are no other splits to agree with;
+        - float in (0, 1): one split that holds out this share; cheaper, and more
+          cautious, as there are no other splits to agree with;
         - splitter, or iterable of (train, held-out) index arrays.
     objective : {"bounded", "loss"} or callable, default="bounded"
         Quantity measured on the held-out samples. "bounded" is one minus the
         probability of the given class (a power of it, for classes the net hardly
         knows), averaged over the classes; neither wrong labels among the held-out
         samples nor frequent classes can dominate it. "loss" is the training loss, as in
-        the paper; a callable gets (outputs, y) as tensors and returns a tensor of shape
+        the paper. A callable turns the tensors (outputs, y) into one of shape
         (n_samples,), lower being better.
     engine : InfluenceFunctions, Trajectory or None, default=None
         How samples are scored. None uses ``InfluenceFunctions()``.
     memory : str, object with the joblib.Memory interface or None, default=None
         Folder for the splits, trained and scored, and the candidates of "auto", so that
-        a fit that differs in `drop_fraction` only, or was killed, does not repeat
-        them. Requires an integer `random_state`. The key holds the samples, the
-        parameters, the seed, the code of the net as Python has loaded it and the
-        versions of the libraries; whoever can write there can execute code here.
+        a fit that differs in `drop_fraction` only, or was killed, does not repeat them.
+        Requires an integer `random_state`. The key holds the samples, the parameters,
+        the seed, the source of your classes and functions, and the versions of the
+        libraries: clear the folder after changing globals that a script uses. Whoever
+        can write there can execute code here.
     n_jobs : int or None, default=None
-        Number of joblib worker processes. Splits run in parallel; with a single split,
-        its samples are scored in parallel instead. Ignored by the threading backend.
-        Does not change the result.
+        Number of joblib worker processes, for splits or, with a single one, for scoring
+        its samples. Ignored by the threading backend. Does not change the result.
     random_state : int, RandomState instance or None, default=None
-        Seeds the splits, the initial weights and the order of the batches, and
-        leaves the global generators untouched. An int serves as torch's seed
-        itself: with nothing dropped, round 2 equals
-        ``torch.manual_seed(random_state)`` and fitting the net with
-        ``train_split=None``. The other trainings of round 1 use seeds derived from it.
+        Seeds the splits, the initial weights and the order of the batches; global
+        generators are left untouched. An int is torch's seed itself: with nothing
+        dropped, round 2 equals ``torch.manual_seed(random_state)`` and fitting the net
+        with ``train_split=None``. The trainings of round 1 use seeds derived from it.
         None draws the seed from torch's global generator.
     verbose : int, default=0
         1 shows a progress bar with the time left; 2 and more also the net's own table.
@@ -81,21 +167,17 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
     round_one_estimators_ : list of skorch.NeuralNet
         Nets of round 1, one per split.
     influence_ : ndarray of shape (n_samples,), dtype float64
-        Mean influence over the views, in units of the objective. Positive is
-        helpful, negative harmful. NaN for samples never scored.
+        Mean influence over the views, in units of the objective. Positive is helpful,
+        negative harmful. NaN for samples never scored.
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
-        Influence by view. A sample that the split held out is scored by other
-        held-out samples; NaN where that is impossible.
+        Influence by view. Other held-out samples score a sample that the split held
+        out; NaN where that is impossible.
     views_ : list of View
         Split, epoch and held-out group of each view.
-    sample_mask_ : ndarray of shape (n_samples,), dtype bool
-        True where the sample was kept.
-    sample_indices_ : ndarray of shape (n_kept,), dtype int64
-        Positions of the kept samples.
-    n_dropped_ : int
-        Number of samples dropped.
-    drop_fraction_ : float
-        Share of the scored samples that was dropped.
+    sample_mask_, sample_indices_ : ndarray of shape (n_samples,) and (n_kept,)
+        True where the sample was kept, and the positions of those.
+    n_dropped_, drop_fraction_ : int and float
+        Number of samples dropped, and their share of the scored samples.
     drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
         Share of each class that was dropped.
     solver_results_ : list of SolverResult
@@ -105,8 +187,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         shape (n_splits, n_fractions) on the held-out samples, lower being better.
     timings_ : dict of str to float
         Seconds of work in "round_one", "scoring", "candidates" ("auto" only) and
-        "round_two", summed over the splits; those of a split that `memory` gave back
-        are of when it was run.
+        "round_two", summed over the splits. `memory` also gives back times.
     classes_ : ndarray of shape (n_classes,)
         Labels.
     input_shape_ : tuple of int
@@ -117,14 +198,6 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
     See Also
     --------
     DataDropoutRegressor : The same for targets of any shape.
-
-    References
-    ----------
-    Wang, Huan, Li (2018). Data Dropout: optimizing training data for
-    convolutional neural networks. arXiv:1809.00193
-
-    Koh, Liang (2017). Understanding black-box predictions via influence
-    functions. arXiv:1703.04730
 
     Examples
     --------
@@ -139,7 +212,7 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
     >>> y, flipped = flip_labels(digits.target, 0.2, random_state=0)
     >>> net = NeuralNetClassifier(
     ...     SmallCNN, criterion=torch.nn.CrossEntropyLoss,
-    ...     optimizer=torch.optim.Adam, lr=0.003, max_epochs=10, batch_size=64,
+    ...     optimizer=torch.optim.Adam, lr=0.003, batch_size=64,
     ... )
     >>> model = DataDropoutClassifier(net, cv=3, random_state=0).fit(X, y)
     >>> bool(flipped[~model.sample_mask_].mean() > 0.8)
@@ -147,47 +220,17 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
     """
 
     _is_classification: ClassVar[bool | None] = True
+    classes_: np.ndarray
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Predict labels with the net of round 2.
-
-        The nets of round 1 take no part in it.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Samples of the shape seen in ``fit``.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels, of the type of ``classes_``.
-
-        See Also
-        --------
-        predict_proba : Probabilities.
-
-        Examples
-        --------
-        >>> from skorch import NeuralNetBinaryClassifier
-        >>> from torch.nn import LazyLinear
-        >>> from sk_datadrop import DataDropoutClassifier
-        >>> X, y = [[-1.0], [1.0]] * 20, ["left", "right"] * 20
-        >>> net = NeuralNetBinaryClassifier(LazyLinear, module__out_features=1, lr=1.0)
-        >>> model = DataDropoutClassifier(net, cv=2, random_state=0).fit(X, y)
-        >>> model.predict([[3.0], [-3.0]]).tolist()
-        ['right', 'left']
-        """
-        check_is_fitted(self, "estimator_")
-        codes = self.estimator_.predict(self._check_X(X))
+    def _as_targets(self, predicted: np.ndarray) -> np.ndarray:
         # skorch's base class predicts probabilities.
-        codes = codes.argmax(1) if codes.ndim > 1 else codes
-        return self.classes_[codes.astype(np.int64)]
+        codes = predicted.argmax(1) if predicted.ndim > 1 else predicted
+        return np.asarray(self.classes_[codes.astype(np.int64)])
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict class probabilities with the net of round 2.
 
-        They are in double precision, and sum to one in it.
+        They sum to one in double precision; outputs that cannot raise a ValueError.
 
         Parameters
         ----------
@@ -198,11 +241,6 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         -------
         ndarray of shape (n_samples, n_classes), dtype float64
             Columns in the order of ``classes_``.
-
-        Raises
-        ------
-        ValueError
-            If the outputs of the net are no probabilities.
 
         See Also
         --------
@@ -215,10 +253,8 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         >>> from sk_datadrop import DataDropoutClassifier
         >>> X, y = [[-1.0], [1.0]] * 20, ["left", "right"] * 20
         >>> net = NeuralNetBinaryClassifier(LazyLinear, module__out_features=1, lr=1.0)
-        >>> model = DataDropoutClassifier(net, cv=2, random_state=0).fit(X, y)
-        >>> proba = model.predict_proba([[3.0]])
-        >>> proba.shape, bool(proba[0, 1] > 0.5)
-        ((1, 2), True)
+        >>> DataDropoutClassifier(net, cv=2).fit(X, y).predict_proba([[3.0]]).shape
+        (1, 2)
         """
         check_is_fitted(self, "estimator_")
         proba = self.estimator_.predict_proba(self._check_X(X)).astype(np.float64)
@@ -236,45 +272,8 @@ class DataDropoutClassifier(ClassifierMixin, BaseDataDropout):
         # Single precision leaves the sum off by 1e-7, which log_loss complains of.
         return proba / sums
 
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return the accuracy of the predictions.
 
-        Searches and cross-validation use it unless told otherwise.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Samples of the shape seen in ``fit``.
-        y : array-like of shape (n_samples,) or None, default=None
-            Labels. None uses those of the data set X.
-        sample_weight : array-like of shape (n_samples,) or None, default=None
-            Weights of the samples.
-
-        Returns
-        -------
-        float
-            Share of the samples whose label is predicted.
-
-        See Also
-        --------
-        DataDropoutRegressor.score : Of targets that are numbers.
-
-        Examples
-        --------
-        >>> from skorch import NeuralNetBinaryClassifier
-        >>> from torch.nn import LazyLinear
-        >>> from sk_datadrop import DataDropoutClassifier
-        >>> X, y = [[-1.0], [1.0]] * 20, ["left", "right"] * 20
-        >>> net = NeuralNetBinaryClassifier(LazyLinear, module__out_features=1, lr=1.0)
-        >>> model = DataDropoutClassifier(net, cv=2, random_state=0).fit(X, y)
-        >>> model.score(X, y)
-        1.0
-        """
-        X, y = self._with_own_targets(X, y)
-        return float(super().score(X, y, sample_weight))
-
-
-class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
+class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     """Drop the training samples that hurt a regressor, and retrain it from scratch.
 
     For tables, signals and images, with targets of the shape of the net's
@@ -284,8 +283,7 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     Parameters
     ----------
     estimator : skorch.NeuralNet
-        Net with a module *class*, such as a :class:`skorch.NeuralNetRegressor`. This
-        and all parameters below are as in :class:`DataDropoutClassifier`.
+        Net with a module *class*, cloned and never fitted itself.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
         Which samples to drop: harmful ones, as many as retraining favours, or a share.
     cv : int, float, cross-validation generator or iterable, default=5
@@ -294,32 +292,18 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
         Quantity measured on the held-out samples. "bounded" is
         ``1 - exp(-loss / (2.985**2 median(loss)))``, which spoiled targets among the
         held-out samples cannot dominate; "loss" is the training loss, as in the
-        paper; a callable gets (outputs, y) as tensors and returns a tensor of
-        shape (n_samples,), lower being better.
-    engine : InfluenceFunctions, Trajectory or None, default=None
-        How samples are scored. None uses ``InfluenceFunctions()``.
-    memory : str, object with the joblib.Memory interface or None, default=None
-        Folder for the splits and the candidates of "auto".
-    n_jobs : int or None, default=None
-        Number of joblib worker processes.
-    random_state : int, RandomState instance or None, default=None
-        Seeds the splits and the trainings.
-    verbose : int, default=0
-        1 shows a progress bar; 2 and more also the net's own table.
+        paper; a callable is as in :class:`DataDropoutClassifier`.
+    engine, memory, n_jobs, random_state, verbose : object
+        As in :class:`DataDropoutClassifier`.
 
     Attributes
     ----------
-    estimator_ : skorch.NeuralNet
-        Net of round 2.
     target_shape_ : tuple of int
         Shape of one target.
-    influence_ : ndarray of shape (n_samples,), dtype float64
-        Mean influence over the views. Positive is helpful, negative harmful.
-    sample_mask_ : ndarray of shape (n_samples,), dtype bool
-        True where the sample was kept.
-    round_one_estimators_, influence_per_view_, views_, sample_indices_, n_dropped_, \
-            drop_fraction_, solver_results_, cv_results_, timings_, n_features_in_, \
-            feature_names_in_, input_shape_
+    estimator_, round_one_estimators_, influence_, influence_per_view_, views_, \
+            sample_mask_, sample_indices_, n_dropped_, drop_fraction_, \
+            solver_results_, cv_results_, timings_, input_shape_, n_features_in_, \
+            feature_names_in_
         As in :class:`DataDropoutClassifier`.
 
     See Also
@@ -341,93 +325,11 @@ class DataDropoutRegressor(RegressorMixin, BaseDataDropout):
     """
 
     _is_classification: ClassVar[bool | None] = False
+    target_shape_: tuple[int, ...]
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Predict targets with the net of round 2.
-
-        The nets of round 1 take no part in it.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Samples of the shape seen in ``fit``.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) or (n_samples, ...)
-            Targets of the shape of y. At most 2-D as float64, images as float32.
-
-        See Also
-        --------
-        score : Coefficient of determination.
-
-        Examples
-        --------
-        >>> from sklearn.datasets import make_regression
-        >>> from skorch import NeuralNetRegressor
-        >>> from torch.nn import LazyLinear
-        >>> from sk_datadrop import DataDropoutRegressor
-        >>> X, y = make_regression(60, 3, random_state=0)
-        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
-        >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
-        >>> model.predict(X[:2]).shape
-        (2,)
-        """
-        check_is_fitted(self, "estimator_")
-        predicted = self.estimator_.predict(self._check_X(X))
+    def _as_targets(self, predicted: np.ndarray) -> np.ndarray:
         predicted = predicted.reshape(len(predicted), *self.target_shape_)
         return predicted.astype(np.float64) if predicted.ndim <= 2 else predicted
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return the coefficient of determination, for targets of any shape.
-
-        Searches and cross-validation use it unless told otherwise.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Samples of the shape seen in ``fit``.
-        y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            Targets. None uses those of the data set X.
-        sample_weight : array-like of shape (n_samples,) or None, default=None
-            Only for targets of at most two dimensions.
-
-        Returns
-        -------
-        float
-            R2 of scikit-learn for targets of at most two dimensions, else
-            :func:`sk_datadrop.metrics.r2_score`.
-
-        Raises
-        ------
-        ValueError
-            If `sample_weight` is given with image targets.
-
-        See Also
-        --------
-        sk_datadrop.metrics.r2_score : For targets of more than two dimensions.
-
-        Examples
-        --------
-        >>> from sklearn.datasets import make_regression
-        >>> from skorch import NeuralNetRegressor
-        >>> from torch.nn import LazyLinear
-        >>> from sk_datadrop import DataDropoutRegressor
-        >>> X, y = make_regression(60, 3, random_state=0)
-        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
-        >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
-        >>> bool(model.score(X, y) > 0.5)
-        True
-        """
-        X, y = self._with_own_targets(X, y)
-        if np.ndim(y) <= 2:
-            return float(super().score(X, y, sample_weight))
-        if sample_weight is not None:
-            raise ValueError(
-                "sample_weight is not supported for targets of more than two "
-                f"dimensions; got y of shape {np.shape(y)}. Leave it out."
-            )
-        return r2_score(y, self.predict(X))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

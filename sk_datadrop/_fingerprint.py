@@ -40,25 +40,20 @@ def digest(name: str, value: Any, definitions: list[Any], copies: int = 2) -> st
         return str(joblib.hash(_as_plain(value)))
     try:
         digest = hash_of(value, definitions)
-        other = hash_of(copy.deepcopy(value), []) if copies > 1 else digest
+        if copies > 1 and digest != hash_of(copy.deepcopy(value), []):
+            raise ValueError("two copies of it have different hashes")
     except Exception as error:
-        raise ValueError(_unhashable(name, value, str(error))) from error
-    if digest != other:
         raise ValueError(
-            _unhashable(name, value, "two copies of it have different hashes")
-        )
+            f"memory= cannot tell {name}={value!r} from other values ({error}), and "
+            "could give back results of another. Define functions and classes at the "
+            "top level of a module, pass numbers, strings and arrays, or leave memory "
+            "out."
+        ) from error
     return digest
 
 
-def _unhashable(name: str, value: Any, reason: str) -> str:
-    return (
-        f"memory= cannot tell {name}={value!r} from other values ({reason}), and could "
-        "give back results of another. Define functions and classes at the top level "
-        "of a module, pass numbers, strings and arrays, or leave memory out."
-    )
-
-
 def hash_of(value: Any, definitions: list[Any]) -> str:
+    """Return a hash, and note the classes and functions that the value refers to."""
     return str(_Hasher(definitions).hash(value))
 
 
@@ -114,7 +109,13 @@ def _named_by(definition: Any) -> Iterator[tuple[str, Any]]:
     """Yield what a class or function refers to, by name."""
     if isinstance(definition, type):
         yield from ((base.__qualname__, base) for base in definition.__mro__[1:])
-        yield from sorted(vars(definition).items())
+        # Python adds plain values of its own while a program runs: __slotnames__ at the
+        # first copy of an instance.
+        yield from sorted(
+            (name, value)
+            for name, value in vars(definition).items()
+            if not (name.startswith("__") and _is_plain(value))
+        )
         return
     yield "defaults", (definition.__defaults__, definition.__kwdefaults__)
     for number, cell in enumerate(definition.__closure__ or ()):
@@ -192,7 +193,7 @@ def is_of_main(definition: Any) -> bool:
 
 
 def _is_installed(thing: Any) -> bool:
-    """Whether code comes with a version: of Python, or of an installed library."""
+    """Tell whether code comes with a version: Python's, or that of a library."""
     is_module = isinstance(thing, ModuleType)
     module = thing if is_module else sys.modules.get(thing.__module__)
     if module is None or module.__name__ == "__main__":
@@ -204,14 +205,12 @@ def _is_installed(thing: Any) -> bool:
 
 
 def versions(definitions: Iterable[Any]) -> list[tuple[str, str]]:
+    """Return the versions of the libraries that define these, and of Python."""
     packages = {"sklearn", "skorch", "torch", "numpy", "scipy"}
     packages |= {definition.__module__.partition(".")[0] for definition in definitions}
-    versions = {
-        name: str(getattr(sys.modules.get(name), "__version__", ""))
-        for name in packages
-    }
-    versions |= {"python": platform.python_version(), "sk_datadrop": _own_digest()}
-    return sorted(versions.items())
+    found = {n: str(getattr(sys.modules.get(n), "__version__", "")) for n in packages}
+    found |= {"python": platform.python_version(), "sk_datadrop": _own_digest()}
+    return sorted(found.items())
 
 
 @cache

@@ -290,28 +290,11 @@ class FunctionalNet:
     ) -> tuple[Tensor, Tensor]:
         """Return natural outputs at `theta`, and their derivative along a direction.
 
-        The first call settles the method for all: the first of `METHODS` that
-        neither fails on these samples nor contradicts the gradients.
-
-        Parameters
-        ----------
-        X : Tensor of shape (n_samples, ...)
-        direction : Tensor of shape (n_parameters,)
-        autocast : torch.dtype or None, default=None
-            Precision of the net's own computation where torch.autocast sees fit.
-            Finite differences, which would drown in it, keep full precision.
-
-        Returns
-        -------
-        outputs, derivative : Tensor, both of the shape of `natural_outputs`
-
-        Raises
-        ------
-        ValueError
-            If no method agrees with the gradients.
-        RuntimeError
-            If the method of the first call fails on these samples, rather than go on
-            with another one.
+        The first call settles the method for all: the first of `METHODS` that neither
+        fails on these samples nor contradicts the gradients; a ValueError says that
+        there is none. `autocast` is the precision of the net's own computation where
+        torch.autocast sees fit; finite differences, which would drown in it, keep full
+        precision.
         """
 
         def outputs(theta: Tensor, X: Any = X) -> Tensor:

@@ -52,6 +52,8 @@ SampleScorer = Callable[[Samples, Tensor], np.ndarray]
 class InfluenceFunctions(Engine):
     """Score samples by influence functions, at the best epoch of each split.
 
+    One damped system is solved per split, with the gradient of the held-out objective.
+
     Parameters
     ----------
     curvature : GaussNewton, Hessian or None, default=None

@@ -1,7 +1,4 @@
-"""Samples that are read when they are needed: torch data sets and memory maps.
-
-They are cut as arrays are, so that nothing after this knows the difference.
-"""
+"""Torch data sets and memory maps, read when they are needed and cut as arrays are."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -18,13 +15,12 @@ _CHUNK = 2**24
 """Bytes of a memory map that are read at a time."""
 
 
-class DatasetRows(Dataset):
+class DatasetRows(Dataset[Any]):
     """A torch data set that is indexed like an array and read one sample at a time.
 
     ``fit`` and ``predict`` wrap data sets in it. Wrap one yourself for a search or a
     cross-validation, which cut it before ``fit`` sees it, and to train on augmented
-    samples: influence is that of the sample itself, so it is measured without
-    augmentation.
+    samples: influence is measured without augmentation.
 
     Parameters
     ----------
@@ -33,15 +29,7 @@ class DatasetRows(Dataset):
         x is an array or tensor of the same shape; the net gets float32.
     augmented : torch.utils.data.Dataset or None, default=None
         The same samples in the same order as training sees them: with torchvision the
-        same data set with another ``transform``. Everything else, such as scoring and
-        prediction, uses `dataset`.
-
-    Raises
-    ------
-    TypeError
-        If a data set has no length or no items by number.
-    ValueError
-        If `augmented` has another length.
+        same data set with another ``transform``. Scoring and prediction use `dataset`.
 
     See Also
     --------
@@ -58,10 +46,14 @@ class DatasetRows(Dataset):
     """
 
     def __init__(self, dataset: Any, *, augmented: Any = None) -> None:
-        for name, value in (("dataset", dataset), ("augmented", augmented)):
-            if value is not None:
-                _check_map_style(name, value)
-        if augmented is not None and len(augmented) != len(dataset):
+        in_training = dataset if augmented is None else augmented
+        for name, given in (("dataset", dataset), ("augmented", in_training)):
+            if isinstance(given, IterableDataset) or not hasattr(given, "__len__"):
+                raise TypeError(
+                    f"{name} must have a length and items by number, as its samples are "
+                    f"held out and dropped by number; got {type(given).__name__}."
+                )
+        if len(in_training) != len(dataset):
             raise ValueError(
                 f"augmented must hold the samples of dataset; got {len(augmented)} and "
                 f"{len(dataset)} samples."
@@ -101,8 +93,7 @@ class DatasetRows(Dataset):
 
     def _as_target(self, y: Any) -> Any:
         if y is None or isinstance(y, str | bytes):
-            # Targets to train on were given apart. A loader makes batches of
-            # anything but None.
+            # Targets to train on were given apart; loaders make no batches of None.
             return 0
         y = torch.as_tensor(y if isinstance(y, torch.Tensor) else np.array(y))
         is_label = y.ndim == 0 and not y.is_floating_point()
@@ -110,9 +101,9 @@ class DatasetRows(Dataset):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of samples, and shape of each as far as the first tells.
+        """Number of samples, and shape of the first.
 
-        The first item of the data set is read for it, once.
+        It reads the first item of the data set, once.
 
         Returns
         -------
@@ -137,7 +128,7 @@ class DatasetRows(Dataset):
 
     @property
     def targets(self) -> Any:
-        """Targets as an array, or as `LazyTargets` if each has two axes or more.
+        """Targets as an array, or read when needed if each has two axes or more.
 
         Labels and numbers are read one by one, but for those that a `TensorDataset`
         or a data set of torchvision holds as a list.
@@ -146,11 +137,6 @@ class DatasetRows(Dataset):
         -------
         ndarray of shape (n_samples,) or (n_samples, n_targets), or LazyTargets
             Targets, in the dtype of the data set.
-
-        Raises
-        ------
-        ValueError
-            If there are none among the items.
 
         See Also
         --------
@@ -172,9 +158,8 @@ class DatasetRows(Dataset):
                 f"the items of {type(self.dataset).__name__} are single values, with "
                 "no targets among them. Pass y."
             )
-        return LazyTargets(self) if np.ndim(first) > 1 else self._read_targets()
-
-    def _read_targets(self) -> np.ndarray:
+        if np.ndim(first) > 1:
+            return LazyTargets(self)
         known = None if self._values is not None else _listed_targets(self.dataset)
         if known is not None:
             return known[self.indices]
@@ -202,11 +187,6 @@ class DatasetRows(Dataset):
         -------
         DatasetRows
             Samples with these targets instead of those of the data set.
-
-        Raises
-        ------
-        ValueError
-            If there are more or fewer of them.
 
         See Also
         --------
@@ -241,13 +221,7 @@ def for_training(X: DatasetRows) -> DatasetRows:
 class HeldOutAsTheyAre:
     """A ``train_split`` whose validation samples are not augmented.
 
-    Parameters
-    ----------
-    split : callable
-        The net's own. It may withhold samples of another data set, which stay as
-        they are.
-    samples : DatasetRows
-        The samples that are split.
+    The net's own may withhold samples of another data set, which stay as they are.
     """
 
     def __init__(self, split: Callable[..., Any], samples: DatasetRows) -> None:
@@ -262,12 +236,7 @@ class HeldOutAsTheyAre:
 
 
 class LazyTargets:
-    """Targets as large as inputs, which are only read together with them.
-
-    Parameters
-    ----------
-    samples : DatasetRows
-    """
+    """Targets as large as inputs, which are only read together with them."""
 
     def __init__(self, samples: DatasetRows) -> None:
         self.samples = samples
@@ -281,13 +250,10 @@ class LazyTargets:
         return LazyTargets(self.samples[key])
 
     def are_of(self, X: DatasetRows) -> bool:
-        """Whether samples carry these targets already, in this order."""
+        """Tell whether samples carry these targets already, in this order."""
         own = self.samples
-        return (
-            own.dataset is X.dataset
-            and own._values is X._values
-            and np.array_equal(own.indices, X.indices)
-        )
+        is_same = own.dataset is X.dataset and own._values is X._values
+        return is_same and np.array_equal(own.indices, X.indices)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         stacked = np.stack([self[i] for i in range(len(self))])
@@ -295,7 +261,7 @@ class LazyTargets:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of samples, and shape of each target as far as the first tells."""
+        """Number of samples, and shape of the first target."""
         return (len(self), *self[0].shape) if len(self) else (0,)
 
     @property
@@ -304,13 +270,8 @@ class LazyTargets:
         return len(self.shape)
 
 
-class MemoryMap(Dataset):
-    """Samples of a `numpy.memmap`, sent to other processes as the name of its file.
-
-    Parameters
-    ----------
-    array : numpy.memmap
-    """
+class MemoryMap(Dataset[Any]):
+    """Samples of a `numpy.memmap`, sent to other processes as the name of its file."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -328,21 +289,13 @@ class MemoryMap(Dataset):
         # Changes to a map that is copied on write are in no file.
         if getattr(root, "filename", None) is None or root.mode == "c":
             return MemoryMap, (np.array(self.array),)
-        start, of_root = (
-            array.__array_interface__["data"][0] for array in (self.array, root)
-        )
-        offset = root.offset + start - of_root
-        view = (self.array.dtype, self.array.shape, self.array.strides)
-        return _open_map, (str(root.filename), int(offset), *view)
+        start, of_root = (a.__array_interface__["data"][0] for a in (self.array, root))
+        view = (self.array.shape, self.array.dtype, self.array.strides)
+        return _open_map, (str(root.filename), int(root.offset + start - of_root), view)
 
 
-def _open_map(
-    filename: str,
-    offset: int,
-    dtype: Any,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-) -> MemoryMap:
+def _open_map(filename: str, offset: int, view: tuple[Any, ...]) -> MemoryMap:
+    shape, dtype, strides = view
     buffer = np.memmap(filename, np.uint8, mode="r")
     return MemoryMap(np.ndarray(shape, dtype, buffer, offset, strides))
 
@@ -385,7 +338,7 @@ def as_lazy(X: Any) -> DatasetRows | None:
 
 
 def with_own_targets(X: Any, y: Any) -> tuple[Any, Any]:
-    """Return X and y, wrapped if they are read lazily; y of a data set if it is None."""
+    """Return X and y, lazy ones wrapped; y of a data set if it is None."""
     if (lazy := as_lazy(X)) is None:
         return X, y
     if isinstance(y, np.memmap) and y.ndim < 2:
@@ -393,14 +346,6 @@ def with_own_targets(X: Any, y: Any) -> tuple[Any, Any]:
     if isinstance(y, SliceDataset | np.memmap):
         lazy, y = lazy.with_targets(y), None
     return lazy, lazy.targets if y is None else y
-
-
-def _check_map_style(name: str, dataset: Any) -> None:
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise TypeError(
-            f"{name} must have a length and items by number, as rows are trained on, "
-            f"held out and dropped by number; got {type(dataset).__name__}."
-        )
 
 
 def _parts(item: Any) -> tuple[Any, Any]:
@@ -416,19 +361,19 @@ def _parts(item: Any) -> tuple[Any, Any]:
 
 def _as_input(x: Any) -> torch.Tensor:
     x = x if isinstance(x, torch.Tensor) else np.asarray(x)
-    kind = "c" if isinstance(x, torch.Tensor) and x.is_complex() else "f"
-    kind = x.dtype.kind if isinstance(x, np.ndarray) else kind
-    if kind not in "biuf":
+    is_array = isinstance(x, np.ndarray)
+    if x.dtype.kind not in "biuf" if is_array else x.is_complex():
         raise TypeError(
             f"rows must be arrays or tensors of real numbers; got {x!r:.80}. Give the "
             "data set a transform that makes tensors of them, such as torchvision's "
             "ToTensor."
         )
-    if isinstance(x, np.ndarray):
+    if is_array:
         # Too large a number becomes infinity, which is found.
         with np.errstate(over="ignore"):
-            x = torch.as_tensor(np.array(x, dtype=np.float32))
-    return x.detach().float()
+            return torch.as_tensor(np.array(x, dtype=np.float32))
+    tensor: torch.Tensor = x.detach().float()
+    return tensor
 
 
 def _listed_targets(dataset: Any) -> np.ndarray | None:

@@ -36,9 +36,11 @@ class HeldOutObjective:
     kind : {"bounded", "loss"} or callable
         - "bounded": ``1 - exp(-loss / scale)``. With a log-likelihood loss and
           scale 1 it is one minus the probability of the given class, the mean
-          absolute error loss, robust to label noise [1]_; with larger scales it is
-          that of a power of the probability, which hard samples still move [2]_.
-          With the mean squared error it is Welsch's loss [3]_.
+          absolute error loss, robust to label noise (Ghosh et al. 2017,
+          arXiv:1712.09482); with larger scales it is that of a power of the
+          probability, which hard samples still move (Zhang & Sabuncu 2018,
+          arXiv:1805.07836). With the mean squared error it is Welsch's loss (Holland &
+          Welsch 1977, doi:10.1080/03610927708827533).
         - "loss": the training loss itself, as in the Data Dropout paper.
         - callable: ``kind(outputs, y)`` with the module's outputs and the targets of
           a batch, returning a tensor of shape (n_samples,), lower being better.
@@ -46,15 +48,6 @@ class HeldOutObjective:
         Held-out samples.
     scales : ndarray of shape (n_held_out,), dtype float64, or None
         Losses at which "bounded" levels off, from `scaled_by`.
-
-    References
-    ----------
-    .. [1] Ghosh, Kumar, Sastry (2017). Robust loss functions under label noise
-       for deep neural networks. arXiv:1712.09482
-    .. [2] Zhang, Sabuncu (2018). Generalized cross entropy loss for training deep
-       neural networks with noisy labels. arXiv:1805.07836
-    .. [3] Holland, Welsch (1977). Robust regression using iteratively reweighted
-       least-squares. doi:10.1080/03610927708827533
     """
 
     kind: Kind

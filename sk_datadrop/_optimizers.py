@@ -16,15 +16,8 @@ from torch import Tensor
 class OptimizerState:
     """Everything a step changes.
 
-    Attributes
-    ----------
-    theta : Tensor of shape (n_parameters,)
-        Parameters.
-    slots : tuple of Tensor of shape (n_parameters,)
-        Memory of the optimiser: the momentum for SGD, the means of the gradient and of
-        its square for Adam and AdamW.
-    n_steps : int
-        Steps taken so far.
+    The parameters, and the memory of the optimiser: the momentum for SGD, the means of
+    the gradient and of its square for Adam and AdamW; all of shape (n_parameters,).
     """
 
     theta: Tensor
@@ -63,22 +56,10 @@ def adam_step(
     """Return the state after a step of Adam or AdamW.
 
     Kingma & Ba (2015), arXiv:1412.6980; with the option "decoupled" the weights decay
-    apart from the gradient, as in Loshchilov & Hutter (2019), arXiv:1711.05101.
-
-    Parameters
-    ----------
-    state : OptimizerState
-    gradient : Tensor of shape (n_parameters,)
-    options : dict
-        Options of the optimiser, each a number or a tensor (n_parameters,).
-    smoothing : float
-        Added under the square root, relative to the mean squared gradient. The
-        step of a parameter whose gradient has just passed through zero is
-        otherwise next to discontinuous, and its derivative noise.
-
-    Returns
-    -------
-    OptimizerState
+    apart from the gradient, as in Loshchilov & Hutter (2019), arXiv:1711.05101. Options
+    are numbers or tensors (n_parameters,). The smoothing is added under the square root,
+    relative to the mean squared gradient: the step of a parameter whose gradient has
+    just passed through zero is otherwise next to discontinuous, its derivative noise.
     """
     theta, n_steps = state.theta, state.n_steps + 1
     if options["decoupled"]:
@@ -99,12 +80,8 @@ def adam_step(
 class DifferentiableOptimizer:
     """How to follow one optimiser of torch.
 
-    Attributes
-    ----------
-    step : callable
-        ``step(state, gradient, options, smoothing) -> OptimizerState``.
-    slot_names : tuple of str
-        Names of the slots in the state of the torch optimiser.
+    By ``step(state, gradient, options, smoothing) -> OptimizerState``, and the names of
+    its slots in the state of the torch optimiser.
     """
 
     step: Callable[..., OptimizerState]
@@ -138,14 +115,7 @@ def expand_options(
 ) -> dict[str, Any]:
     """Turn options that differ between parameters into tensors (n_parameters,).
 
-    Parameters
-    ----------
-    options : dict
-        From `read_options`.
-    sizes : list of int
-        Number of elements of each parameter.
-    like : Tensor
-        Gives dtype and device.
+    `sizes` has the number of elements of each parameter.
     """
     repeats = torch.tensor(sizes, device=like.device)
     return {

@@ -41,7 +41,9 @@ def run_all(
     if (n_workers := n_processes(n_jobs)) < 2:
         yield from ((number, function(*arguments)) for number, arguments in numbered)
         return
-    yield from Parallel(n_workers, return_as="generator_unordered")(
+    # Large arrays are mapped into memory, copied on write: torch warns of arrays that
+    # are read-only.
+    yield from Parallel(n_workers, return_as="generator_unordered", mmap_mode="c")(
         delayed(_run_in_worker)(
             torch.get_num_threads(), net, number, function, *arguments
         )

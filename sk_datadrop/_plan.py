@@ -42,28 +42,18 @@ class Plan:
     ----------
     net : skorch.NeuralNet
         Cloned for every training, never fitted.
-    samples : Samples
-        Samples given to ``fit``.
     validation : Samples or None
         Held-out samples that were given; None holds some out in each split.
     refit_validation : Samples, None or "own"
         Samples for the validation phase of round 2, see `train`.
-    splits : list of Split
-    engine : Engine
-    objective : {"bounded", "loss"} or callable
     seed : int
         Seed of round 2 and of the first split. The others are derived from it.
-    fit_params : dict
-        Parameters for the ``fit`` of the net.
     classes : ndarray of shape (n_classes,) or None
         Labels; None for a regressor.
     target_shape : tuple of int
         Shape of one target as it was given.
-    cache : Cache or None
     key : dict
-        What all results depend on, if there is a cache.
-    n_jobs : int or None
-    verbose : int
+        Everything that all results depend on, if there is a cache.
     """
 
     net: NeuralNet
@@ -146,18 +136,7 @@ def make_plan(
     if validation is not None:
         with prefix_errors("y_val"):
             validation = _matched(validation, shape)
-        splits = [Split(np.arange(len(samples)), np.arange(0))]
-    else:
-        splits = held_out_splits(
-            owner.cv,
-            samples.X,
-            samples.y if samples.codes is None else samples.codes,
-            classes=classes,
-            # Hashed, so that the folds are independent of whatever else the user drew
-            # from the same seed: labels spoiled on purpose, an outer split.
-            random_state=derived_seed(seed),
-            split_params=split_params,
-        )
+    splits = _splits(owner.cv, samples, validation, classes, seed, split_params)
     if owner.drop_fraction == "auto":
         check_candidate_splits(splits, score_held_out=engine.scores_held_out)
     plan = Plan(
@@ -289,6 +268,29 @@ def check_held_out(n_samples: int, name: str) -> None:
             f"{name} holds {n_samples} sample(s); influence is measured on held-out "
             "samples and needs at least two."
         )
+
+
+def _splits(
+    cv: Any,
+    samples: Samples,
+    validation: Samples | None,
+    classes: np.ndarray | None,
+    seed: int,
+    split_params: dict[str, Any],
+) -> list[Split]:
+    if validation is not None:
+        return [Split(np.arange(len(samples)), np.arange(0))]
+    y = samples.y if samples.codes is None else samples.codes
+    # Hashed, so that the folds are independent of whatever else the user drew from the
+    # same seed: labels spoiled on purpose, an outer split.
+    return held_out_splits(
+        cv,
+        samples.X,
+        y,
+        classes=classes,
+        random_state=derived_seed(seed),
+        split_params=split_params,
+    )
 
 
 def _samples(net: NeuralNet, X: Any, y: Any, encoder: Any, name: str) -> Samples:

@@ -20,11 +20,9 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> np.ndarray:
     estimator : DataDropoutClassifier, DataDropoutRegressor, DataDropoutTransformer \
             or DataDropoutSampler
         Fitted.
-    X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-        The samples it was fitted on, in the same order.
-    y : array-like of shape (n_samples, ...) or None, default=None
-        Their targets. None uses those of the data set X; of an array it leaves
-        target and prediction out.
+    X, y : array-like of shape (n_samples, ...), Dataset or None
+        Samples it was fitted on, in the same order, and their targets. None uses those
+        of a data set X; with an array X it leaves target and prediction out.
 
     Returns
     -------

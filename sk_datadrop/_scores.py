@@ -27,12 +27,7 @@ from sk_datadrop._samples import Samples, class_codes
 from sk_datadrop._solvers import SolverResult
 from sk_datadrop._training import Checkpoint, Training
 
-_LIKELIHOODS = (
-    nn.CrossEntropyLoss,
-    nn.NLLLoss,
-    nn.BCEWithLogitsLoss,
-    nn.BCELoss,
-)
+_LIKELIHOODS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
 """Criteria of classes, even where the targets are probabilities."""
 
 
@@ -65,15 +60,10 @@ class InfluenceResult:
     --------
     >>> import numpy as np
     >>> from sk_datadrop import InfluenceResult
-    >>> result = InfluenceResult(
-    ...     influence=np.array([1.0, -1.0]),
-    ...     influence_per_view=np.array([[1.0, -1.0]]),
-    ...     solver_results=[],
-    ...     derivative="forward mode",
-    ...     seconds=0.1,
-    ... )
-    >>> result.influence.argmin().item()
-    1
+    >>> views = np.array([[1.0, -1.0], [2.0, -1.0]])
+    >>> result = InfluenceResult(views.mean(axis=0), views, [], "forward mode", 0.1)
+    >>> result.influence.tolist()
+    [1.5, -1.0]
     """
 
     influence: np.ndarray
@@ -100,9 +90,8 @@ def influence_scores(
 ) -> InfluenceResult:
     """Score training samples by their influence on held-out samples, for a trained net.
 
-    It is for nets that were trained elsewhere; `DataDropoutClassifier` and
-    `DataDropoutRegressor` train, score, drop and retrain by themselves. The net is
-    left as found: weights, buffers, gradients and modes.
+    It is for nets that were trained elsewhere, and leaves them as found: weights,
+    buffers, gradients and modes.
 
     Parameters
     ----------
@@ -114,79 +103,51 @@ def influence_scores(
     X_val, y_val : array-like of shape (n_val, ...), Dataset or None
         Samples it was not trained on, at least two.
     loss : torch.nn.Module, callable or None, default=None
-        Training loss for a plain module: a criterion of torch, or a function
-        ``loss(outputs, y) -> tensor of shape (n_samples,)``. A skorch net brings
-        its own.
+        Training loss of a plain module: a criterion of torch, or a function
+        ``loss(outputs, y) -> tensor of shape (n_samples,)``. A skorch net has its own.
     objective : {"bounded", "loss"} or callable, default="bounded"
-        Quantity measured on the held-out samples. "bounded" is ``1 - exp(-loss)``,
-        without class weights, label smoothing and penalties, averaged over
-        the classes where the targets are classes, which under cross-entropy is one
-        minus the probability of the given class, and
-        ``1 - exp(-loss / (2.985**2 median(loss)))`` elsewhere; "loss" is the training
-        loss; a callable gets (outputs, y) and returns a tensor of shape (n_samples,),
-        lower being better. Targets are classes to a skorch classifier, and not to a
-        skorch regressor. To other nets they are under CrossEntropyLoss, NLLLoss,
+        Quantity measured on the held-out samples. "bounded" is ``1 - exp(-loss)`` for
+        classes, without class weights, label smoothing and penalties, averaged over
+        the classes: one minus the probability of the given class under cross-entropy.
+        For other targets it is ``1 - exp(-loss / (2.985**2 median(loss)))``. "loss" is
+        the training loss; a callable gets (outputs, y) and returns a tensor of shape
+        (n_samples,), lower being better. Targets are classes to a skorch classifier,
+        and not to a skorch regressor; to other nets under CrossEntropyLoss, NLLLoss,
         BCELoss and BCEWithLogitsLoss of torch and, whatever the loss, where they are
         integers and the outputs have one more axis, of several classes.
     engine : InfluenceFunctions or None, default=None
         How samples are scored; None uses ``InfluenceFunctions()``. `n_groups` of None
         makes one group of the held-out samples; `n_checkpoints` is not used.
     checkpoints : list of dict or None, default=None
-        State dicts of several epochs of the training, to average over; None uses
-        the net as it is. Scores are best before the net memorises.
+        State dicts of several epochs of the training, to average over; None uses the
+        net as it is. Scores are best before the net memorises.
     batch_size : int or None, default=None
-        Samples per forward pass; None uses that of the skorch net, or 128. The
-        scores depend on it by rounding only.
+        Samples per forward pass, by default those of the skorch net or 128.
     n_jobs : int or None, default=None
-        Number of joblib worker processes that share the samples. Does not change the
-        result.
+        Number of joblib worker processes. Does not change the result.
     random_state : int, RandomState instance or None, default=None
         Draws the groups and the samples of the curvature.
 
     Returns
     -------
     InfluenceResult
-        Scores, and how they were reached.
-
-    Raises
-    ------
-    TypeError
-        If `net` is neither, a plain module has no `loss` or a skorch net one, or
-        `engine` or its `curvature` or `solver` is of another kind.
-    ValueError
-        If the net is not initialized, lengths differ, fewer than two held-out
-        samples are given, or a parameter is out of range.
-
-    Warns
-    -----
-    ConvergenceWarning
-        If a system could not be solved; where it could not at all, the views of
-        that checkpoint are NaN and take no part in the mean.
+        Scores, and how they were reached. A ConvergenceWarning says if a system was not
+        solved; views of a checkpoint where it could not be are NaN, left out of means.
 
     See Also
     --------
     DataDropoutClassifier : Trains, scores, drops and retrains.
-    DataDropoutRegressor : The same for targets of any shape.
-
-    References
-    ----------
-    Koh, Liang (2017). Understanding black-box predictions via influence
-    functions. arXiv:1703.04730
 
     Examples
     --------
     >>> import torch
     >>> from sk_datadrop import influence_scores
-    >>> X = torch.linspace(-1, 1, 20)[:, None]
-    >>> y = 2 * X
+    >>> X = X_val = torch.linspace(-1, 1, 20)[:, None]
+    >>> y, y_val = 2 * X, 2 * X
     >>> y[0] = 5
-    >>> module = torch.nn.Linear(1, 1)
-    >>> with torch.no_grad():
-    ...     solution = torch.linalg.lstsq(X, y).solution
-    ...     _ = module.weight.copy_(solution), module.bias.zero_()
-    >>> result = influence_scores(
-    ...     module, X, y, X[1:] + 0.05, y[1:] + 0.1, loss=torch.nn.MSELoss()
-    ... )
+    >>> net = torch.nn.Linear(1, 1, bias=False)
+    >>> net.weight.data = torch.linalg.lstsq(X, y).solution
+    >>> result = influence_scores(net, X, y, X_val, y_val, loss=torch.nn.MSELoss())
     >>> int(result.influence.argmin())
     0
     """
@@ -213,23 +174,14 @@ def influence_scores(
         check_loss(first, given)
     if _is_classification(first, held_out):
         held_out = replace(held_out, codes=class_codes(held_out.y))
-    states = [None] if checkpoints is None else checkpoints
-    training = Training(
-        skorch_net, [Checkpoint(epoch, state) for epoch, state in enumerate(states, 1)]
+    states = enumerate([None] if checkpoints is None else checkpoints, 1)
+    training = Training(skorch_net, [Checkpoint(*numbered) for numbered in states])
+    seed = check_random_state(random_state).randint(2**31 - 1)
+    request = Request(
+        seed, n_groups, score_held_out=False, batch_size=batch_size, n_jobs=n_jobs
     )
-    scores = score(
-        engine,
-        training,
-        samples,
-        HeldOutObjective(objective, held_out),
-        Request(
-            seed=check_random_state(random_state).randint(2**31 - 1),
-            n_groups=n_groups,
-            score_held_out=False,
-            batch_size=batch_size,
-            n_jobs=n_jobs,
-        ),
-    )
+    of_held_out = HeldOutObjective(objective, held_out)
+    scores = score(engine, training, samples, of_held_out, request)
     for result in scores.solver_results:
         if result.message:
             warnings.warn(result.message, ConvergenceWarning, stacklevel=2)
@@ -252,11 +204,12 @@ def _check_checkpoints(net: NeuralNet, checkpoints: Any) -> FunctionalNet:
             "net as it is."
         )
     try:
-        return [FunctionalNet(net, state_dict) for state_dict in checkpoints][0]
+        nets = [FunctionalNet(net, state_dict) for state_dict in checkpoints]
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"checkpoints must be a list of state dicts of the module: {error}"
         ) from error
+    return nets[0]
 
 
 def _as_samples(X: Any, y: Any, suffix: str) -> Samples:
@@ -316,13 +269,11 @@ def _as_skorch_net(net: Any, loss: Any, batch_size: int | None) -> NeuralNet:
             f"{loss!r}."
         )
     criterion = loss if isinstance(loss, nn.Module) else _SampleLoss(loss)
-    return NeuralNet(
-        net,
-        criterion=criterion,
-        device=next(net.parameters(), torch.empty(0)).device,
-        batch_size=batch_size or 128,
-        verbose=0,
-    ).initialize()
+    device = next(net.parameters(), torch.empty(0)).device
+    skorch_net = NeuralNet(
+        net, criterion=criterion, device=device, batch_size=batch_size or 128, verbose=0
+    )
+    return skorch_net.initialize()
 
 
 def _is_classification(net: FunctionalNet, samples: Samples) -> bool:

@@ -95,20 +95,10 @@ def train(
     """Train a clone of the net on the given samples, from scratch.
 
     The trained net holds neither the samples nor the additional callbacks, which are
-    called before its own. Raises a ValueError if net or criterion fail on the samples,
-    or the training loss becomes NaN or infinite.
-
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-        Cloned, never fitted.
-    samples : Samples
-        Samples to train on, all of them.
-    recipe : Recipe
-    validation : Samples, None or "own", default=None
-        Samples for the validation phase of each epoch; None skips the phase; "own"
-        lets the net's ``train_split`` withhold some of the training samples.
-    callbacks : sequence of skorch.callbacks.Callback, default=()
+    called before its own. `validation` has the samples for the validation phase of each
+    epoch; None skips the phase, and "own" lets the net's ``train_split`` withhold some
+    of the training samples. Raises a ValueError if net or criterion fail, or the
+    training loss becomes NaN or infinite.
     """
     guard = _FiniteLoss()
     extra = [guard, *callbacks]

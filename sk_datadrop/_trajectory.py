@@ -13,19 +13,18 @@ weight from one to zero.
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from numbers import Real
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_scalar
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from skorch.hf import AccelerateMixin
 from torch import Tensor
 
+from sk_datadrop._curvature import check_positive
 from sk_datadrop._engine import Engine, Request, Scores, View, split_groups
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._lazy import DatasetRows
@@ -84,11 +83,8 @@ class Trajectory(Engine):
 
     References
     ----------
-    Hara, Nitanda, Maehara (2019). Data cleansing for models trained with SGD.
-    arXiv:1906.08473
-
-    Ilyas, Engstrom (2025). MAGIC: near-optimal data attribution for deep
-    learning. arXiv:2504.16430
+    Hara, Nitanda, Maehara (2019), arXiv:1906.08473; Ilyas & Engstrom (2025),
+    arXiv:2504.16430.
 
     Examples
     --------
@@ -112,10 +108,9 @@ class Trajectory(Engine):
         self.n_groups = n_groups
 
     def _check_parameters(self) -> None:
-        check_scalar(self.smoothing, "smoothing", Real, min_val=0)
-        check_scalar(
-            self.max_memory, "max_memory", Real, min_val=0, include_boundaries="neither"
-        )
+        check_positive("max_memory", self.max_memory)
+        if self.smoothing != 0:
+            check_positive("smoothing", self.smoothing)
 
     def _check_net(self, net: NeuralNet, samples: Samples) -> None:
         """Raise a ValueError if the training of a net cannot be replayed.
@@ -218,14 +213,13 @@ def trajectory_scores(
 ) -> np.ndarray:
     """Differentiate the final objective by the weight of every sample, with a minus.
 
+    Returns an array of shape (n_columns, n_samples). The net is used up, as replaying
+    changes its buffers.
+
     Parameters
     ----------
-    net : FunctionalNet
-        The trained net; used up, as replaying changes its buffers.
-    recorder : TrajectoryRecorder
-        Its training.
-    samples : Samples
-        The samples it was trained on.
+    net, recorder, samples
+        The trained net, its training, and the samples it was trained on.
     gradients : dict of int to Tensor of shape (n_parameters, n_columns)
         Gradients of objectives by the parameters, by the number of steps after
         which they are taken; those of several moments add up.
@@ -236,10 +230,6 @@ def trajectory_scores(
         held against them too, and a ValueError says where it deviates.
     on_step : callable
         Called after every step backwards.
-
-    Returns
-    -------
-    ndarray of shape (n_columns, n_samples), dtype float64
     """
     replay = _Replay(net, recorder, samples, smoothing, thetas)
     last = max(gradients)

@@ -4,14 +4,19 @@ Every function copies what it is given and also returns which samples it touched
 truth against which precision and recall of a drop rule are measured.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 from sklearn.utils import check_random_state
 
 __all__ = ["corrupt_targets", "flip_labels"]
 
 
-def flip_labels(y, rate, *, kind="symmetric", random_state=None):
+def flip_labels(
+    y: ArrayLike, rate: float, *, kind: str = "symmetric", random_state: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Give a share of the samples a wrong label.
 
     Samples are drawn without regard to their class.
@@ -47,8 +52,7 @@ def flip_labels(y, rate, *, kind="symmetric", random_state=None):
     >>> int(touched.sum())
     2
     """
-    y = np.asarray(y)
-    classes, codes = np.unique(y, return_inverse=True)
+    classes, codes = np.unique(np.asarray(y), return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
             f"flip_labels needs at least two classes; got {len(classes)}: a single "
@@ -57,13 +61,15 @@ def flip_labels(y, rate, *, kind="symmetric", random_state=None):
     if kind not in ("symmetric", "pair"):
         raise ValueError(f"kind must be 'symmetric' or 'pair'; got {kind!r}.")
     rng = check_random_state(random_state)
-    rows = _choose_rows(len(y), rate, rng)
+    rows, touched = _choose_rows(len(codes), rate, rng)
     steps = rng.randint(1, len(classes), len(rows)) if kind == "symmetric" else 1
     codes[rows] = (codes[rows] + steps) % len(classes)
-    return classes[codes], _as_mask(rows, len(y))
+    return classes[codes], touched
 
 
-def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
+def corrupt_targets(
+    y: ArrayLike, rate: float, *, kind: str = "gamma", random_state: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Spoil a share of the target images.
 
     Pairs of images suffer such errors in practice.
@@ -77,8 +83,7 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
     kind : {"gamma", "shift", "invert", "blur"}, default="gamma"
         "gamma" raises the values to the power 2.2, as a transfer curve applied twice
         does; "shift" moves the image by (2, 2) pixels, around the edges; "invert"
-        replaces a value v by 1 - v; "blur" is Gaussian, with a standard deviation of
-        1.5 pixels.
+        replaces v by 1 - v; "blur" is Gaussian, of standard deviation 1.5 pixels.
     random_state : int, RandomState instance or None, default=None
         Chooses the samples.
 
@@ -120,8 +125,7 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
         raise ValueError(
             f"kind must be 'gamma', 'shift', 'invert' or 'blur'; got {kind!r}."
         )
-    rng = check_random_state(random_state)
-    rows = _choose_rows(len(y), rate, rng)
+    rows, touched = _choose_rows(len(y), rate, check_random_state(random_state))
     if kind == "gamma":
         y[rows] = np.clip(y[rows], 0, 1) ** 2.2
     elif kind == "shift":
@@ -130,18 +134,16 @@ def corrupt_targets(y, rate, *, kind="gamma", random_state=None):
         y[rows] = 1 - y[rows]
     else:
         y[rows] = gaussian_filter(y[rows], (0,) * (y.ndim - 2) + (1.5, 1.5))
-    return y, _as_mask(rows, len(y))
+    return y, touched
 
 
-def _choose_rows(n_samples, rate, rng):
+def _choose_rows(
+    n_samples: int, rate: float, rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return random positions, and a mask that is true there."""
     if not 0 <= rate <= 1:
         raise ValueError(f"rate must lie in [0, 1]; got {rate!r}.")
     # Not rng.choice: it would draw the permutation that a shuffled KFold of the
     # same seed draws, and the first fold would hold just these rows.
-    return np.argsort(rng.uniform(size=n_samples))[: round(rate * n_samples)]
-
-
-def _as_mask(rows, n_samples):
-    mask = np.zeros(n_samples, dtype=bool)
-    mask[rows] = True
-    return mask
+    rows = np.argsort(rng.uniform(size=n_samples))[: round(rate * n_samples)]
+    return rows, np.isin(np.arange(n_samples), rows)

@@ -5,6 +5,7 @@ and come with scorers for ``scoring=`` in searches and cross-validation.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import make_scorer
 
 __all__ = [
@@ -16,7 +17,7 @@ __all__ = [
 ]
 
 
-def mean_squared_error(y_true, y_pred):
+def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     """Mean of the squared differences over all elements.
 
     An image counts by its pixels.
@@ -33,8 +34,7 @@ def mean_squared_error(y_true, y_pred):
 
     See Also
     --------
-    peak_signal_noise_ratio : The same in decibel, for images.
-    r2_score : The same relative to the variance of the targets.
+    peak_signal_noise_ratio, r2_score : The same in decibel, and relative.
 
     Examples
     --------
@@ -42,11 +42,13 @@ def mean_squared_error(y_true, y_pred):
     >>> mean_squared_error([[[0.0, 1.0]]], [[[0.0, 3.0]]])
     2.0
     """
-    y_true, y_pred = _as_equal_shapes(y_true, y_pred)
-    return float(np.mean((y_true - y_pred) ** 2))
+    true, predicted = _as_equal_shapes(y_true, y_pred)
+    return float(np.mean((true - predicted) ** 2))
 
 
-def peak_signal_noise_ratio(y_true, y_pred, *, data_range=1.0):
+def peak_signal_noise_ratio(
+    y_true: ArrayLike, y_pred: ArrayLike, *, data_range: float = 1.0
+) -> float:
     """Peak signal-to-noise ratio, the mean over the samples.
 
     Each sample has its own logarithm, so that a few bad images do not decide.
@@ -61,12 +63,11 @@ def peak_signal_noise_ratio(y_true, y_pred, *, data_range=1.0):
     Returns
     -------
     float
-        Mean over the samples of ``10 log10(data_range**2 / mse)``, in decibel;
-        infinite if a sample is met exactly.
+        Mean of ``10 log10(data_range**2 / mse)`` in decibel; infinite if a sample fits.
 
     See Also
     --------
-    mean_squared_error : Of all elements, without the logarithm.
+    mean_squared_error : The mean over all elements, without the logarithm.
 
     Examples
     --------
@@ -75,13 +76,13 @@ def peak_signal_noise_ratio(y_true, y_pred, *, data_range=1.0):
     >>> round(peak_signal_noise_ratio(np.zeros((1, 4, 4)), np.full((1, 4, 4), 0.1)), 6)
     20.0
     """
-    y_true, y_pred = _as_equal_shapes(y_true, y_pred)
-    errors = ((y_true - y_pred) ** 2).reshape(len(y_true), -1).mean(axis=1)
+    true, predicted = _as_equal_shapes(y_true, y_pred)
+    errors = ((true - predicted) ** 2).reshape(len(true), -1).mean(axis=1)
     with np.errstate(divide="ignore"):
         return float(np.mean(10 * np.log10(data_range**2 / errors)))
 
 
-def r2_score(y_true, y_pred):
+def r2_score(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     """Coefficient of determination, weighting each element by its variance.
 
     One minus the total squared error over the total squared deviation from the mean
@@ -97,8 +98,8 @@ def r2_score(y_true, y_pred):
     Returns
     -------
     float
-        1.0 at best; 0.0 for the mean target as prediction. With constant
-        targets 1.0 if they are met and 0.0 if not.
+        1.0 at best; 0.0 for the mean target as prediction. For constant targets 1.0 if
+        they are met, else 0.0.
 
     See Also
     --------
@@ -111,22 +112,22 @@ def r2_score(y_true, y_pred):
     >>> r2_score([[[0.0, 2.0]], [[2.0, 4.0]]], [[[0.0, 2.0]], [[2.0, 3.0]]])
     0.75
     """
-    y_true, y_pred = _as_equal_shapes(y_true, y_pred)
-    error = float(np.sum((y_true - y_pred) ** 2))
-    deviation = float(np.sum((y_true - y_true.mean(axis=0)) ** 2))
+    true, predicted = _as_equal_shapes(y_true, y_pred)
+    error = float(np.sum((true - predicted) ** 2))
+    deviation = float(np.sum((true - true.mean(axis=0)) ** 2))
     if deviation == 0:
         return float(error == 0)
     return 1 - error / deviation
 
 
-def _as_equal_shapes(y_true, y_pred):
-    y_true, y_pred = (np.asarray(y, dtype=np.float64) for y in (y_true, y_pred))
+def _as_equal_shapes(*given: ArrayLike) -> list[np.ndarray]:
+    y_true, y_pred = arrays = [np.asarray(y, dtype=np.float64) for y in given]
     if y_true.shape != y_pred.shape:
         raise ValueError(
             f"y_true has shape {y_true.shape} and y_pred {y_pred.shape}; they must "
             "be equal."
         )
-    return y_true, y_pred
+    return arrays
 
 
 neg_mean_squared_error_scorer = make_scorer(mean_squared_error, greater_is_better=False)

@@ -13,6 +13,7 @@ from torch import nn
 from sk_datadrop import _two_rounds
 from sk_datadrop.datasets import flip_labels
 
+
 class MLP(nn.Module):
     """Two linear layers with a smooth activation in between."""
 
@@ -25,6 +26,14 @@ class MLP(nn.Module):
     def forward(self, X):
         X = self.second(torch.tanh(self.first(X)))
         return X if self.activation is None else self.activation(X)
+
+
+class PenalisedNet(NeuralNetClassifier):
+    """Skorch's usual way to add a penalty on the weights."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        loss = super().get_loss(y_pred, y_true, *args, **kwargs)
+        return loss + 0.1 * sum(p.abs().sum() for p in self.module_.parameters())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,12 +24,14 @@ from sklearn.ensemble import (
     VotingClassifier,
     VotingRegressor,
 )
+from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
+    KFold,
     RandomizedSearchCV,
     TunedThresholdClassifierCV,
     cross_val_predict,
@@ -43,7 +45,12 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from sk_datadrop import DataDropoutClassifier, DataDropoutRegressor, Lanczos
+from sk_datadrop import (
+    DataDropoutClassifier,
+    DataDropoutRegressor,
+    InfluenceFunctions,
+    Lanczos,
+)
 from sk_datadrop.nets import SmallCNN
 
 DOCS = Path(__file__).parents[1] / "docs" / "compatibility.md"
@@ -117,13 +124,14 @@ def test_pipeline_with_image_steps(noisy_digits):
 
 
 def test_nested_parameters(model):
-    piped = make_pipeline(StandardScaler(), model.set_params(solver=Lanczos()))
+    model.set_params(engine=InfluenceFunctions(solver=Lanczos()))
+    piped = make_pipeline(StandardScaler(), model)
     piped.set_params(
         datadropoutclassifier__estimator__lr=0.5,
-        datadropoutclassifier__solver__max_iter=3,
+        datadropoutclassifier__engine__solver__max_iter=3,
     )
     assert piped[-1].estimator.lr == 0.5
-    assert piped[-1].solver.max_iter == 3
+    assert piped[-1].engine.solver.max_iter == 3
 
 
 def test_clone(model, blobs):
@@ -149,9 +157,10 @@ def test_learning_curve(model, blobs):
 
 
 def test_grid_search(model, blobs):
-    grid = {"drop_fraction": [0.0, 0.1, "negative"], "estimator__lr": [0.05]}
-    search = GridSearchCV(model, grid, cv=2).fit(*blobs)
-    assert not np.isnan(search.cv_results_["mean_test_score"]).any()
+    grid = {"drop_fraction": [0.0, 0.1, "harmful"], "estimator__lr": [0.05]}
+    search = GridSearchCV(model, grid, cv=2, error_score="raise").fit(*blobs)
+    assert len(search.cv_results_["params"]) == 3
+    assert search.best_score_ > 0.9
 
 
 def test_randomized_search_with_workers(model, blobs):
@@ -187,7 +196,9 @@ def test_voting(model, regressor, blobs, plane):
     members = [("dropout", model), ("linear", LogisticRegression())]
     assert VotingClassifier(members, voting="soft").fit(*blobs).score(*blobs) > 0.9
     member = DataDropoutRegressor(regressor, cv=2, random_state=0)
-    VotingRegressor([("dropout", member)]).fit(*plane)
+    vote = VotingRegressor([("dropout", member)]).fit(*plane)
+    alone = member.fit(*plane).predict(plane[0])
+    np.testing.assert_array_equal(vote.predict(plane[0]), alone)
 
 
 def test_stacking(model, blobs):
@@ -214,8 +225,11 @@ def test_frozen(model, blobs):
 def test_transformed_target(regressor, plane):
     X, y = plane
     model = DataDropoutRegressor(regressor, cv=2, random_state=0)
-    wrapped = TransformedTargetRegressor(model, transformer=StandardScaler())
-    assert wrapped.fit(X, y).predict(X).shape == (80,)
+    scale = StandardScaler()
+    wrapped = TransformedTargetRegressor(model, transformer=scale).fit(X, 100 * y)
+    alone = clone(model).fit(X, scale.fit_transform(100 * y[:, None])[:, 0])
+    expected = scale.inverse_transform(alone.predict(X)[:, None])[:, 0]
+    np.testing.assert_allclose(wrapped.predict(X), expected)
 
 
 # Data.
@@ -235,8 +249,8 @@ def test_frames_in_and_names_out(model, blobs):
 
 def test_read_only_memmap(model, blobs, tmp_path):
     X, y = blobs
-    joblib.dump((X, y), tmp_path / "rows")
-    mapped = joblib.load(tmp_path / "rows", mmap_mode="r")
+    joblib.dump((X, y), tmp_path / "samples")
+    mapped = joblib.load(tmp_path / "samples", mmap_mode="r")
     assert not mapped[0].flags.writeable
     np.testing.assert_array_equal(
         clone(model).fit(*mapped).influence_, model.fit(X, y).influence_
@@ -283,10 +297,11 @@ def test_html(model, blobs):
 # Workers.
 
 
-def test_rounds_side_by_side_are_bitwise_the_same(model, blobs):
+def test_splits_side_by_side_are_bitwise_the_same(model, blobs):
     alone = clone(model).set_params(cv=3).fit(*blobs)
     together = clone(model).set_params(cv=3, n_jobs=2).fit(*blobs)
     np.testing.assert_array_equal(alone.influence_, together.influence_)
+    np.testing.assert_array_equal(alone.sample_mask_, together.sample_mask_)
     for a, b in zip(
         alone.round_one_estimators_, together.round_one_estimators_, strict=True
     ):
@@ -384,12 +399,12 @@ class TestRouting:
             model.fit(*blobs, weights=np.ones(90))
         X, y = blobs
         piped = make_pipeline(StandardScaler(), model)
-        with pytest.raises(Exception, match="X_val"):
+        with pytest.raises(UnsetMetadataPassedError, match="X_val"):
             piped.fit(X, y, X_val=X, y_val=y)
 
 
 class NetWithOffset(NeuralNetClassifier):
-    """Takes fit parameters of its own."""
+    """A net whose ``fit`` has parameters of its own."""
 
     def fit(self, X, y, offset=None, times=1, **fit_params):
         self.offset_ = offset
@@ -403,19 +418,20 @@ older_skorch = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("is_routed", [False, pytest.param(True, marks=older_skorch)])
-def test_fit_parameters_reach_the_net_cut_as_the_rows_are(blobs, is_routed):
+def test_fit_parameters_reach_the_net_cut_as_the_samples_are(blobs, is_routed):
     X, y = blobs
     net = NetWithOffset(MLP, criterion=nn.CrossEntropyLoss, lr=0.1)
-    model = DataDropoutClassifier(net, cv=3, random_state=0)
-    rows = np.arange(90)
+    folds = list(KFold(3).split(X))
+    model = DataDropoutClassifier(net, cv=folds, random_state=0)
+    numbers = np.arange(90)
     with sklearn.config_context(enable_metadata_routing=is_routed):
         if is_routed:
             net.set_fit_request(offset=True, times=True)
-        model.fit(X, y, offset=rows, times=2)
+        model.fit(X, y, offset=numbers, times=2)
     np.testing.assert_array_equal(model.estimator_.offset_, model.sample_indices_)
     assert len(model.estimator_.history) == 2
-    for fitted in model.round_one_estimators_:
-        assert len(fitted.offset_) == 60
+    for fitted, (train, _) in zip(model.round_one_estimators_, folds, strict=True):
+        np.testing.assert_array_equal(fitted.offset_, train)
         assert len(fitted.history) == 2
 
 

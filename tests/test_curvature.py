@@ -9,13 +9,15 @@ from torch import nn
 from torch.autograd.functional import hessian, jacobian
 
 from sk_datadrop import GaussNewton, Hessian
+from sk_datadrop._curvature import check_curvature, curvature_operator
 from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._samples import Samples
 
-N_ROWS = 11
+N_SAMPLES = 11
 
 
 class OldStyleSquare(torch.autograd.Function):
-    """Of the style that torch.func refuses: one forward that also fills the context."""
+    """The style that torch.func refuses: one forward that also fills the context."""
 
     @staticmethod
     def forward(ctx, x):
@@ -61,48 +63,59 @@ def make(case):
     net = net_class(MLP, criterion=criterion, **parameters).initialize()
     net.module_.double()
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(N_ROWS, 4))
+    X = rng.normal(size=(N_SAMPLES, 4))
     y = {
-        "labels": rng.integers(3, size=N_ROWS),
-        "binary": rng.integers(2, size=(N_ROWS, 3)).astype(float),
-        "real": rng.normal(size=(N_ROWS, 3)),
+        "labels": rng.integers(3, size=N_SAMPLES),
+        "binary": rng.integers(2, size=(N_SAMPLES, 3)).astype(float),
+        "real": rng.normal(size=(N_SAMPLES, 3)),
     }[kind]
-    return FunctionalNet(net), X, y
+    return FunctionalNet(net), Samples(X, y)
 
 
-def operator_of(curvature, functional, X, y, **parameters):
-    return curvature(**parameters).operator(
-        functional, X, y, random_state=np.random.default_rng(0)
+def operator_of(curvature, functional, samples, on_product=lambda: None, **parameters):
+    return curvature_operator(
+        curvature(**parameters),
+        functional,
+        samples,
+        random_state=np.random.default_rng(0),
+        on_product=on_product,
     )
 
 
-def matrix_of(curvature, functional, X, y, **parameters):
-    operator = operator_of(curvature, functional, X, y, **parameters)
+def matrix_of(curvature, functional, samples, **parameters):
+    operator = operator_of(curvature, functional, samples, **parameters)
     identity = torch.eye(operator.size, dtype=torch.float64)
     return torch.stack([operator.product(v) for v in identity])
 
 
-def scale_of(curvature, functional, X, y, **parameters):
+def scale_of(curvature, functional, samples, **parameters):
     parameters["scaling"] = "tensor"
-    return operator_of(curvature, functional, X, y, **parameters).scale
+    return operator_of(curvature, functional, samples, **parameters).scale
 
 
-def explicit_gauss_newton(functional, X, y):
+def tensors(samples):
+    return torch.as_tensor(samples.X), torch.as_tensor(samples.y)
+
+
+def explicit_gauss_newton(functional, samples):
     total = 0.0
-    for x_row, y_row in zip(torch.as_tensor(X), torch.as_tensor(y), strict=True):
-        x_row, y_row = x_row[None], y_row[None]
-        z = functional.outputs(functional.theta, x_row)
-        J = jacobian(lambda t, x=x_row: functional.outputs(t, x)[0], functional.theta)
-        H = hessian(lambda z, y=y_row: functional.losses(z[None], y)[0], z[0])
+    for x, y in zip(*tensors(samples), strict=True):
+        z = functional.natural_outputs(functional.theta, x[None])[0]
+        J = jacobian(
+            lambda t, x=x: functional.natural_outputs(t, x[None])[0], functional.theta
+        )
+        H = hessian(lambda z, y=y: functional.natural_losses(z[None], y[None])[0], z)
         total = total + J.T @ H @ J
-    return total / len(X)
+    return total / len(samples)
 
 
-def explicit_hessian(functional, X, y):
-    X, y = torch.as_tensor(X), torch.as_tensor(y)
-    return hessian(
-        lambda theta: functional.row_losses(theta, X, y).mean(), functional.theta
-    )
+def explicit_hessian(functional, samples):
+    X, y = tensors(samples)
+
+    def loss(theta):
+        return functional.natural_losses(functional.natural_outputs(theta, X), y).mean()
+
+    return hessian(loss, functional.theta)
 
 
 EXPLICIT = {GaussNewton: explicit_gauss_newton, Hessian: explicit_hessian}
@@ -112,9 +125,9 @@ every_curvature = pytest.mark.parametrize("curvature", EXPLICIT)
 @every_curvature
 @pytest.mark.parametrize("case", CASES)
 def test_products_against_explicit_matrices(curvature, case):
-    functional, X, y = make(case)
-    A = matrix_of(curvature, functional, X, y)
-    torch.testing.assert_close(A, EXPLICIT[curvature](functional, X, y))
+    functional, samples = make(case)
+    A = matrix_of(curvature, functional, samples)
+    torch.testing.assert_close(A, EXPLICIT[curvature](functional, samples))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -136,10 +149,10 @@ def test_hessian_is_gauss_newton_where_outputs_are_linear():
         criterion=nn.CrossEntropyLoss,
     ).initialize()
     net.module_.double()
-    _, X, y = make("cross-entropy")
+    _, samples = make("cross-entropy")
     torch.testing.assert_close(
-        matrix_of(Hessian, FunctionalNet(net), X, y),
-        matrix_of(GaussNewton, FunctionalNet(net), X, y),
+        matrix_of(Hessian, FunctionalNet(net), samples),
+        matrix_of(GaussNewton, FunctionalNet(net), samples),
     )
 
 
@@ -152,15 +165,15 @@ def test_hessian_of_a_loss_without_curvature_is_zero():
         criterion=nn.L1Loss,
     ).initialize()
     net.module_.double()
-    _, X, y = make("mse")
-    assert not matrix_of(Hessian, FunctionalNet(net), X, y).any()
+    _, samples = make("mse")
+    assert not matrix_of(Hessian, FunctionalNet(net), samples).any()
 
 
 def test_hessian_products_do_not_run_the_net_again(monkeypatch):
-    functional, X, y = make("mse")
-    operator = operator_of(Hessian, functional, X, y)
-    expected = explicit_hessian(functional, X, y)
-    monkeypatch.setattr(functional, "raw_outputs", None)
+    functional, samples = make("mse")
+    operator = operator_of(Hessian, functional, samples)
+    expected = explicit_hessian(functional, samples)
+    monkeypatch.setattr(functional, "outputs", None)
     for v in torch.randn(2, operator.size, dtype=torch.float64):
         torch.testing.assert_close(operator.product(v), expected @ v)
 
@@ -168,13 +181,9 @@ def test_hessian_products_do_not_run_the_net_again(monkeypatch):
 @every_curvature
 def test_products_are_counted_and_leave_no_graph(curvature):
     calls = []
-    functional, X, y = make("mse")
-    operator = curvature().operator(
-        functional,
-        X,
-        y,
-        random_state=np.random.default_rng(0),
-        on_product=lambda: calls.append(1),
+    functional, samples = make("mse")
+    operator = operator_of(
+        curvature, functional, samples, on_product=lambda: calls.append(1)
     )
     for _ in range(3):
         assert not operator.product(functional.theta).requires_grad
@@ -182,8 +191,8 @@ def test_products_are_counted_and_leave_no_graph(curvature):
 
 
 def test_nll_of_softmax_is_the_fisher_information_of_cross_entropy():
-    functional, X, y = make("cross-entropy")
-    reference = matrix_of(GaussNewton, functional, X, y)
+    functional, samples = make("cross-entropy")
+    reference = matrix_of(GaussNewton, functional, samples)
     log_softmax = matrix_of(GaussNewton, *make("nll of log-softmax"))
     torch.testing.assert_close(log_softmax, reference)
     # skorch adds the machine epsilon inside the logarithm.
@@ -195,103 +204,113 @@ def test_nll_of_softmax_is_the_fisher_information_of_cross_entropy():
 @every_curvature
 @pytest.mark.parametrize("max_memory", [1, 1000, 2000, 4000])
 def test_memory_does_not_matter(curvature, max_memory):
-    functional, X, y = make("cross-entropy")
+    functional, samples = make("cross-entropy")
     torch.testing.assert_close(
-        matrix_of(curvature, functional, X, y, max_memory=max_memory),
-        matrix_of(curvature, functional, X, y),
+        matrix_of(curvature, functional, samples, max_memory=max_memory),
+        matrix_of(curvature, functional, samples),
     )
 
 
+class CountsSamples(MLP):
+    """Adds up the samples that run through it."""
+
+    n_samples = 0
+
+    def forward(self, X):
+        CountsSamples.n_samples += len(X)
+        return super().forward(X)
+
+
 @every_curvature
-def test_graphs_that_do_not_fit_are_made_anew(curvature, monkeypatch):
-    functional, X, y = make("cross-entropy")
-    X, y = np.tile(X, (60, 1)), np.tile(y, 60)
-    sizes = []
-    original = functional.outputs
+def test_graphs_that_do_not_fit_are_made_anew(curvature):
+    net = NeuralNetClassifier(CountsSamples, criterion=nn.CrossEntropyLoss)
+    net.initialize().module_.double()
+    functional = FunctionalNet(net)
+    samples = make("cross-entropy")[1][np.tile(np.arange(N_SAMPLES), 60)]
+    # The search for a method of differentiation is not of interest.
+    functional.jvp(tensors(samples)[0][:2], functional.theta)
 
-    def outputs(theta, X):
-        sizes.append(len(X))
-        return original(theta, X)
-
-    monkeypatch.setattr(functional, "outputs", outputs)
-    # What _derivatives spends on finding its method is not of interest.
-    functional.jvp(torch.as_tensor(X[:2]), functional.theta)
-
-    def rows_through_a_graph(max_memory):
+    def samples_of_a_product(max_memory):
         operator = operator_of(
-            curvature, functional, X, y, n_samples=None, max_memory=max_memory
+            curvature, functional, samples, n_samples=None, max_memory=max_memory
         )
-        sizes.clear()
+        CountsSamples.n_samples = 0
         operator.product(functional.theta)
-        return sum(sizes)
+        return CountsSamples.n_samples
 
     without_graphs = 660 if curvature is GaussNewton else 0
-    assert rows_through_a_graph(1e9) == without_graphs
-    assert rows_through_a_graph(1) == without_graphs + 660
-    between = rows_through_a_graph(3e4)
+    assert samples_of_a_product(1e9) == without_graphs
+    assert samples_of_a_product(1) == without_graphs + 660
+    between = samples_of_a_product(3e4)
     assert without_graphs < between < without_graphs + 660
 
 
 @every_curvature
-def test_subsample_is_a_mean_over_some_of_the_rows(curvature):
-    functional, X, y = make("mse")
-    rows = np.sort(np.random.default_rng(0).choice(N_ROWS, 5, replace=False))
+def test_subsample_is_a_mean_over_some_of_the_samples(curvature):
+    functional, samples = make("mse")
+    drawn = np.sort(np.random.default_rng(0).choice(N_SAMPLES, 5, replace=False))
     torch.testing.assert_close(
-        matrix_of(curvature, functional, X, y, n_samples=5),
-        EXPLICIT[curvature](functional, X[rows], y[rows]),
+        matrix_of(curvature, functional, samples, n_samples=5),
+        EXPLICIT[curvature](functional, samples[drawn]),
     )
 
 
 @every_curvature
 @pytest.mark.parametrize("case", CASES)
 def test_scale_is_the_size_of_the_curvature_of_each_tensor(curvature, case):
-    functional, X, y = make(case)
-    along_theta = EXPLICIT[curvature](functional, X, y) @ functional.theta
+    functional, samples = make(case)
+    along_theta = EXPLICIT[curvature](functional, samples) @ functional.theta
     sizes = [4 * 5, 5, 5 * 3, 3]
     expected = torch.cat(
         [(v @ v / len(v)).sqrt().expand(len(v)) for v in along_theta.split(sizes)]
     )
-    scale = scale_of(curvature, functional, X, y)
+    scale = scale_of(curvature, functional, samples)
     torch.testing.assert_close(scale, expected / expected.mean())
-    assert operator_of(curvature, functional, X, y).scale == 1.0
+    assert operator_of(curvature, functional, samples).scale == 1.0
 
 
 @every_curvature
-def test_scale_does_not_depend_on_batches_or_the_order_of_the_rows(curvature):
-    functional, X, y = make("cross-entropy")
-    expected = scale_of(curvature, functional, X, y)
-    order = np.random.default_rng(1).permutation(N_ROWS)
-    shuffled = scale_of(curvature, functional, X[order], y[order], max_memory=1)
+def test_scale_does_not_depend_on_batches_or_the_order_of_the_samples(curvature):
+    functional, samples = make("cross-entropy")
+    expected = scale_of(curvature, functional, samples)
+    order = np.random.default_rng(1).permutation(N_SAMPLES)
+    shuffled = scale_of(curvature, functional, samples[order], max_memory=1)
     torch.testing.assert_close(shuffled, expected)
 
 
 @every_curvature
 def test_scale_of_tensors_without_curvature(curvature):
-    functional, X, y = make("mse")
+    functional, samples = make("mse")
     functional.theta[:25] = 0  # the first layer, so that the second sees zeros only
     functional.theta[25:40] = 0
-    scale = scale_of(curvature, functional, X, y)
+    scale = scale_of(curvature, functional, samples)
     assert (scale > 0).all()
     # Only the last bias moves the outputs.
     assert scale[:40].unique().numel() == 1
     assert scale[40] / scale[0] > 100
     functional.theta[:] = 0
-    assert (scale_of(curvature, functional, X, y) == 1).all()
+    assert (scale_of(curvature, functional, samples) == 1).all()
 
 
 @every_curvature
 @pytest.mark.parametrize(
-    ("parameters", "message"),
+    ("parameters", "error", "message"),
     [
-        ({"scaling": "layer"}, "scaling must be 'tensor' or None; got 'layer'"),
-        ({"damping": 0.0}, "damping must be a positive number"),
-        ({"damping": "0.1"}, "damping must be a positive number"),
-        ({"n_samples": 0}, "n_samples must be a positive integer"),
-        ({"n_samples": True}, "n_samples must be a positive integer; got True"),
-        ({"max_memory": 0}, "max_memory must be a positive number of bytes"),
+        ({"scaling": "layer"}, ValueError, "'tensor' or None; got 'layer'"),
+        ({"damping": 0.0}, ValueError, "damping == 0.0, must be > 0"),
+        ({"damping": "0.1"}, TypeError, "damping must be an instance of float"),
+        ({"n_samples": 0}, ValueError, "n_samples == 0, must be >= 1"),
+        ({"n_samples": 2.0}, TypeError, "n_samples must be an instance of int"),
+        ({"max_memory": 0}, ValueError, "max_memory == 0, must be > 0"),
     ],
 )
-def test_parameters_out_of_range(curvature, parameters, message):
-    functional, X, y = make("mse")
-    with pytest.raises(ValueError, match=message):
-        matrix_of(curvature, functional, X, y, **parameters)
+def test_parameters_out_of_range(curvature, parameters, error, message):
+    with pytest.raises(error, match=message):
+        check_curvature(curvature(**parameters))
+
+
+@every_curvature
+def test_parameters_in_range(curvature):
+    check_curvature(curvature())
+    check_curvature(curvature(damping=2, scaling="tensor", n_samples=1, max_memory=1))
+    check_curvature(curvature(n_samples=None))

@@ -1,13 +1,14 @@
 """The drop curve: what it compares, and what it does not let in."""
 
+from dataclasses import replace
 from threading import get_ident
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from joblib import parallel_config
 from scipy import stats
+from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, ShuffleSplit
 from skorch import NeuralNetRegressor
 from torch.utils.data import TensorDataset
@@ -17,15 +18,13 @@ from sk_datadrop import (
     DataDropoutRegressor,
     DataDropoutTransformer,
     DropCurve,
-    DropCurveDisplay,
     drop_curve,
 )
-from sk_datadrop._curves import _interval, _shuffled
 
 
 @pytest.fixture
 def spoiled_plane():
-    """120 rows of a plane, a tenth of the targets far off."""
+    """120 samples of a plane, a tenth of the targets far off."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(120, 3)).astype(np.float32)
     y = X @ [1.0, 2.0, 3.0]
@@ -46,7 +45,14 @@ def model():
     return DataDropoutRegressor(net, cv=2)
 
 
-def curve_of(model, rows, **options):
+@pytest.fixture
+def spoiled_blobs(blobs):
+    """The blobs, every sixth of them under a wrong label."""
+    X, y = blobs
+    return X, np.where(np.arange(90) % 6 == 0, (y + 1) % 3, y)
+
+
+def curve_of(model, samples, **options):
     defaults = {
         "fractions": [0.05, 0.1],
         "n_repeats": 2,
@@ -54,7 +60,7 @@ def curve_of(model, rows, **options):
         "scoring": "neg_median_absolute_error",
         "random_state": 0,
     }
-    return drop_curve(model, *rows, **(defaults | options))
+    return drop_curve(model, *samples, **(defaults | options))
 
 
 def test_dropping_what_is_spoiled_helps_and_a_random_drop_does_not(
@@ -73,10 +79,10 @@ def test_dropping_what_is_spoiled_helps_and_a_random_drop_does_not(
 def test_round_one_is_run_once_per_run(model, spoiled_plane, trainings):
     curve_of(model, spoiled_plane, fractions=[0.1, 0.2, 0.3], n_repeats=1)
     assert len(trainings) == 2 * 2
-    assert len(set(trainings)) == 4  # a seed of its own for every run and round
+    assert len(set(trainings)) == 4  # a seed of its own for every run and split
 
 
-def test_scored_rows_are_never_trained_on(model, spoiled_plane):
+def test_scored_samples_are_never_trained_on(model, spoiled_plane):
     X, y = spoiled_plane
     seen = []
 
@@ -121,47 +127,105 @@ def test_threads_are_no_workers(model, spoiled_plane):
     assert seen == {get_ident()}
 
 
-def test_negative_is_a_fraction_too(classifier, blobs):
-    model = DataDropoutClassifier(classifier, cv=3)
-    curve = drop_curve(
-        model, *blobs, fractions=["negative"], n_repeats=1, cv=2, random_state=0
+def test_each_arm_drops_what_it_should(classifier, spoiled_blobs):
+    """What the estimator drops, and at random as many samples of each class."""
+    X, y = spoiled_blobs
+    seen = []
+
+    def scorer(fitted, X_test, y_test):
+        seen.append((clone(fitted), fitted.sample_mask_))
+        return fitted.score(X_test, y_test)
+
+    [(train, _)] = splits = list(ShuffleSplit(1, random_state=0).split(X))
+    fractions = ["harmful", "auto", 0.1]
+    curve = curve_of(
+        DataDropoutClassifier(classifier, cv=3),
+        spoiled_blobs,
+        fractions=fractions,
+        cv=splits,
+        scoring=scorer,
+        n_repeats=1,
     )
-    assert curve.fractions == ["negative"]
-    assert (curve.none > 0.8).all()
+    assert curve.fractions == fractions
+    models, masks = zip(*seen, strict=True)
+    assert masks[0].all()
+    for column, fraction in enumerate(fractions):
+        dropout, random = masks[1 + column], masks[4 + column]
+        alone = models[0].set_params(drop_fraction=fraction).fit(X[train], y[train])
+        np.testing.assert_array_equal(dropout, alone.sample_mask_)
+        assert curve.n_dropped[0, column] == alone.n_dropped_ > 0
+        for c in range(3):
+            of_class = y[train] == c
+            assert np.sum(random[of_class]) == np.sum(dropout[of_class])
+        assert not np.array_equal(dropout, random)
 
 
-def test_random_drop_has_the_size_and_the_classes():
-    labels = np.repeat([0, 1, 2], [50, 30, 20])
-    mask = np.random.default_rng(0).random(100) > 0.3
-    shuffled = _shuffled(mask, labels, np.random.default_rng(1))
-    np.testing.assert_array_equal(
-        np.bincount(labels[mask]), np.bincount(labels[shuffled])
-    )
-    assert not np.array_equal(mask, shuffled)
-    assert _shuffled(mask, None, np.random.default_rng(1)).sum() == mask.sum()
+def test_splits_that_auto_cannot_use_are_refused_first(classifier, blobs, trainings):
+    model = DataDropoutClassifier(classifier, cv=0.2)
+    with pytest.raises(ValueError, match="compares on samples that had no say"):
+        drop_curve(model, *blobs, fractions=["auto"])
+    assert not trainings
 
 
-def test_interval_of_independent_runs_is_that_of_the_t_test():
+def curve_with(dropout, overlap=0.0):
+    """A curve whose other arms are zero."""
+    n_runs, zeros = len(dropout), np.zeros_like(dropout)
+    n_test = np.full(n_runs, 100 * overlap)
+    n_train = np.full(n_runs, 100)
+    return DropCurve([0.1, 0.2], dropout, zeros, zeros[:, 0], zeros, n_train, n_test)
+
+
+@pytest.mark.parametrize("over", ["none", "random"])
+def test_interval_of_independent_runs_is_that_of_the_t_test(over):
     values = np.random.default_rng(0).normal(size=(7, 2))
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    mean, low, high = _interval(values, overlap=0.0)
+    mean, low, high = curve_with(values).gain(over)
     np.testing.assert_allclose(mean, values.mean(0))
     np.testing.assert_allclose([low, high], [expected.low, expected.high])
     # Two folds for scoring and eight for training: wider by sqrt(1 + 7 / 4).
-    _, wider, _ = _interval(values, overlap=0.25)
+    _, wider, _ = curve_with(values, overlap=0.25).gain(over)
     np.testing.assert_allclose(mean - wider, (mean - low) * np.sqrt(1 + 7 / 4))
-    assert np.isnan(_interval(values[:1], overlap=0.25)[1:]).all()
+    assert np.isnan(curve_with(values[:1]).gain(over)[1:]).all()
+
+
+def test_gain_over_something_else():
+    with pytest.raises(ValueError, match="over must be 'none' or 'random'; got 'all'"):
+        curve_with(np.ones((2, 2))).gain("all")
+
+
+def test_gain_is_over_the_arm_asked_for():
+    curve = replace(curve_with(np.ones((2, 2))), none=np.array([0.25, 0.75]))
+    np.testing.assert_array_equal(curve.gain("none")[0], [0.5, 0.5])
+    np.testing.assert_array_equal(curve.gain("random")[0], [1, 1])
 
 
 def test_groups_are_kept_together_inside_and_outside(model, spoiled_plane):
-    groups = np.arange(120) % 6
-    outer = GroupKFold(3)
-    model.set_params(cv=GroupKFold(2))
-    curve = curve_of(model, spoiled_plane, cv=outer, n_repeats=1, groups=groups)
-    pairs = list(outer.split(*spoiled_plane, groups))
-    assert curve.n_test.tolist() == [len(test) for _, test in pairs]
+    X, _ = spoiled_plane
+    groups, inner, scored = np.arange(120) % 6, [], []
+
+    class Noted(GroupKFold):
+        def split(self, X, y=None, groups=None):
+            inner.append(groups)
+            return super().split(X, y, groups)
+
+    def scorer(fitted, X_test, y_test):
+        scored.append(X_test)
+        return fitted.score(X_test, y_test)
+
+    pairs = list(GroupKFold(3).split(*spoiled_plane, groups))
+    options = {"cv": GroupKFold(3), "n_repeats": 1, "fractions": [0.0]}
+    curve_of(
+        model.set_params(cv=Noted(2)),
+        spoiled_plane,
+        scoring=scorer,
+        groups=groups,
+        **options,
+    )
+    for (train, test), of_run, X_test in zip(pairs, inner, scored, strict=True):
+        np.testing.assert_array_equal(of_run, groups[train])
+        np.testing.assert_array_equal(X_test, X[test])
     with pytest.raises(ValueError, match="'groups' parameter should not be None"):
-        curve_of(model, spoiled_plane)
+        curve_of(model, spoiled_plane, **options)
 
 
 def test_outer_splitters_need_no_groups(model, spoiled_plane):
@@ -173,7 +237,7 @@ def test_outer_splitters_need_no_groups(model, spoiled_plane):
     assert curve.n_test.tolist() == [60]
 
 
-def test_fit_params_are_cut_as_rows_are(model, spoiled_plane):
+def test_fit_params_are_cut_as_samples_are(model, spoiled_plane):
     class Noted(NeuralNetRegressor):
         def fit(self, X, y, numbers, **fit_params):
             np.testing.assert_array_equal(X, spoiled_plane[0][numbers])
@@ -185,7 +249,7 @@ def test_fit_params_are_cut_as_rows_are(model, spoiled_plane):
 
 def test_only_the_estimators_have_a_curve(model, spoiled_plane):
     selector = DataDropoutTransformer(model.estimator)
-    with pytest.raises(TypeError, match="must be an instance of DataDropoutClassifier"):
+    with pytest.raises(TypeError, match="must be a DataDropoutClassifier or"):
         curve_of(selector, spoiled_plane)
 
 
@@ -193,9 +257,9 @@ def test_only_the_estimators_have_a_curve(model, spoiled_plane):
     ("options", "message"),
     [
         ({"fractions": [1.5]}, "drop_fraction must be"),
-        ({"fractions": "negative"}, r"got 'negative'. Pass \['negative'\]"),
+        ({"fractions": "harmful"}, r"got 'harmful'. Pass \['harmful'\]"),
         ({"fractions": []}, "fractions must not be empty"),
-        ({"n_repeats": 0}, "n_repeats must be a positive integer; got 0"),
+        ({"n_repeats": 0}, "n_repeats == 0, must be >= 1"),
     ],
 )
 def test_options_out_of_range(model, spoiled_plane, options, message):
@@ -210,24 +274,3 @@ def test_targets_are_those_given_or_of_the_data_set(model, spoiled_plane):
     np.testing.assert_array_equal(own.dropout, given.dropout)
     with pytest.raises(ValueError, match="y is missing"):
         curve_of(model, [X])
-
-
-def test_gain_over_something_else():
-    ones = np.ones((2, 1))
-    curve = DropCurve([0.1], ones, ones, ones[:, 0], ones, ones[:, 0], ones[:, 0])
-    with pytest.raises(ValueError, match="over must be 'none' or 'random'; got 'all'"):
-        curve.gain("all")
-
-
-def test_display(model, spoiled_plane):
-    mpl.use("Agg")
-    display = DropCurveDisplay.from_estimator(
-        model, *spoiled_plane, fractions=[0.2, 0.1], n_repeats=1, cv=2, random_state=0
-    )
-    lines = [c.lines[0] for c in display.ax_.containers]
-    assert len(lines) == 2
-    mean, _, _ = display.curve.gain("none")
-    np.testing.assert_allclose(lines[0].get_ydata(), mean[::-1])
-    assert display.figure_ is display.ax_.figure
-    again = DropCurveDisplay(display.curve).plot(display.ax_)
-    assert again.ax_ is display.ax_

@@ -18,16 +18,16 @@ from sk_datadrop import (
     DataDropoutRegressor,
     DataDropoutSampler,
     DataDropoutTransformer,
+    InfluenceFunctions,
     Trajectory,
-    Views,
 )
 
 
 class LazyMLP(nn.Module):
-    """Takes rows of any length and of any size of number.
+    """A module for samples of any length and numbers of any size.
 
     In double precision, since the checks ask for predictions that are the same to
-    seven digits whether rows come alone or together.
+    seven digits whether samples come alone or together.
     """
 
     def __init__(self, n_outputs=1):
@@ -40,9 +40,9 @@ class LazyMLP(nn.Module):
 
 
 class MeanSquares(nn.MSELoss):
-    """Takes targets in single precision beside outputs in double.
+    """Squares of outputs in double precision and targets in single.
 
-    torch 2.6 does so forwards, but not backwards.
+    torch 2.6 has them forwards, but not backwards.
     """
 
     def forward(self, outputs, y):
@@ -80,8 +80,8 @@ def absolute_error(outputs, y):
 
 CLASSIFIER = lazy(NeuralNetClassifier, criterion=nn.CrossEntropyLoss)
 REGRESSOR = lazy(NeuralNetRegressor, criterion=MeanSquares)
-# One group of held-out rows is quicker than the eight that views=None takes.
-QUICK = {"cv": 2, "views": Views(n_groups=1), "random_state": 0}
+# One group of held-out samples is quicker than the eight of engine=None.
+QUICK = {"cv": 2, "engine": InfluenceFunctions(n_groups=1), "random_state": 0}
 DEFAULTS = {
     "classifier": DataDropoutClassifier(CLASSIFIER, **QUICK),
     "regressor": DataDropoutRegressor(REGRESSOR, **QUICK),
@@ -91,7 +91,7 @@ DEFAULTS = {
 SHARE = QUICK | {"cv": 0.5, "drop_fraction": 0.1}
 VARIANTS = {
     "classifier, eight groups": DataDropoutClassifier(
-        CLASSIFIER, **QUICK | {"views": None}
+        CLASSIFIER, **QUICK | {"engine": None}
     ),
     "classifier of a share": DataDropoutClassifier(CLASSIFIER, **SHARE),
     "classifier, loss": DataDropoutClassifier(CLASSIFIER, objective="loss", **QUICK),
@@ -104,7 +104,7 @@ VARIANTS = {
         REGRESSOR, objective=absolute_error, **QUICK
     ),
     "regressor, trajectory": DataDropoutRegressor(
-        REGRESSOR, engine=Trajectory(), **QUICK
+        REGRESSOR, **QUICK | {"engine": Trajectory(n_groups=1)}
     ),
     "transformer of a share": DataDropoutTransformer(CLASSIFIER, **SHARE),
     "sampler of a share": DataDropoutSampler(REGRESSOR, **SHARE),
@@ -187,7 +187,7 @@ def test_scikit_learn_with_array_api():
     ],
 )
 def test_imbalanced_learn(name):
-    """All but the checks of ratios between classes, sparse rows and its own tags."""
+    """All but the checks of ratios between classes, sparse samples and its own tags."""
     from imblearn.utils import estimator_checks
 
     sampler = DataDropoutSampler(CLASSIFIER, **QUICK)

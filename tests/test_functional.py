@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import MLP
+from conftest import MLP, PenalisedNet
 from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 from torch.nn import functional as F
@@ -13,12 +13,18 @@ from torch.utils.data import default_collate
 
 from sk_datadrop._derivatives import METHODS
 from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._samples import Samples
 
 
 def fitted(net_class, criterion, **parameters):
     net = net_class(MLP, criterion=criterion, **parameters).initialize()
     net.module_.double()
     return net
+
+
+def losses_of(functional, X, y, theta=None):
+    theta = functional.theta if theta is None else theta
+    return functional.natural_losses(functional.natural_outputs(theta, X), y)
 
 
 @pytest.fixture
@@ -48,25 +54,27 @@ def test_theta_holds_the_trainable_parameters_in_order():
         (NeuralNet, nn.NLLLoss, nn.LogSoftmax(-1), F.cross_entropy),
     ],
 )
-def test_row_losses_of_classifiers(net_class, criterion, activation, reference, batch):
+def test_losses_of_classifiers(net_class, criterion, activation, reference, batch):
     X, y = batch
     net = fitted(net_class, criterion, module__activation=activation)
     functional = FunctionalNet(net)
     logits = net.module_.second(torch.tanh(net.module_.first(X)))
-    losses = functional.row_losses(functional.theta, X, y)
-    torch.testing.assert_close(losses, reference(logits, y, reduction="none"))
+    expected = reference(logits, y, reduction="none")
+    torch.testing.assert_close(losses_of(functional, X, y), expected)
+    outputs = functional.outputs(functional.theta, X)
+    assert torch.equal(outputs, net.module_(X))
+    torch.testing.assert_close(functional.losses(outputs, y), expected)
+    torch.testing.assert_close(functional.criterion_losses(outputs, y), expected)
 
 
 @pytest.mark.parametrize(("reduction", "factor"), [("mean", 1 / 3), ("sum", 1.0)])
-def test_row_losses_of_many_targets_reduce_as_the_criterion_does(
-    reduction, factor, batch
-):
+def test_losses_of_many_targets_reduce_as_the_criterion_does(reduction, factor, batch):
     X, _ = batch
     y = torch.ones(6, 3, dtype=torch.float64)
     net = fitted(NeuralNetRegressor, nn.MSELoss, criterion__reduction=reduction)
     functional = FunctionalNet(net)
     expected = ((net.module_(X) - y) ** 2).sum(1) * factor
-    torch.testing.assert_close(functional.row_losses(functional.theta, X, y), expected)
+    torch.testing.assert_close(losses_of(functional, X, y), expected)
 
 
 def test_state_dict_replaces_the_weights(batch):
@@ -75,14 +83,14 @@ def test_state_dict_replaces_the_weights(batch):
     state = {k: 2 * v for k, v in net.module_.state_dict().items()}
     functional = FunctionalNet(net, state)
     torch.testing.assert_close(functional.theta, 2 * FunctionalNet(net).theta)
-    assert not torch.equal(functional.raw_outputs(functional.theta, X), net.module_(X))
+    assert not torch.equal(functional.outputs(functional.theta, X), net.module_(X))
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 4, 100])
-def test_batches_keep_the_order_of_the_rows(batch_size):
+def test_batches_keep_the_order_of_the_samples(batch_size):
     functional = FunctionalNet(fitted(NeuralNetClassifier, nn.CrossEntropyLoss))
     X, y = np.arange(40.0).reshape(10, 4), np.arange(10)
-    batches = list(functional.batches(X, y, batch_size))
+    batches = list(functional.batches(Samples(X, y), batch_size))
     assert torch.equal(torch.cat([b[0] for b in batches]), torch.as_tensor(X))
     assert torch.equal(torch.cat([b[1] for b in batches]), torch.as_tensor(y))
     assert len(batches[0][0]) == min(batch_size or 128, 10)
@@ -98,7 +106,8 @@ def test_the_net_is_left_as_found(batch):
     state = copy.deepcopy(net.module_.state_dict())
     functional = FunctionalNet(net)
     theta = functional.theta.clone().requires_grad_()
-    functional.row_losses(theta, X, y).sum().backward()
+    losses_of(functional, X, y, theta).sum().backward()
+    assert len(list(functional.batches(Samples(X, y), batch_size=2))) == 3
     assert net.module_.training
     assert net.criterion_.reduction == "mean"
     assert all(p.grad is None for p in net.module_.parameters())
@@ -157,7 +166,7 @@ def test_a_later_failure_does_not_change_the_method(batch, monkeypatch):
 
 
 def test_derivatives_lost_in_rounding_are_no_contradiction(batch):
-    """Of a net sure of every row."""
+    """Of a net sure of every sample."""
     net = NeuralNetClassifier(
         MLP, criterion=nn.NLLLoss, module__activation=nn.Softmax(-1)
     ).initialize()
@@ -166,26 +175,6 @@ def test_derivatives_lost_in_rounding_are_no_contradiction(batch):
     functional = FunctionalNet(net)
     functional.jvp(batch[0].float(), functional.theta)
     assert functional.derivative == "forward mode"
-
-
-def test_gradients_of_embeddings_are_not_scaled_by_batch():
-    net = NeuralNetClassifier(
-        nn.Embedding,
-        criterion=nn.CrossEntropyLoss,
-        module__num_embeddings=5,
-        module__embedding_dim=3,
-        module__scale_grad_by_freq=True,
-    ).initialize()
-    functional = FunctionalNet(net)
-    theta = functional.theta.clone().requires_grad_()
-    X, y = torch.tensor([2, 2, 4]), torch.tensor([0, 1, 2])
-    losses = functional.row_losses(theta, X, y)
-    together = torch.autograd.grad(losses.sum(), theta, retain_graph=True)[0]
-    apart = [torch.autograd.grad(a, theta, retain_graph=True)[0] for a in losses]
-    alone = torch.autograd.grad(functional.row_losses(theta, X[:1], y[:1]), theta)[0]
-    torch.testing.assert_close(together, sum(apart))
-    torch.testing.assert_close(apart[0], alone)
-    assert net.module_.scale_grad_by_freq
 
 
 class AlwaysDrops(MLP):
@@ -200,65 +189,7 @@ def test_random_outputs_are_refused(batch):
         functional.jvp(batch[0].float(), functional.theta)
 
 
-class Detaches(MLP):
-    """The first layer is out of reach, and on demand the second."""
-
-    def __init__(self, everything=False, rare=False):
-        super().__init__()
-        self.everything, self.rare = everything, rare
-
-    def forward(self, X):
-        first = torch.tanh(self.first(X))
-        if not (self.rare and X[0, 0] > 0):
-            first = first.detach()
-        out = self.second(first)
-        return out.detach() if self.everything else out
-
-
-def detaching(**options):
-    net = NeuralNetClassifier(Detaches, criterion=nn.CrossEntropyLoss, **options)
-    return FunctionalNet(net.initialize())
-
-
-ROWS = np.array([[-1.0] * 4, [-1.0] * 4, [1.0] * 4], np.float32), np.array([0, 1, 2])
-
-
-def test_parameters_out_of_reach_are_named():
-    with pytest.warns(UserWarning, match=r"parameters first.weight, first.bias: they"):
-        detaching().check_reached(*ROWS)
-
-
-def test_parameters_that_one_batch_reaches_are_no_matter():
-    detaching(module__rare=True).check_reached(*ROWS, batch_size=2)
-
-
-def test_outputs_that_no_parameter_reaches_are_refused():
-    with pytest.raises(ValueError, match="depend on none of its trainable"):
-        detaching(module__everything=True).check_reached(*ROWS)
-
-
-class ReportsCuDNN(MLP):
-    def __init__(self):
-        super().__init__()
-        self.recurrent = nn.GRU(1, 1)
-
-    def forward(self, X):
-        return super().forward(X) + float(torch.backends.cudnn.enabled)
-
-
-def test_cudnn_is_off_for_recurrent_layers_and_on_again(batch):
-    """It has no derivative of them in evaluation mode."""
-    net = NeuralNetClassifier(ReportsCuDNN, criterion=nn.CrossEntropyLoss).initialize()
-    before = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
-    functional = FunctionalNet(net)
-    X = batch[0].float()
-    expected = net.module_(X) - float(before[0])
-    torch.testing.assert_close(functional.raw_outputs(functional.theta, X), expected)
-    after = torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
-    assert after == before
-
-
-def test_likelihoods_ignore_class_weights_and_smoothing(batch):
+def test_losses_of_the_criterion_ignore_class_weights_and_smoothing(batch):
     X, y = batch
     weights = torch.tensor([1.0, 2.0, 50.0], dtype=torch.float64)
     net = fitted(
@@ -268,49 +199,137 @@ def test_likelihoods_ignore_class_weights_and_smoothing(batch):
         criterion__label_smoothing=0.2,
     )
     functional = FunctionalNet(net)
-    raw = functional.raw_outputs(functional.theta, X)
-    plain = F.cross_entropy(raw, y, reduction="none")
-    torch.testing.assert_close(functional.likelihoods_from_raw(raw, y), plain)
+    outputs = functional.outputs(functional.theta, X)
+    plain = F.cross_entropy(outputs, y, reduction="none")
+    torch.testing.assert_close(functional.criterion_losses(outputs, y), plain)
     weighted = F.cross_entropy(
-        raw, y, weight=weights, label_smoothing=0.2, reduction="none"
+        outputs, y, weight=weights, label_smoothing=0.2, reduction="none"
     )
-    torch.testing.assert_close(functional.losses_from_raw(raw, y), weighted)
+    torch.testing.assert_close(
+        functional.criterion_losses(outputs, y, weighted=True), weighted
+    )
+    torch.testing.assert_close(functional.losses(outputs, y), weighted)
     assert torch.equal(net.criterion_.weight, weights)
 
 
-class Weighs(nn.MSELoss):
-    """Has weights of targets, which torch knows nothing of."""
-
-    def __init__(self, reduction="mean"):
-        super().__init__(reduction=reduction)
-        self.register_buffer("weight", torch.tensor([1.0, 2.0, 3.0]))
-
-    def forward(self, outputs, y):
-        return self.weight * super().forward(outputs, y)
-
-
-def test_weights_of_a_criterion_of_the_user_stay(batch):
-    functional = FunctionalNet(fitted(NeuralNetRegressor, Weighs))
-    raw = functional.raw_outputs(functional.theta, batch[0])
-    torch.testing.assert_close(
-        functional.likelihoods_from_raw(raw, 0 * raw),
-        (raw**2 * torch.tensor([1, 2, 3])).mean(1),
+def test_a_penalty_in_get_loss_is_a_constant_of_the_training_loss_only(batch):
+    penalised, plain = (
+        FunctionalNet(fitted(net_class, nn.CrossEntropyLoss))
+        for net_class in (PenalisedNet, NeuralNetClassifier)
     )
+    X, y = batch
+    theta = plain.theta.clone().requires_grad_()
+    expected = losses_of(plain, X, y, theta)
+    found = losses_of(penalised, X, y, theta)
+    # It is that of the weights of the net, wherever the loss is asked for.
+    penalty = 0.1 * penalised.theta.abs().sum()
+    torch.testing.assert_close(found, expected + penalty)
+    assert torch.equal(*(gradient(a, theta) for a in (found, expected)))
+    for weighted in (False, True):
+        found, expected = (
+            net.criterion_losses(net.outputs(theta, X), y, weighted=weighted)
+            for net in (penalised, plain)
+        )
+        assert torch.equal(found, expected)
+        assert torch.equal(*(gradient(a, theta) for a in (found, expected)))
 
 
-class NeedsWeights(nn.CrossEntropyLoss):
-    def forward(self, outputs, y):
-        return self.weight[y] * F.cross_entropy(outputs, y, reduction=self.reduction)
+def gradient(losses, theta):
+    return torch.autograd.grad(losses.sum(), theta, retain_graph=True)[0]
 
 
-def test_a_criterion_that_needs_its_weights_is_refused_before_training(batch):
-    net = fitted(NeuralNetClassifier, NeedsWeights, criterion__weight=torch.ones(3))
-    with pytest.raises(ValueError, match="NeedsWeights failed without class weights"):
-        FunctionalNet(net).check_loss(*batch)
+class ReshapesTargets(NeuralNetRegressor):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        return super().get_loss(y_pred, y_true.reshape(y_pred.shape), *args, **kwargs)
+
+
+class CallsTwice(NeuralNetRegressor):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        y_true = y_true[:, None]
+        first = super().get_loss(y_pred, y_true, *args, **kwargs)
+        return first + super().get_loss(3 * y_pred, y_true, *args, **kwargs)
+
+
+class CallsNone(NeuralNetRegressor):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        errors = (y_pred[:, 0] - y_true) ** 4
+        return errors if self.criterion_.reduction == "none" else errors.mean()
+
+
+class ReducesHalfway(NeuralNetRegressor):
+    """Gives one loss per sample where the criterion gives one per output."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        y_pred = torch.cat([y_pred, 3 * y_pred], dim=1)
+        y_true = y_true[:, None].expand_as(y_pred)
+        losses = super().get_loss(y_pred, y_true, *args, **kwargs)
+        return losses.sum(1) if losses.ndim else 2 * losses
+
+
+@pytest.mark.parametrize(
+    ("net_class", "formula"),
+    [
+        (ReshapesTargets, lambda z, y: (z - y) ** 2),
+        (CallsTwice, lambda z, y: (z - y) ** 2 + (3 * z - y) ** 2),
+        (CallsNone, lambda z, y: (z - y) ** 4),
+        (ReducesHalfway, lambda z, y: (z - y) ** 2 + (3 * z - y) ** 2),
+    ],
+)
+def test_get_loss_may_do_more_than_call_the_criterion(net_class, formula, batch):
+    X, y = batch[0], torch.randn(6, dtype=torch.float64)
+    net = fitted(net_class, nn.MSELoss, module__n_outputs=1)
+    functional = FunctionalNet(net)
+    outputs = functional.outputs(functional.theta, X)
+    expected = formula(net.module_(X)[:, 0], y)
+    torch.testing.assert_close(functional.losses(outputs, y), expected)
+    for weighted in (False, True):
+        found = functional.criterion_losses(outputs, y, weighted=weighted)
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(net.get_loss(outputs, y), expected.mean())
+
+
+def test_an_error_in_get_loss_leaves_the_criterion_in_place(batch):
+    X, y = batch
+    functional = FunctionalNet(
+        fitted(NeuralNetClassifier, nn.CrossEntropyLoss, criterion__label_smoothing=0.2)
+    )
+    outputs = functional.outputs(functional.theta, X)
+    expected = functional.losses(outputs, y)
+    with pytest.raises(IndexError):
+        functional.criterion_losses(outputs, y + 1)
+    assert torch.equal(functional.losses(outputs, y), expected)
+
+
+def test_samples_are_evaluated_as_the_criterion_itself_measures_them(batch):
+    X, y = batch
+    net = fitted(PenalisedNet, nn.CrossEntropyLoss, criterion__label_smoothing=0.2)
+    found = FunctionalNet(net).evaluate(Samples(X.numpy(), y.numpy()), batch_size=4)
+    logits = net.module_(X).detach()
+    expected = F.cross_entropy(logits, y, reduction="none")
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-12)
+    np.testing.assert_array_equal(found.outputs, logits.float())
+    assert found.outputs.dtype == np.float32
+
+
+def test_outputs_as_large_as_images_are_not_kept():
+    net = NeuralNetRegressor(nn.Conv2d, module__in_channels=1, module__out_channels=1)
+    net.set_params(module__kernel_size=1).initialize()
+    X = torch.randn(6, 1, 2, 2)
+    found = FunctionalNet(net).evaluate(Samples(X, X), batch_size=4)
+    assert found.outputs is None
+    expected = ((net.module_(X) - X) ** 2).mean((1, 2, 3)).detach()
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-6)
+
+
+def test_no_samples_have_no_losses():
+    functional = FunctionalNet(fitted(NeuralNetClassifier, nn.CrossEntropyLoss))
+    found = functional.evaluate(Samples(np.empty((0, 4)), np.empty(0, dtype=int)))
+    assert found.losses.shape == (0,)
+    assert found.outputs is None
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_a_unit_of_row_loss_is_one_over_the_sum_of_the_weights(reduction, batch):
+def test_a_unit_of_loss_is_one_over_the_sum_of_the_weights(reduction, batch):
     X, y = batch
     weights = torch.tensor([1.0, 2.0, 50.0], dtype=torch.float64)
     net = fitted(
@@ -320,12 +339,12 @@ def test_a_unit_of_row_loss_is_one_over_the_sum_of_the_weights(reduction, batch)
         criterion__reduction=reduction,
     )
     functional = FunctionalNet(net)
-    of_rows = torch.ones(6, requires_grad=True)
-    loss = functional.training_loss(functional.theta, X, y, of_rows)
-    rows = functional.row_losses(functional.theta, X, y)
+    of_samples = torch.ones(6, dtype=torch.float64, requires_grad=True)
+    loss = functional.training_loss(functional.theta, X, y, of_samples)
+    torch.testing.assert_close(loss, net.get_loss(net.module_(X), y))
     total = weights[y].sum() if reduction == "mean" else 1
     torch.testing.assert_close(
-        torch.autograd.grad(loss, of_rows)[0].double(), rows / total, rtol=1e-5, atol=0
+        torch.autograd.grad(loss, of_samples)[0], losses_of(functional, X, y) / total
     )
 
 
@@ -339,29 +358,27 @@ def test_a_shuffling_iterator_does_not_shuffle_the_scores():
         iterator_valid__batch_size=4,
     )
     X = np.arange(40.0).reshape(10, 4)
-    batches = [Xb for Xb, _ in FunctionalNet(net).batches(X, np.arange(10))]
+    samples = Samples(X, np.arange(10))
+    batches = [X_batch for X_batch, _ in FunctionalNet(net).batches(samples)]
     assert torch.equal(torch.cat(batches), torch.as_tensor(X))
 
 
-class NoReduction(nn.Module):
+class IgnoresReduction(nn.MSELoss):
     def forward(self, outputs, y):
         return ((outputs - y) ** 2).mean()
 
 
-class IgnoresReduction(NoReduction):
-    reduction = "mean"
-
-
-def test_criterion_without_reduction_is_refused():
-    with pytest.raises(ValueError, match="NoReduction has no per-row losses"):
-        FunctionalNet(fitted(NeuralNetRegressor, NoReduction))
-
-
-def test_criterion_that_ignores_reduction_is_refused(batch):
-    X, _ = batch
+def test_a_criterion_that_ignores_its_reduction_is_refused(batch):
     functional = FunctionalNet(fitted(NeuralNetRegressor, IgnoresReduction))
-    with pytest.raises(ValueError, match="it must give one loss per row"):
-        functional.row_losses(functional.theta, X, torch.zeros(6, 3))
+    with pytest.raises(ValueError, match="it must give one loss per sample"):
+        losses_of(functional, batch[0], torch.zeros(6, 3))
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_targets_that_broadcast_are_refused(batch):
+    net = fitted(NeuralNetRegressor, nn.MSELoss, module__n_outputs=1)
+    with pytest.raises(ValueError, match="gives 6 losses per sample for outputs of"):
+        losses_of(FunctionalNet(net), batch[0], torch.zeros(6))
 
 
 def test_all_parameters_frozen_is_refused():
@@ -375,18 +392,18 @@ def test_module_with_several_outputs_is_refused(batch):
     net = NeuralNet(nn.LSTM, nn.MSELoss, module__input_size=4, module__hidden_size=2)
     functional = FunctionalNet(net.initialize())
     with pytest.raises(ValueError, match="must return one tensor"):
-        functional.raw_outputs(functional.theta, batch[0].float())
+        functional.outputs(functional.theta, batch[0].float())
 
 
-def test_a_collate_that_reorders_rows_is_refused(batch):
+def test_a_collate_that_reorders_samples_is_refused(batch):
     net = NeuralNetClassifier(
         MLP,
         criterion=nn.CrossEntropyLoss,
-        iterator_valid__collate_fn=lambda rows: default_collate(rows[::-1]),
+        iterator_valid__collate_fn=lambda samples: default_collate(samples[::-1]),
     ).initialize()
     X = batch[0].numpy()
-    with pytest.raises(ValueError, match="changes the rows, their order"):
-        next(FunctionalNet(net).batches(X, np.arange(len(X)) % 3))
+    with pytest.raises(ValueError, match="changes the samples, their order"):
+        next(FunctionalNet(net).batches(Samples(X, np.arange(len(X)) % 3)))
 
 
 def test_a_sampler_for_validation_does_not_reorder_the_scores(batch):
@@ -395,26 +412,5 @@ def test_a_sampler_for_validation_does_not_reorder_the_scores(batch):
     net = NeuralNetClassifier(
         MLP, criterion=nn.CrossEntropyLoss, iterator_valid__sampler=backwards
     ).initialize()
-    [(_, found)] = FunctionalNet(net).batches(X, y, len(X))
+    [(_, found)] = FunctionalNet(net).batches(Samples(X, y), len(X))
     np.testing.assert_array_equal(found, y)
-
-
-class PenalisedNet(NeuralNetClassifier):
-    """The usual way to add a penalty on the weights."""
-
-    def get_loss(self, y_pred, y_true, *args, **kwargs):
-        loss = super().get_loss(y_pred, y_true, *args, **kwargs)
-        return loss + 0.1 * sum(p.abs().sum() for p in self.module_.parameters())
-
-
-def test_a_penalty_in_get_loss_is_a_constant(batch):
-    penalised, plain = (
-        FunctionalNet(fitted(net_class, nn.CrossEntropyLoss))
-        for net_class in (PenalisedNet, NeuralNetClassifier)
-    )
-    X, y = batch
-    penalty = 0.1 * penalised.theta.abs().sum()
-    torch.testing.assert_close(
-        penalised.row_losses(plain.theta, X, y),
-        plain.row_losses(plain.theta, X, y) + penalty,
-    )

@@ -1,6 +1,7 @@
-"""Influence against true refits without a row, and against per-row autograd."""
+"""Influence against true refits without a sample, and against dense algebra."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from sk_datadrop import DataDropoutRegressor, Dense, GaussNewton, Lanczos
+from sk_datadrop._engine import Request, split_groups
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._influence import influence, objective_gradients, split_groups
+from sk_datadrop._influence import influence
+from sk_datadrop._objective import HeldOutObjective
+from sk_datadrop._samples import Samples, class_codes
 
 N_TRAIN, N_HELD_OUT, N_FEATURES = 150, 40, 5
+EXACT, DENSE = GaussNewton(n_samples=None), Dense()
 
 
 def linear_net(net_class, criterion, weights):
@@ -32,28 +37,43 @@ def linear_net(net_class, criterion, weights):
     return net
 
 
-def score(net, train, held_out, **options):
-    defaults = {
-        "objective": "loss",
-        "is_classification": True,
-        "curvature": GaussNewton(n_samples=None),
-        "solver": Dense(),
-        "n_groups": 1,
-        "random_state": np.random.default_rng(0),
-    }
-    return influence(FunctionalNet(net), train, held_out, **(defaults | options))
+def labelled(X, y):
+    return Samples(X, y, class_codes(y))
+
+
+def score(
+    net,
+    train,
+    held_out,
+    kind="loss",
+    *,
+    curvature=EXACT,
+    solver=DENSE,
+    autocast=None,
+    seed=0,
+    **request,
+):
+    return influence(
+        FunctionalNet(net),
+        train,
+        HeldOutObjective(kind, held_out),
+        curvature=curvature,
+        solver=solver,
+        autocast=autocast,
+        request=Request(seed=seed, **request),
+    )
 
 
 def make_regression():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(N_TRAIN + N_HELD_OUT, N_FEATURES))
-    # The held-out rows follow another plane, so that the gradient of the
-    # objective is far from zero and the effect of a row close to linear.
+    # The held-out samples follow another plane, so that the gradient of the
+    # objective is far from zero and the effect of a sample close to linear.
     coefficients = rng.normal(size=(N_FEATURES, 1))
     planes = np.where(np.arange(len(X))[:, None] < N_TRAIN, 0.0, 0.5)
     y = X @ coefficients + planes * X.sum(1, keepdims=True)
     y += 0.5 * rng.normal(size=(len(X), 1))
-    return (X[:N_TRAIN], y[:N_TRAIN]), (X[N_TRAIN:], y[N_TRAIN:])
+    return Samples(X[:N_TRAIN], y[:N_TRAIN]), Samples(X[N_TRAIN:], y[N_TRAIN:])
 
 
 def make_classification():
@@ -61,7 +81,7 @@ def make_classification():
     X = rng.normal(size=(N_TRAIN + N_HELD_OUT, N_FEATURES))
     y = np.argmax(X @ rng.normal(size=(N_FEATURES, 3)), axis=1)
     y[:15] = (y[:15] + 1) % 3  # wrong labels
-    return (X[:N_TRAIN], y[:N_TRAIN]), (X[N_TRAIN:], y[N_TRAIN:])
+    return labelled(X[:N_TRAIN], y[:N_TRAIN]), labelled(X[N_TRAIN:], y[N_TRAIN:])
 
 
 def refit_ridge(X, y, weights, ridge):
@@ -94,7 +114,7 @@ def cross_entropy(W, X, y):
     return F.cross_entropy(logits, torch.as_tensor(y), reduction="none").numpy()
 
 
-@pytest.mark.parametrize("objective", ["loss", "bounded"])
+@pytest.mark.parametrize("kind", ["loss", "bounded"])
 @pytest.mark.parametrize(
     ("net_class", "criterion", "data", "refit", "losses"),
     [
@@ -115,37 +135,38 @@ def cross_entropy(W, X, y):
     ],
     ids=["ridge", "softmax"],
 )
-def test_sign_and_size_against_refits_without_each_row(
-    objective, net_class, criterion, data, refit, losses
+def test_sign_and_size_against_refits_without_each_sample(
+    kind, net_class, criterion, data, refit, losses
 ):
-    """Positive = removing the row raises the held-out objective."""
+    """Positive = removing the sample raises the held-out objective."""
     train, held_out = data()
     ridge = 0.02
     weights = np.full(N_TRAIN, 1 / N_TRAIN)
-    W = refit(*train, weights, ridge)
-    is_classification = criterion is nn.CrossEntropyLoss
-    scale = 1.0 if is_classification else 2.985**2 * np.median(losses(W, *held_out))
+    W = refit(train.X, train.y, weights, ridge)
+    has_classes = criterion is nn.CrossEntropyLoss
+    known = losses(W, held_out.X, held_out.y)
+    scale = 1.0 if has_classes else 2.985**2 * np.median(known)
 
     def measure(W):
-        values = losses(W, *held_out)
-        if objective == "loss":
+        values = losses(W, held_out.X, held_out.y)
+        if kind == "loss":
             return values.mean()
         values = 1 - np.exp(-values / scale)
-        if not is_classification:
+        if not has_classes:
             return values.mean()
-        return np.mean([values[held_out[1] == c].mean() for c in range(3)])
+        return np.mean([values[held_out.y == c].mean() for c in range(3)])
 
     effects = []
-    for row in range(N_TRAIN):
+    for number in range(N_TRAIN):
         without = weights.copy()
-        without[row] = 0
-        effects.append(measure(refit(*train, without, ridge)) - measure(W))
+        without[number] = 0
+        W_without = refit(train.X, train.y, without, ridge)
+        effects.append(measure(W_without) - measure(W))
 
     net = linear_net(net_class, criterion, W)
-    options = {"objective": objective, "is_classification": is_classification}
-    top = score(net, train, held_out, **options).solver_result.top_eigenvalue
+    top = score(net, train, held_out, kind).solver_result.top_eigenvalue
     curvature = GaussNewton(damping=ridge / top, n_samples=None)
-    scores = score(net, train, held_out, curvature=curvature, **options).train[0]
+    scores = score(net, train, held_out, kind, curvature=curvature).train[0]
     assert np.corrcoef(scores, effects)[0, 1] >= 0.98
     slope = scores @ effects / (scores @ scores)
     assert 0.8 < slope < 1.25
@@ -155,123 +176,97 @@ def test_sign_and_size_against_refits_without_each_row(
 
 @pytest.fixture
 def scored():
-    """A net on float64 rows, and the scores of every train and held-out row."""
+    """A net in float64, its training samples and those held out."""
     torch.manual_seed(0)
     net = NeuralNetClassifier(MLP, criterion=nn.CrossEntropyLoss).initialize()
     net.module_.double()
     rng = np.random.default_rng(0)
-    train = rng.normal(size=(20, 4)), rng.integers(3, size=20)
-    held_out = rng.normal(size=(12, 4)), rng.integers(3, size=12)
+    train = labelled(rng.normal(size=(20, 4)), rng.integers(3, size=20))
+    held_out = labelled(rng.normal(size=(12, 4)), rng.integers(3, size=12))
     return net, train, held_out
 
 
-def test_scores_against_gradients_of_single_rows(scored):
+def flat_gradient(value, module):
+    gradients = torch.autograd.grad(value, list(module.parameters()), retain_graph=True)
+    return torch.cat([g.reshape(-1) for g in gradients])
+
+
+def gradients_by_hand(net, samples):
+    """Gradient of the cross entropy of each sample, (n_samples, n_parameters)."""
+    logits = net.module_(torch.as_tensor(samples.X))
+    losses = F.cross_entropy(logits, torch.as_tensor(samples.y), reduction="none")
+    return torch.stack([flat_gradient(loss, net.module_) for loss in losses])
+
+
+def directions_by_hand(net, train, held_out, damping=0.1):
+    """Damped inverse Fisher information times the gradient of the mean loss, by n."""
+    fisher = 0.0
+    for logits in net.module_(torch.as_tensor(train.X)):
+        J = torch.stack([flat_gradient(z, net.module_) for z in logits])
+        p = logits.detach().softmax(0)
+        fisher = fisher + J.T @ (p.diag() - p.outer(p)) @ J / len(train)
+    shift = damping * torch.linalg.eigvalsh(fisher)[-1]
+    gradient = gradients_by_hand(net, held_out).mean(0)
+    damped = fisher + shift * torch.eye(len(fisher), dtype=fisher.dtype)
+    return torch.linalg.solve(damped, gradient) / len(train)
+
+
+def influence_by_hand(net, samples, train, groups):
+    """Influence of samples on the loss of groups, (n_groups, n_samples)."""
+    directions = [directions_by_hand(net, train, group) for group in groups]
+    return (gradients_by_hand(net, samples) @ torch.stack(directions, 1)).T.numpy()
+
+
+@pytest.mark.parametrize("n_groups", [2, 3, 5])
+def test_held_out_samples_are_scored_by_all_groups_but_their_own(scored, n_groups):
     net, train, held_out = scored
-    result = score(net, train, held_out, n_groups=3, objective="bounded")
-    functional = FunctionalNet(net)
-    gradients = []
-    for X_row, y_row in zip(*(torch.as_tensor(a) for a in train), strict=True):
-        theta = functional.theta.clone().requires_grad_()
-        loss = functional.row_losses(theta, X_row[None], y_row[None]).sum()
-        gradients.append(torch.autograd.grad(loss, theta)[0])
-    expected = torch.stack(gradients) @ result.solver_result.solution / 20
-    np.testing.assert_allclose(result.train, expected.T, rtol=1e-9, atol=1e-14)
+    result = score(*scored, n_groups=n_groups, seed=7)
+    groups = split_groups(held_out.codes, n_groups, np.random.default_rng(7))
+    own = groups == np.arange(n_groups)[:, None]
+    np.testing.assert_array_equal(np.isnan(result.held_out), own)
+    parts = [held_out[mask] for mask in own]
+    expected = influence_by_hand(net, held_out, train, parts)
+    np.testing.assert_allclose(result.held_out[~own], expected[~own], rtol=1e-9)
+    expected = influence_by_hand(net, train, train, parts)
+    np.testing.assert_allclose(result.train, expected, rtol=1e-9)
 
 
-def test_classes_weigh_the_same_in_the_bounded_objective(scored):
-    net, _, (X, y) = scored
-    X, y = X[:9], np.repeat([0, 1, 2], [6, 2, 1])
-    functional = FunctionalNet(net)
-    rows = torch.as_tensor(X), torch.as_tensor(y)
-    known = functional.raw_outputs(functional.theta, rows[0]).softmax(1).detach()
-    losses = -known[torch.arange(9), rows[1]].log().numpy()
-    power = [1 / max(1, np.median(losses[y == c])) for c in range(3)]
-    assert min(power) < 1
-    expected = []
-    for take_mean in [
-        lambda p: torch.stack(
-            [1 - (p[y == c] ** power[c]).mean() for c in range(3)]
-        ).mean(),
-        lambda p: -p.log().mean(),
-    ]:
-        theta = functional.theta.clone().requires_grad_()
-        raw = functional.raw_outputs(theta, rows[0])
-        probabilities = raw.softmax(1)[torch.arange(9), rows[1]]
-        expected.append(torch.autograd.grad(take_mean(probabilities), theta)[0])
-    for objective, gradient in zip(["bounded", "loss"], expected, strict=True):
-        [found] = objective_gradients(
-            functional,
-            (X, y),
-            np.zeros(9, dtype=int),
-            objective=objective,
-            is_classification=True,
-            batch_size=4,
-        ).T
-        torch.testing.assert_close(found, gradient)
-
-
-def test_groups_share_every_class():
-    codes = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [50, 9, 4]))
-    groups = split_groups(codes, 4, np.random.default_rng(1))
-    np.testing.assert_array_equal(np.sort(np.bincount(groups)), [15, 16, 16, 16])
-    for code, n_rows in enumerate([50, 9, 4]):
-        counts = np.bincount(groups[codes == code], minlength=4)
-        assert counts.min() == n_rows // 4
-        assert counts.max() <= n_rows // 4 + 1
-    assert not np.array_equal(groups, split_groups(codes, 4, np.random.default_rng(2)))
-
-
-def test_one_group_is_the_mean_of_two(scored):
-    pooled = score(*scored, n_groups=1)
-    halves = score(*scored, n_groups=2)
-    np.testing.assert_allclose(pooled.train[0], halves.train.mean(0))
-    np.testing.assert_allclose(pooled.held_out[0], np.nanmean(halves.held_out, 0))
-
-
-def test_a_held_out_row_is_not_scored_by_its_own_group(scored):
+def test_a_single_view_scores_held_out_samples_by_the_half_they_are_not_in(scored):
     net, train, held_out = scored
-    result = score(net, train, held_out, n_groups=3)
-    assert np.all(np.isnan(result.held_out).sum(axis=0) == 1)
-    # Trained on or held out: the same formula for the same row.
-    twin = score(net, train, (held_out[0], held_out[1]), n_groups=3)
-    np.testing.assert_array_equal(result.held_out, twin.held_out)
+    result = score(*scored, n_groups=1, seed=7)
+    is_second = split_groups(held_out.codes, 2, np.random.default_rng(7)) == 1
+    halves = [held_out[~is_second], held_out[is_second]]
+    by_first, by_second = influence_by_hand(net, held_out, train, halves)
+    expected = np.where(is_second, by_first, by_second)
+    np.testing.assert_allclose(result.held_out, expected[None], rtol=1e-9)
+    # Samples that were trained on have no part in the objective: both halves count.
+    expected = influence_by_hand(net, train, train, halves).mean(0, keepdims=True)
+    np.testing.assert_allclose(result.train, expected, rtol=1e-9)
 
 
-def test_held_out_rows_are_scored_like_training_rows(scored):
+def test_held_out_samples_can_be_left_unscored(scored):
     net, train, held_out = scored
-    result = score(net, train, held_out, n_groups=2)
-    functional = FunctionalNet(net)
-    X_row, y_row = torch.as_tensor(held_out[0][:1]), torch.as_tensor(held_out[1][:1])
-    theta = functional.theta.clone().requires_grad_()
-    loss = functional.row_losses(theta, X_row, y_row).sum()
-    gradient = torch.autograd.grad(loss, theta)[0]
-    products = (gradient @ result.solver_result.solution / 20).numpy()
-    column = result.held_out[:, 0]
-    seen = ~np.isnan(column)
-    np.testing.assert_allclose(column[seen], products[seen], rtol=1e-9)
+    result = score(*scored, score_held_out=False)
+    assert result.held_out.shape == (1, 12)
+    assert np.isnan(result.held_out).all()
+    # Nobody has to be scored by others, so that all of them make one group.
+    expected = influence_by_hand(net, train, train, [held_out])
+    np.testing.assert_allclose(result.train, expected, rtol=1e-9)
 
 
-def test_infinite_scores_of_held_out_rows_are_none():
-    train, (X, y) = make_regression()
+def test_infinite_scores_of_held_out_samples_are_none():
+    train, held_out = make_regression()
     net = linear_net(NeuralNetRegressor, nn.MSELoss, np.ones((1, N_FEATURES)))
-    X = X.copy()
+    X = held_out.X.copy()
     X[0] = 1e200
     result = score(
-        net,
-        train,
-        (X, y),
-        objective=lambda outputs, y: outputs[:, 0].sigmoid(),
-        is_classification=False,
+        net, train, Samples(X, held_out.y), lambda outputs, y: outputs[:, 0].sigmoid()
     )
     np.testing.assert_array_equal(np.flatnonzero(np.isnan(result.held_out)), [0])
     assert np.isfinite(result.held_out[:, 1:]).all()
 
 
-def test_held_out_rows_can_be_left_unscored(scored):
-    assert np.isnan(score(*scored, score_held_out=False).held_out).all()
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 512])
+@pytest.mark.parametrize("batch_size", [1, 7])
 def test_batch_size_does_not_matter(scored, batch_size):
     reference = score(*scored)
     result = score(*scored, batch_size=batch_size)
@@ -279,39 +274,38 @@ def test_batch_size_does_not_matter(scored, batch_size):
     np.testing.assert_allclose(result.held_out, reference.held_out, rtol=1e-9)
 
 
-def test_order_of_the_rows_does_not_matter(scored):
+def test_order_of_the_samples_does_not_matter(scored):
     net, train, held_out = scored
     order = np.random.default_rng(1).permutation(20)
-    shuffled = score(net, (train[0][order], train[1][order]), held_out)
+    shuffled = score(net, train[order], held_out)
     reference = score(net, train, held_out)
     np.testing.assert_allclose(shuffled.train, reference.train[:, order], rtol=1e-9)
 
 
-def test_duplicated_rows_get_the_same_score(scored):
-    net, (X, y), held_out = scored
-    doubled = score(net, (np.repeat(X, 2, 0), np.repeat(y, 2)), held_out)
-    reference = score(net, (X, y), held_out)
+def test_duplicated_samples_get_the_same_score(scored):
+    net, train, held_out = scored
+    doubled = score(net, train[np.repeat(np.arange(20), 2)], held_out)
+    reference = score(net, train, held_out)
     np.testing.assert_allclose(doubled.train[:, ::2], doubled.train[:, 1::2])
     np.testing.assert_allclose(2 * doubled.train[:, ::2], reference.train, rtol=1e-9)
+
+
+def single(samples):
+    return replace(samples, X=samples.X.astype(np.float32))
 
 
 def test_float32_agrees_with_float64(scored):
     net, train, held_out = scored
     reference = score(net, train, held_out, solver=Lanczos(max_iter=50, tol=1e-6))
-    single = copy.deepcopy(net)
-    single.module_.float()
-    result = score(
-        single,
-        (train[0].astype(np.float32), train[1]),
-        (held_out[0].astype(np.float32), held_out[1]),
-        solver=Lanczos(max_iter=50, tol=1e-4),
-    )
+    net.module_.float()
+    solver = Lanczos(max_iter=50, tol=1e-4)
+    result = score(net, single(train), single(held_out), solver=solver)
     scale = np.abs(reference.train).max()
-    np.testing.assert_allclose(result.train, reference.train, atol=1e-3 * scale)
+    np.testing.assert_allclose(result.train, reference.train, rtol=0, atol=1e-3 * scale)
 
 
 def test_the_state_the_net_was_left_in_does_not_matter(scored):
-    net, train, held_out = scored
+    _, train, held_out = scored
     torch.manual_seed(0)
     net = NeuralNetClassifier(
         nn.Sequential(
@@ -343,7 +337,7 @@ def test_every_product_is_counted(scored):
 def test_scores_in_lower_precision_rank_alike(scored, autocast):
     net, train, held_out = scored
     net.module_.float()
-    train, held_out = ((X.astype(np.float32), y) for X, y in ((train), (held_out)))
+    train, held_out = single(train), single(held_out)
     reference = score(net, train, held_out)
     result = score(net, train, held_out, autocast=autocast)
     for found, expected in [
@@ -359,15 +353,16 @@ def test_scores_in_lower_precision_rank_alike(scored, autocast):
     )
 
 
-def test_rows_beyond_float16_are_scored_in_full_precision():
+def test_samples_beyond_float16_are_scored_in_full_precision():
     torch.manual_seed(0)
     net = NeuralNetClassifier(MLP, criterion=nn.CrossEntropyLoss).initialize()
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(20, 4)).astype(np.float32), rng.integers(3, size=20)
     X[3] *= 1e6
-    rows = (X, y), (X[4:], y[4:])
-    result = score(net, *rows, autocast="float16")
-    np.testing.assert_allclose(result.train, score(net, *rows).train, rtol=1e-5)
+    samples = labelled(X, y)
+    result = score(net, samples, samples[4:], autocast="float16")
+    expected = score(net, samples, samples[4:])
+    np.testing.assert_allclose(result.train, expected.train, rtol=1e-5)
 
 
 def test_lower_precision_with_batch_norm():
@@ -381,13 +376,15 @@ def test_lower_precision_with_batch_norm():
     ).initialize()
     rng = np.random.default_rng(0)
     X = rng.normal(size=(20, 1, 8, 8)).astype(np.float32)
-    rows = (X[:12], rng.integers(3, size=12)), (X[12:], rng.integers(3, size=8))
-    reference, result = (score(net, *rows, autocast=a) for a in (None, "bfloat16"))
+    samples = labelled(X, rng.integers(3, size=20))
+    reference, result = (
+        score(net, samples[:12], samples[12:], autocast=a) for a in (None, "bfloat16")
+    )
     assert not np.array_equal(result.train, reference.train)
     assert np.corrcoef(result.train.ravel(), reference.train.ravel())[0, 1] > 0.999
 
 
-def test_what_no_row_can_do_to_a_bounded_objective_is_not_believed():
+def test_held_out_scores_beyond_what_a_bounded_objective_can_change_are_none():
     """An exactly fitted plane, and one gross outlier in the split that held it out."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 3))

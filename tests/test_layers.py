@@ -1,4 +1,4 @@
-"""Every layer against autograd row by row, and what falls back says so."""
+"""Every layer against autograd, sample by sample, and what falls back says so."""
 
 import copy
 from collections.abc import Callable
@@ -17,13 +17,18 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from sk_datadrop import GaussNewton, Lanczos
+from sk_datadrop._curvature import curvature_operator
+from sk_datadrop._engine import Request
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._influence import influence, row_scores
+from sk_datadrop._influence import influence, sample_scores
+from sk_datadrop._net_checks import warn_of_unused_parameters
+from sk_datadrop._objective import HeldOutObjective
+from sk_datadrop._samples import Samples
 from sk_datadrop.nets import DnCNN, SmallCNN
 
 models = pytest.importorskip("torchvision.models")
 
-N_ROWS = 4
+N_SAMPLES = 4
 FORWARD, REVERSE, DIFFERENCES = (
     "forward mode",
     "reverse over reverse",
@@ -180,9 +185,9 @@ class Case(NamedTuple):
     n_words: int | None = None
 
 
-ROW, SEQUENCE, IMAGE = (4,), (5, 4), (2, 6, 6)
+VECTOR, SEQUENCE, IMAGE = (4,), (5, 4), (2, 6, 6)
 CASES = {
-    "Linear": Case(lambda: nn.Linear(4, 3), ROW),
+    "Linear": Case(lambda: nn.Linear(4, 3), VECTOR),
     "Conv1d": Case(lambda: nn.Conv1d(2, 3, 3), (2, 6)),
     "Conv2d": Case(lambda: nn.Conv2d(2, 2, 3, stride=2), IMAGE),
     "Conv2d grouped": Case(lambda: nn.Conv2d(2, 4, 3, dilation=2, groups=2), IMAGE),
@@ -191,12 +196,13 @@ CASES = {
     "ConvTranspose2d": Case(lambda: nn.ConvTranspose2d(2, 1, 3), (2, 3, 3)),
     "ConvTranspose3d": Case(lambda: nn.ConvTranspose3d(1, 1, 2), (1, 2, 3, 3)),
     "BatchNorm1d": Case(
-        lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)), ROW
+        lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 3)),
+        VECTOR,
     ),
     "BatchNorm2d": Case(lambda: after(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)), IMAGE),
     "GroupNorm": Case(lambda: after(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4)), IMAGE),
-    "LayerNorm": Case(lambda: nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)), ROW),
-    "RMSNorm": Case(lambda: nn.Sequential(nn.Linear(4, 3), nn.RMSNorm(3)), ROW),
+    "LayerNorm": Case(lambda: nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)), VECTOR),
+    "RMSNorm": Case(lambda: nn.Sequential(nn.Linear(4, 3), nn.RMSNorm(3)), VECTOR),
     "InstanceNorm1d": Case(
         lambda: after(nn.Conv1d(2, 3, 3), nn.InstanceNorm1d(3)), (2, 6)
     ),
@@ -258,7 +264,7 @@ CASES = {
         transformer_layer, SEQUENCE, rtol=1e-4, dtype=torch.float32
     ),
     "Dropout": Case(
-        lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Linear(3, 3)), ROW
+        lambda: nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Linear(3, 3)), VECTOR
     ),
     "MaxPool": Case(lambda: after(nn.Conv2d(2, 3, 3), nn.MaxPool2d(2)), IMAGE),
     "AvgPool": Case(lambda: after(nn.Conv2d(2, 3, 3), nn.AvgPool2d(2)), IMAGE),
@@ -275,32 +281,36 @@ CASES = {
     ),
     "PixelShuffle": Case(lambda: after(nn.Conv2d(2, 4, 3), nn.PixelShuffle(2)), IMAGE),
     "PReLU": Case(
-        lambda: nn.Sequential(nn.Linear(4, 3), nn.PReLU(3), nn.Linear(3, 3)), ROW
+        lambda: nn.Sequential(nn.Linear(4, 3), nn.PReLU(3), nn.Linear(3, 3)), VECTOR
     ),
     "activations": Case(
         lambda: nn.Sequential(
             nn.Linear(4, 6), nn.GELU(), nn.SiLU(), nn.Mish(), nn.GLU(), nn.Softmax(-1)
         ),
-        ROW,
+        VECTOR,
     ),
     "in-place ReLU": Case(
         lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 3)),
-        ROW,
+        VECTOR,
     ),
     "weight_norm": Case(
-        lambda: parametrizations.weight_norm(nn.Linear(4, 3)), ROW, derivative=REVERSE
+        lambda: parametrizations.weight_norm(nn.Linear(4, 3)),
+        VECTOR,
+        derivative=REVERSE,
     ),
-    "spectral_norm": Case(lambda: parametrizations.spectral_norm(nn.Linear(4, 3)), ROW),
-    "tied": Case(Tied, ROW),
-    "frozen": Case(frozen, ROW),
-    "buffer": Case(WithBuffer, ROW),
-    "checkpoint": Case(Checkpointed, ROW),
-    "in place on X": Case(WorksInPlace, ROW),
-    "no_grad": Case(ScaleWithoutGrad, ROW, derivative=REVERSE),
-    "custom with jvp": Case(lambda: Custom(SineWithJVP), ROW),
-    "custom": Case(lambda: Custom(Sine), ROW, derivative=REVERSE),
+    "spectral_norm": Case(
+        lambda: parametrizations.spectral_norm(nn.Linear(4, 3)), VECTOR
+    ),
+    "tied": Case(Tied, VECTOR),
+    "frozen": Case(frozen, VECTOR),
+    "buffer": Case(WithBuffer, VECTOR),
+    "checkpoint": Case(Checkpointed, VECTOR),
+    "in place on X": Case(WorksInPlace, VECTOR),
+    "no_grad": Case(ScaleWithoutGrad, VECTOR, derivative=REVERSE),
+    "custom with jvp": Case(lambda: Custom(SineWithJVP), VECTOR),
+    "custom": Case(lambda: Custom(Sine), VECTOR, derivative=REVERSE),
     "custom once": Case(
-        lambda: Custom(SineOnce), ROW, derivative=DIFFERENCES, rtol=1e-6
+        lambda: Custom(SineOnce), VECTOR, derivative=DIFFERENCES, rtol=1e-6
     ),
     "SmallCNN": Case(
         lambda: SmallCNN(3, channels=(4, 4), n_hidden=5, batch_norm=True), (1, 8, 8)
@@ -322,9 +332,9 @@ CASES = {
 def draw_inputs(case, generator):
     if case.n_words:
         return torch.randint(
-            0, case.n_words, (N_ROWS, *case.shape), generator=generator
+            0, case.n_words, (N_SAMPLES, *case.shape), generator=generator
         )
-    return torch.randn(N_ROWS, *case.shape, generator=generator, dtype=case.dtype)
+    return torch.randn(N_SAMPLES, *case.shape, generator=generator, dtype=case.dtype)
 
 
 def generic_net(case, X, generator):
@@ -365,6 +375,7 @@ def run(request):
     functional = FunctionalNet(net)
     shape = functional.outputs(functional.theta, X).shape
     y = torch.rand(shape, generator=generator, dtype=case.dtype)
+    samples = Samples(X, y)
     v = torch.randn(len(functional.theta), generator=generator, dtype=case.dtype)
     falls_back = case.derivative == DIFFERENCES
     with (
@@ -372,25 +383,24 @@ def run(request):
         if falls_back
         else nullcontext()
     ):
-        scores = row_scores(functional, X, y, v[:, None])[0]
+        scores = sample_scores(functional, samples, v[:, None])[0]
     return SimpleNamespace(
         case=case,
         net=net,
         before=before,
         functional=functional,
-        X=X,
-        y=y,
+        samples=samples,
         v=v,
         scores=scores,
-        one_by_one=row_scores(functional, X, y, v[:, None], 1)[0],
-        product=_product(functional, X, y, 1e9)(v),
+        one_by_one=sample_scores(functional, samples, v[:, None], 1)[0],
+        product=_product(functional, samples, 1e9)(v),
     )
 
 
-def _product(functional, X, y, max_memory):
+def _product(functional, samples, max_memory):
     curvature = GaussNewton(n_samples=None, max_memory=max_memory)
     rng = np.random.default_rng(0)
-    return curvature.operator(functional, X, y, random_state=rng).product
+    return curvature_operator(curvature, functional, samples, random_state=rng).product
 
 
 def reference(run):
@@ -414,31 +424,32 @@ def assert_close(found, expected, rtol):
     assert error <= rtol, f"relative error {error:.1e}"
 
 
-def test_row_scores_against_a_backward_pass_per_row(run):
+def test_scores_against_a_backward_pass_per_sample(run):
     module, parameters = reference(run)
     expected = [
         flat_gradient(loss(module(x[None].clone()), y[None]), parameters) @ run.v
-        for x, y in zip(run.X, run.y, strict=True)
+        for x, y in zip(run.samples.X, run.samples.y, strict=True)
     ]
     assert_close(run.scores, torch.stack(expected).double(), run.case.rtol)
 
 
-def test_gauss_newton_product_against_jacobians_per_row(run):
+def test_gauss_newton_product_against_jacobians_per_sample(run):
     module, parameters = reference(run)
     expected = torch.zeros_like(run.v)
-    for x in run.X:
+    for x in run.samples.X:
         z = module(x[None].clone())
         J = torch.stack([flat_gradient(a, parameters) for a in z.reshape(-1)])
         probabilities = torch.sigmoid(z.detach().reshape(-1))
         H = probabilities * (1 - probabilities) / z.numel()
-        expected += J.T @ (H * (J @ run.v)) / len(run.X)
+        expected += J.T @ (H * (J @ run.v)) / len(run.samples)
     assert_close(run.product, expected, run.case.rtol)
 
 
 def test_batch_size_does_not_matter(run):
     rtol = max(run.case.rtol, 1e-6)
     assert_close(run.one_by_one, run.scores, rtol)
-    assert_close(_product(run.functional, run.X, run.y, 1)(run.v), run.product, rtol)
+    product = _product(run.functional, run.samples, 1)(run.v)
+    assert_close(product, run.product, rtol)
 
 
 def test_the_derivative_is_reported(run):
@@ -450,26 +461,24 @@ def test_the_net_is_left_as_found(run):
 
 
 def test_every_parameter_is_reached(run):
-    run.functional.check_reached(run.X, run.y)
+    warn_of_unused_parameters(run.functional, run.samples)
 
 
-def score(function, **options):
-    """Influence of 60 rows on themselves, of a net around a custom function."""
+def score(function):
+    """Influence of 60 samples on some of them, by a net around a custom function."""
     generator = torch.Generator().manual_seed(0)
     X, y = (torch.randn(60, n, generator=generator) for n in (4, 2))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = NeuralNet(Custom, nn.MSELoss, module__function=function).initialize()
+    samples = Samples(X, y)
     return influence(
         FunctionalNet(net),
-        (X, y),
-        (X[:20], y[:20]),
-        objective="loss",
-        is_classification=False,
+        samples,
+        HeldOutObjective("loss", samples[:20]),
         curvature=GaussNewton(),
         solver=Lanczos(),
-        n_groups=1,
-        random_state=np.random.default_rng(0),
+        request=Request(seed=0),
     )
 
 

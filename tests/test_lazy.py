@@ -33,7 +33,13 @@ from sk_datadrop import (
     influence_report,
     influence_scores,
 )
-from sk_datadrop._lazy import MemoryMap, as_lazy, chunks, for_training
+from sk_datadrop._lazy import (
+    MemoryMap,
+    as_lazy,
+    chunks,
+    for_training,
+    with_own_targets,
+)
 from sk_datadrop.nets import DnCNN, SmallCNN
 
 NAMES = np.array(list("abcdefghij"))
@@ -187,9 +193,11 @@ def test_samples_held_out_by_the_user(digits):
 
 def test_labels_of_any_kind(digits):
     X, y = digits
+    expected = classifier().fit(X, NAMES[y])
     model = classifier().fit(Items(len(X), lambda i: (X[i], NAMES[y[i]])))
     assert model.classes_.tolist() == NAMES.tolist()
-    assert set(model.predict(X)) <= set(NAMES)
+    np.testing.assert_array_equal(model.influence_, expected.influence_)
+    assert model.predict(X).tolist() == expected.predict(X).tolist()
 
 
 def test_targets_are_those_of_the_items():
@@ -202,6 +210,18 @@ def test_lists_of_targets_are_used_where_they_are_the_same():
     data = TensorDataset(torch.zeros(4, 2), torch.arange(4))
     part = Subset(Subset(data, [3, 1, 0]), [2, 0])
     assert DatasetRows(part)[::-1].targets.tolist() == [3, 0]
+
+
+def test_targets_of_a_data_set_are_used_unless_others_are_given(digits):
+    X, y = digits
+    data = TensorDataset(*map(torch.tensor, digits))
+    samples, targets = with_own_targets(data, None)
+    np.testing.assert_array_equal(samples[3][0], X[3])
+    np.testing.assert_array_equal(targets, y)
+    assert with_own_targets(data, y[::-1])[1].tolist() == y[::-1].tolist()
+    inputs, targets = with_own_targets(X, y)
+    assert inputs is X
+    assert targets is y
 
 
 def test_image_targets_in_another_order(pairs):
@@ -324,16 +344,15 @@ def test_memory_map_goes_through_the_data_set_class_of_a_net(digits, tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_search_without_y(digits):
+@pytest.mark.parametrize("gives_y", [True, False])
+def test_searches_cut_samples(digits, gives_y):
     X, y = digits
     samples = DatasetRows(TensorDataset(*map(torch.tensor, (X, y))))
-    grid = {"drop_fraction": [0.0, 0.2]}
-    folds = KFold(2)
-    found = GridSearchCV(classifier(), grid, cv=folds).fit(samples)
-    expected = GridSearchCV(classifier(), grid, cv=folds).fit(X, y)
-    np.testing.assert_array_equal(
-        found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
-    )
+    search = GridSearchCV(classifier(), {"drop_fraction": [0.0, 0.2]}, cv=KFold(2))
+    found = search.fit(samples, y if gives_y else None).cv_results_
+    expected = search.fit(X, y).cv_results_
+    for name in ("split0_test_score", "split1_test_score"):
+        np.testing.assert_array_equal(found[name], expected[name])
 
 
 @pytest.mark.parametrize("kind", [">f4", "longdouble"])
@@ -388,80 +407,99 @@ def test_random_augmentation_is_seeded(digits):
     assert not np.array_equal(first.influence_, classifier().fit(X, y).influence_)
 
 
-def test_search_cuts_rows(digits):
-    X, y = digits
-    grid = {"drop_fraction": [0.0, 0.2]}
-    found, expected = (
-        GridSearchCV(classifier(), grid, cv=2).fit(samples, y)
-        for samples in (DatasetRows(TensorDataset(*map(torch.tensor, (X, y)))), X)
-    )
-    for name in ("split0_test_score", "split1_test_score"):
-        np.testing.assert_array_equal(
-            found.cv_results_[name], expected.cv_results_[name]
-        )
+@pytest.fixture(scope="module")
+def fitted(digits):
+    """A model, its samples as a data set and as arrays."""
+    return classifier().fit(*digits), TensorDataset(*map(torch.tensor, digits)), *digits
 
 
-def test_edges_take_data_sets(digits):
-    X, y = digits
-    data = TensorDataset(*map(torch.tensor, (X, y)))
-    model = classifier().fit(X, y)
-    kept, targets = DataDropoutSampler(**model.get_params(deep=False)).fit_resample(
-        data
-    )
+def test_selectors_accept_data_sets(fitted):
+    model, data, X, y = fitted
+    params = model.get_params(deep=False)
+    kept, targets = DataDropoutSampler(**params).fit_resample(data)
+    assert len(kept) == len(targets) == len(model.sample_indices_)
     np.testing.assert_array_equal(targets, y[model.sample_mask_])
     np.testing.assert_array_equal(kept[0][0], X[model.sample_indices_[0]])
-    transformer = DataDropoutTransformer(**model.get_params(deep=False)).fit(data)
-    assert transformer.transform(data) is data
-    expected = influence_scores(model.estimator_, X, y, X, y, random_state=0)
-    scores = influence_scores(model.estimator_, data, None, data, None, random_state=0)
+    assert DataDropoutTransformer(**params).fit(data).transform(data) is data
+
+
+def test_influence_scores_accept_data_sets(fitted):
+    model, data, X, y = fitted
+    net = model.estimator_
+    expected = influence_scores(net, X, y, X, y, random_state=0)
+    scores = influence_scores(net, data, None, data, None, random_state=0)
     np.testing.assert_array_equal(scores.influence, expected.influence)
+
+
+@pytest.mark.parametrize("gives_y", [True, False])
+def test_pictures_and_reports_accept_data_sets(fitted, gives_y):
+    model, data, X, y = fitted
+    given = (data, y.tolist()) if gives_y else (data,)
     report = influence_report(model, X, y)
-    np.testing.assert_array_equal(influence_report(model, data), report)
-    np.testing.assert_array_equal(influence_report(model, data, y.tolist()), report)
-    InfluenceDisplay.from_estimator(model, data, y.tolist(), kind="gallery")
-    display = InfluenceDisplay.from_estimator(model, data, kind="gallery")
+    np.testing.assert_array_equal(influence_report(model, *given), report)
+    display = InfluenceDisplay.from_estimator(model, *given, kind="gallery")
     expected = InfluenceDisplay.from_estimator(model, X, y, kind="gallery")
+    n_images = 0
     for ax, other in zip(display.ax_.flat, expected.ax_.flat, strict=True):
         assert ax.get_title() == other.get_title()
-        assert len(ax.images) == len(other.images)
         for image, same in zip(ax.images, other.images, strict=True):
             np.testing.assert_array_equal(image.get_array(), same.get_array())
-    curves = [
-        drop_curve(
-            classifier(),
-            samples,
-            target,
-            fractions=[0.1],
-            n_repeats=1,
-            cv=2,
-            random_state=0,
-        )
-        for samples, target in ((data, None), (X, y))
-    ]
-    np.testing.assert_array_equal(curves[0].dropout, curves[1].dropout)
+            n_images += 1
+    assert n_images > 1
 
 
-def test_memory_knows_data_sets_by_content(digits, tmp_path):
+def test_drop_curves_accept_data_sets(fitted):
+    _, data, X, y = fitted
+    options = {"fractions": [0.1], "n_repeats": 1, "cv": 2, "random_state": 0}
+    found = drop_curve(classifier(), data, None, **options)
+    expected = drop_curve(classifier(), X, y, **options)
+    np.testing.assert_array_equal(found.dropout, expected.dropout)
+
+
+def test_memory_knows_data_sets_by_content(digits, tmp_path, trainings):
     X, y = digits
-    trainings = []
-
-    def fit(*samples):
-        model = classifier(memory=str(tmp_path / "memory")).fit(*samples)
-        trainings.append(model.timings_["round_one"])
-        return model
-
     changed = X.copy()
     changed[7] += 1
-    first = fit(memory_map(X, tmp_path / "a.npy"), y)
-    fit(memory_map(X, tmp_path / "b.npy"), y)
-    other = fit(memory_map(changed, tmp_path / "a.npy"), y)
-    # Of a split that memory gave back, the time is that of when it was run.
-    assert trainings[0] == trainings[1] != trainings[2]
-    assert not np.array_equal(first.influence_, other.influence_)
-    fit(TensorDataset(*map(torch.tensor, (X, y))))
-    fit(TensorDataset(*map(torch.tensor, (X, y))))
-    fit(TensorDataset(*map(torch.tensor, (changed, y))))
-    assert trainings[3] == trainings[4] != trainings[5]
+    mapped = memory_map(X, tmp_path / "a.npy")
+    copied, other = (
+        memory_map(array, tmp_path / name)
+        for array, name in ((X, "b.npy"), (changed, "c.npy"))
+    )
+    tensors = TensorDataset(*map(torch.tensor, (X, y)))
+    same = TensorDataset(*map(torch.tensor, (X, y)))
+    different = TensorDataset(*map(torch.tensor, (changed, y)))
+    samples = [
+        ((mapped, y), 2),
+        ((copied, y), 0),
+        ((other, y), 2),
+        ((mapped, y[::-1]), 2),
+        ((tensors,), 2),
+        ((same,), 0),
+        ((different,), 2),
+        ((DatasetRows(tensors, augmented=same),), 2),
+        ((DatasetRows(tensors, augmented=different),), 2),
+        ((DatasetRows(same, augmented=different),), 0),
+    ]
+    found = []
+    for given, _ in samples:
+        trainings.clear()
+        classifier(memory=str(tmp_path / "memory")).fit(*given)
+        found.append(len(trainings))
+    assert found == [n_trainings for _, n_trainings in samples]
+
+
+def test_memory_knows_image_targets_by_content(pairs, tmp_path, trainings):
+    X, y = pairs
+    changed = y.copy()
+    changed[7] += 1
+    for number, (targets, n_trainings) in enumerate([(y, 2), (y, 0), (changed, 2)]):
+        given = (
+            memory_map(array, tmp_path / f"{name}{number}.npy")
+            for array, name in ((X, "X"), (targets, "y"))
+        )
+        trainings.clear()
+        denoiser(memory=str(tmp_path / "memory")).fit(*given)
+        assert len(trainings) == n_trainings
 
 
 def test_memory_map_goes_to_other_processes_by_name(tmp_path):
@@ -487,11 +525,15 @@ def test_chunks_are_all_samples():
     assert joblib_hash(np.concatenate(parts)) == joblib_hash(samples)
 
 
-def test_workers_read_memory_maps(digits, tmp_path):
+def test_workers_read_memory_maps(digits, pairs, tmp_path):
+    """Labels go to them apart; targets as large as inputs are read there too."""
     X, y = digits
     samples = memory_map(X, tmp_path / "X.npy")
     model = classifier(n_jobs=2).fit(samples, y)
     np.testing.assert_array_equal(model.influence_, classifier().fit(X, y).influence_)
+    maps = (memory_map(part, tmp_path / f"{i}.npy") for i, part in enumerate(pairs))
+    model = denoiser(n_jobs=2).fit(*maps)
+    np.testing.assert_array_equal(model.influence_, denoiser().fit(*pairs).influence_)
 
 
 @pytest.mark.parametrize(
@@ -542,7 +584,7 @@ def test_data_set_without_length_is_refused():
 
 def test_replay_of_augmented_samples_is_refused(digits):
     data = TensorDataset(*map(torch.tensor, digits))
-    with pytest.raises(ValueError, match="Leave augmented out"):
+    with pytest.raises(ValueError, match="leave augmented out of DatasetRows"):
         classifier(engine=Trajectory()).fit(DatasetRows(data, augmented=data))
 
 

@@ -1,34 +1,80 @@
 """Held-out objectives against their formulas."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from conftest import MLP
+from conftest import MLP, PenalisedNet
 from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
+from torch.nn import functional as F
 
+from sk_datadrop import influence_scores
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._objectives import (
-    class_codes,
-    mean_objective,
-    resolve_objective,
-    row_scales,
-    row_weights,
-)
-
-LOSSES = torch.tensor([0.1, 0.5, 3.0, 50.0])
-ONES = torch.ones(4)
+from sk_datadrop._objective import HeldOutObjective
+from sk_datadrop._samples import Samples
 
 
-def test_bounded_is_one_minus_the_probability_of_the_true_class():
-    logits, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
-    losses = torch.nn.functional.cross_entropy(logits, y, reduction="none")
-    probabilities = logits.softmax(1)[torch.arange(4), y]
-    measure = resolve_objective("bounded")
-    torch.testing.assert_close(measure(losses, logits, y, ONES), 1 - probabilities)
-    torch.testing.assert_close(
-        measure(losses, logits, y, 2 * ONES), 1 - probabilities.sqrt()
+def classifier(net_class=NeuralNetClassifier, **parameters):
+    torch.manual_seed(0)
+    net = net_class(MLP, criterion=nn.CrossEntropyLoss, **parameters).initialize()
+    net.module_.double()
+    return net
+
+
+@pytest.fixture
+def samples():
+    """Nine samples of three classes."""
+    X, y = np.random.default_rng(0).normal(size=(9, 4)), np.repeat([0, 1, 2], [6, 2, 1])
+    return Samples(X, y, codes=y)
+
+
+def values_of(objective, net, scales=1.0):
+    functional = FunctionalNet(net)
+    X, y = (torch.as_tensor(a) for a in (objective.samples.X, objective.samples.y))
+    return objective.values(functional, functional.theta, X, y, scales)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_bounded_is_one_minus_the_probability_of_the_given_class(samples, scale):
+    net = classifier()
+    probabilities = net.module_(torch.as_tensor(samples.X)).softmax(1)
+    known = probabilities[torch.arange(9), torch.as_tensor(samples.y)]
+    found = values_of(HeldOutObjective("bounded", samples), net, scale)
+    torch.testing.assert_close(found, 1 - known ** (1 / scale))
+
+
+def test_loss_is_the_training_loss_with_class_weights_and_smoothing(samples):
+    weight = torch.tensor([1.0, 2.0, 50.0], dtype=torch.float64)
+    net = classifier(criterion__weight=weight, criterion__label_smoothing=0.2)
+    logits = net.module_(torch.as_tensor(samples.X))
+    expected = F.cross_entropy(
+        logits,
+        torch.as_tensor(samples.y),
+        weight=weight,
+        label_smoothing=0.2,
+        reduction="none",
     )
+    found = values_of(HeldOutObjective("loss", samples), net)
+    torch.testing.assert_close(found, expected)
+    plain = F.cross_entropy(logits, torch.as_tensor(samples.y), reduction="none")
+    found = values_of(HeldOutObjective("bounded", samples), net)
+    torch.testing.assert_close(found, 1 - torch.exp(-plain))
+
+
+def test_a_callable_gets_outputs_and_targets(samples):
+    net = classifier()
+    logits = net.module_(torch.as_tensor(samples.X))
+    found = values_of(HeldOutObjective(lambda z, y: z[:, 0] - y, samples), net)
+    torch.testing.assert_close(found, logits[:, 0] - torch.as_tensor(samples.y))
+
+
+@pytest.mark.parametrize("result", [torch.tensor(1.0), torch.zeros(9, 1), 3.0])
+def test_a_callable_must_return_one_value_per_sample(samples, result):
+    objective = HeldOutObjective(lambda outputs, y: result, samples)
+    with pytest.raises(ValueError, match=r"objective must return .* shape \(9,\)"):
+        values_of(objective, classifier())
 
 
 @pytest.fixture
@@ -39,110 +85,150 @@ def slope():
     with torch.no_grad():
         net.module_.weight.fill_(1)
         net.module_.bias.fill_(0)
-    return FunctionalNet(net)
+    return net
 
 
 @pytest.mark.parametrize("unit", [1, 1e6])
 def test_regression_levels_off_at_three_deviations_in_any_unit(slope, unit):
-    X, y = unit * np.array([[1], [3], [-2], [5]], np.float32), np.zeros((4, 1))
-    scales = row_scales(
-        slope, "bounded", X, y.astype(np.float32), is_classification=False, batch_size=3
-    )
+    X = unit * np.array([[1], [3], [-2], [5]], np.float32)
+    objective = HeldOutObjective("bounded", Samples(X, 0 * X))
+    scales = objective.scaled_by(FunctionalNet(slope), batch_size=3).scales
     np.testing.assert_allclose(scales, 2.985**2 * (4 + 9) / 2 * unit**2, rtol=1e-6)
 
 
 def test_bounded_survives_a_median_of_zero(slope):
     X = np.array([[0], [0], [0], [1]], np.float32)
-    scales = row_scales(slope, "bounded", X, 0 * X, is_classification=False)
-    values = resolve_objective("bounded")(
-        torch.tensor([0.0, 0.0, 0.0, 1.0]), None, None, torch.as_tensor(scales)
-    )
+    objective = HeldOutObjective("bounded", Samples(X, 0 * X))
+    objective = objective.scaled_by(FunctionalNet(slope))
+    values = values_of(objective, slope, objective.scales).detach()
     np.testing.assert_array_equal(values, [0.0, 0.0, 0.0, 1.0])
+    assert objective.mean(FunctionalNet(slope)) == 0.25
 
 
-def test_scale_is_the_median_loss_of_a_class_the_net_hardly_knows():
+def test_the_scale_is_the_median_loss_of_a_class_the_net_hardly_knows():
     torch.manual_seed(0)
     net = NeuralNetClassifier(MLP, criterion=nn.CrossEntropyLoss).initialize()
     with torch.no_grad():
         net.module_.second.bias.copy_(torch.tensor([3.0, 0.0, -3.0]))
     X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
-    y = np.repeat([0, 2, 5], 4) % 3  # classes 0 and 2
+    y = np.repeat([0, 2], [4, 8])
+    objective = HeldOutObjective("bounded", Samples(X, y, codes=y))
     functional = FunctionalNet(net)
     losses = -np.log(net.predict_proba(X)[np.arange(12), y])
-    scales = row_scales(functional, "bounded", X, y, is_classification=True)
     rare = np.median(losses[y == 2])
     assert rare > 4
     assert losses[y == 0].max() < 1
-    np.testing.assert_allclose(scales, np.where(y == 2, rare, 1), rtol=1e-5)
-    np.testing.assert_array_equal(
-        row_scales(functional, "loss", X, y, is_classification=True), np.ones(12)
-    )
-    values = 1 - np.exp(-losses / scales)
-    weights = row_weights("bounded", y, is_classification=True)
-    found = mean_objective(functional, "bounded", X, y, scales, weights)
+    scaled = objective.scaled_by(functional, batch_size=5)
+    np.testing.assert_allclose(scaled.scales, np.where(y == 2, rare, 1), rtol=1e-5)
+    values = 1 - np.exp(-losses / scaled.scales)
     expected = (values[y == 0].mean() + values[y == 2].mean()) / 2
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert scaled.mean(functional) == pytest.approx(expected, rel=1e-5)
+    loss = replace(objective, kind="loss").scaled_by(functional)
+    np.testing.assert_array_equal(loss.scales, np.ones(12))
+    assert loss.mean(functional) == pytest.approx(losses.mean(), rel=1e-5)
 
 
-def test_classes_weigh_the_same():
-    y = ["b", "a", "b", "b"]
-    np.testing.assert_array_equal(class_codes(y, is_classification=True), [1, 0, 1, 1])
-    weights = row_weights("bounded", y, is_classification=True)
-    np.testing.assert_allclose(weights, [1 / 3, 1, 1 / 3, 1 / 3])
-    np.testing.assert_array_equal(row_weights("loss", y, is_classification=True), ONES)
-    column = torch.tensor([[1.0], [0.0], [1.0]])
-    np.testing.assert_array_equal(
-        class_codes(column, is_classification=True), [1, 0, 1]
-    )
+def test_classes_weigh_the_same_and_those_not_held_out_do_not_matter():
+    samples = Samples(np.zeros(4), np.zeros(4), codes=np.array([7, 2, 7, 7]))
+    objective = HeldOutObjective("bounded", samples)
+    np.testing.assert_array_equal(objective.codes, [1, 0, 1, 1])
+    np.testing.assert_allclose(objective.weights, [1 / 3, 1, 1 / 3, 1 / 3])
+    np.testing.assert_array_equal(replace(objective, kind="loss").weights, np.ones(4))
 
 
-@pytest.mark.parametrize(
-    ("y", "is_classification"),
-    [
-        ([1.0, 2.0], False),
-        (torch.ones(2, dtype=torch.bfloat16), False),
-        (torch.eye(2, dtype=torch.bfloat16), True),
-        (np.array([0.0, 0.9]), True),
-    ],
-    ids=["real", "a dtype numpy lacks", "2-D", "probabilities"],
-)
-def test_targets_that_are_no_classes_weigh_the_same(y, is_classification):
-    weights = row_weights("bounded", y, is_classification=is_classification)
-    np.testing.assert_array_equal(weights, [0.5, 0.5])
+@pytest.mark.parametrize("codes", [None, np.zeros(2, dtype=int)])
+def test_targets_that_are_no_classes_weigh_the_same(codes):
+    objective = HeldOutObjective("bounded", Samples(np.zeros(2), [3.0, 4.0], codes))
+    np.testing.assert_array_equal(objective.codes, [0, 0])
+    np.testing.assert_array_equal(objective.weights, [0.5, 0.5])
 
 
-def test_loss_is_the_loss():
-    assert resolve_objective("loss")(LOSSES, None, None, ONES) is LOSSES
+def flat_gradient(value, module):
+    gradients = torch.autograd.grad(value, list(module.parameters()), retain_graph=True)
+    return torch.cat([g.reshape(-1) for g in gradients])
 
 
-def test_callable_gets_outputs_and_targets():
-    outputs, y = torch.arange(4.0), torch.ones(4)
-    values = resolve_objective(lambda z, t: (z - t).abs())(LOSSES, outputs, y, ONES)
-    assert torch.equal(values, torch.tensor([1.0, 0.0, 1.0, 2.0]))
-
-
-@pytest.mark.parametrize("result", [torch.tensor(1.0), torch.zeros(4, 1), 3.0])
-def test_callable_must_return_one_value_per_row(result):
-    measure = resolve_objective(lambda outputs, y: result)
-    with pytest.raises(ValueError, match=r"objective must return .* shape \(4,\)"):
-        measure(LOSSES, LOSSES, LOSSES, ONES)
-
-
-def test_bounded_refuses_losses_below_zero():
-    net = NeuralNetRegressor(MLP, module__n_outputs=1, criterion=BelowZero)
-    X = np.zeros((3, 4), np.float32)
-    with pytest.raises(
-        ValueError, match="needs a training loss that is never negative; got -1"
+@pytest.mark.parametrize("batch_size", [4, None])
+def test_classes_weigh_the_same_in_the_gradient_of_the_bounded_objective(
+    samples, batch_size
+):
+    net, y = classifier(), samples.y
+    probabilities = net.module_(torch.as_tensor(samples.X)).softmax(1)
+    known = probabilities[torch.arange(9), torch.as_tensor(y)]
+    medians = [np.median(-known.detach().log().numpy()[y == c]) for c in range(3)]
+    power = torch.as_tensor([1 / max(1, median) for median in medians])[y]
+    assert power.min() < 1
+    by_class = [(1 - known**power)[y == c].mean() for c in range(3)]
+    for kind, mean in (
+        ("bounded", torch.stack(by_class).mean()),
+        ("loss", -known.log().mean()),
     ):
-        row_scales(
-            FunctionalNet(net.initialize()),
-            "bounded",
-            X,
-            X[:, :1],
-            is_classification=False,
-        )
+        functional = FunctionalNet(net)
+        objective = HeldOutObjective(kind, samples).scaled_by(functional, batch_size)
+        found = objective.gradients(functional, np.zeros(9, dtype=int), batch_size)
+        torch.testing.assert_close(found[:, 0], flat_gradient(mean, net.module_))
+
+
+def test_each_group_has_a_gradient_of_its_own(samples):
+    net = classifier()
+    probabilities = net.module_(torch.as_tensor(samples.X)).softmax(1)
+    values = 1 - probabilities[torch.arange(9), torch.as_tensor(samples.y)]
+    groups = np.array([0, 1, 0, 1, 0, 1, 1, 0, 0])
+    objective = HeldOutObjective("bounded", samples, scales=np.ones(9))
+    found = objective.gradients(FunctionalNet(net), groups, batch_size=2)
+    # A sample weighs one over the number of its class, among all that are held out.
+    weights = 1 / torch.tensor([6.0] * 6 + [2.0] * 2 + [1.0], dtype=torch.float64)
+    for group in (0, 1):
+        own = torch.as_tensor(groups == group)
+        mean = (values * weights)[own].sum() / weights[own].sum()
+        torch.testing.assert_close(found[:, group], flat_gradient(mean, net.module_))
 
 
 class BelowZero(nn.MSELoss):
     def forward(self, outputs, y):
         return 0 * super().forward(outputs, y) - 1
+
+
+def test_bounded_refuses_losses_below_zero():
+    net = NeuralNetRegressor(MLP, module__n_outputs=1, criterion=BelowZero)
+    X = np.zeros((3, 4), np.float32)
+    objective = HeldOutObjective("bounded", Samples(X, X[:, :1]))
+    with pytest.raises(
+        ValueError, match="needs a training loss that is never negative; got -1"
+    ):
+        objective.scaled_by(FunctionalNet(net.initialize()))
+
+
+@pytest.mark.parametrize("kind", ["bounded", "loss"])
+def test_a_penalty_on_the_weights_has_no_part_in_the_objective(samples, kind):
+    scales, values, gradients, means = [], [], [], []
+    for net_class in (PenalisedNet, NeuralNetClassifier):
+        net = classifier(net_class)
+        functional = FunctionalNet(net)
+        objective = HeldOutObjective(kind, samples).scaled_by(functional)
+        scales.append(objective.scales)
+        values.append(values_of(objective, net, objective.scales))
+        gradients.append(objective.gradients(functional, np.arange(9) % 2))
+        means.append(objective.mean(functional))
+    np.testing.assert_array_equal(*scales)
+    assert torch.equal(*values)
+    assert torch.equal(*gradients)
+    assert means[0] == means[1]
+
+
+@pytest.mark.parametrize("kind", ["bounded", "loss"])
+def test_a_penalty_on_the_weights_does_not_change_the_scores(blobs, kind):
+    X, y = blobs
+    torch.manual_seed(0)
+    penalised = PenalisedNet(
+        MLP, criterion=nn.CrossEntropyLoss, lr=0.1, train_split=None, verbose=0
+    ).fit(X[:60], y[:60])
+    plain = NeuralNetClassifier(MLP, criterion=nn.CrossEntropyLoss).initialize()
+    plain.module_.load_state_dict(penalised.module_.state_dict())
+    found, expected = (
+        influence_scores(
+            net, X[:60], y[:60], X[60:], y[60:], objective=kind, random_state=0
+        )
+        for net in (penalised, plain)
+    )
+    np.testing.assert_array_equal(found.influence, expected.influence)

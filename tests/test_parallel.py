@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import joblib
@@ -14,24 +16,57 @@ import torch
 from distributed import Client, LocalCluster
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
-from skorch import NeuralNetClassifier
+from skorch import NeuralNetClassifier, NeuralNetRegressor
 from skorch.callbacks import Callback
 
-from sk_datadrop import DataDropoutClassifier, influence_scores
+from sk_datadrop import (
+    DataDropoutClassifier,
+    DataDropoutRegressor,
+    InfluenceFunctions,
+    Trajectory,
+    influence_scores,
+)
 from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._influence import sample_scores
+from sk_datadrop._parallel import n_processes, run_all
+from sk_datadrop._plan import make_plan
+from sk_datadrop._samples import Samples
+from sk_datadrop._schedule import SILENT, run
+from sk_datadrop._two_rounds import score_split
 from sk_datadrop.nets import SmallCNN
 
 
-class DieOnce(Callback):
-    """Kill the process of the first training that finds no such file."""
+class Traced(SmallCNN):
+    """Leave the ids of the processes it runs in."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, folder, **params):
+        super().__init__(**params)
+        self.folder = Path(folder)
+
+    def forward(self, X):
+        (self.folder / str(os.getpid())).touch()
+        return super().forward(X)
+
+
+class DieOnce(Callback):
+    """Kill one of the other processes: the first that trains as a second one.
+
+    Dask keeps what it was sent in the processes that have used it.
+    """
+
+    def __init__(self, folder, caller):
+        self.folder = folder
+        self.caller = caller
 
     def on_epoch_end(self, net, **kwargs):
-        if not Path(self.path).exists():
-            Path(self.path).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if os.getpid() == self.caller:
+            return
+        folder = Path(self.folder)
+        (folder / str(os.getpid())).touch()
+        if len(list(folder.iterdir())) == 2:
+            with suppress(FileExistsError):
+                (folder / "died").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +75,12 @@ def digits():
     return (data.images[:240, None] / 16).astype(np.float32), data.target[:240]
 
 
-def classifier(callbacks=None, **params):
+def classifier(callbacks=None, folder=None, **params):
+    module = {"module": SmallCNN} if folder is None else {"module": Traced}
+    if folder is not None:
+        module["module__folder"] = str(folder)
     net = NeuralNetClassifier(
-        SmallCNN,
+        **module,
         module__channels=(4,),
         criterion=torch.nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
@@ -63,10 +101,13 @@ def assert_same(model, expected, X):
     np.testing.assert_array_equal(model.predict_proba(X), expected.predict_proba(X))
 
 
-def test_rows_of_a_single_round_are_scored_side_by_side(digits):
+@pytest.mark.parametrize("cv", [3, 0.3], ids=["splits", "samples of a single split"])
+def test_fit_is_shared_out(digits, cv, tmp_path):
     X, y = digits
-    model = classifier(cv=0.3, n_jobs=2).fit(X, y)
-    assert_same(model, classifier(cv=0.3).fit(X, y), X)
+    model = classifier(folder=tmp_path, cv=cv, n_jobs=2).fit(X, y)
+    assert_same(model, classifier(cv=cv).fit(X, y), X)
+    others = {path.name for path in tmp_path.iterdir()} - {str(os.getpid())}
+    assert len(others) in (1, 2)
 
 
 @pytest.mark.parametrize("batch_size", [None, 7, 1000])
@@ -78,7 +119,7 @@ def test_scores_are_those_of_one_process(batch_size, digits):
             model.estimator_,
             *(X, y, X[:50], y[:50]),
             batch_size=batch_size,
-            n_groups=2,
+            engine=InfluenceFunctions(n_groups=2),
             n_jobs=n_jobs,
             random_state=0,
         )
@@ -102,6 +143,106 @@ def test_functional_net_goes_to_workers(digits):
     )
 
 
+def test_results_come_with_the_positions_of_their_calls(regressor):
+    calls = [(base, 2) for base in range(5)]
+    expected = [(number, base**2) for number, (base, _) in enumerate(calls)]
+    assert list(run_all(pow, calls, n_jobs=None, net=regressor)) == expected
+    assert sorted(run_all(pow, calls, n_jobs=2, net=regressor)) == expected
+
+
+def test_workers_have_as_many_threads_as_the_caller(regressor):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        found = dict(run_all(torch.get_num_threads, [(), ()], n_jobs=2, net=regressor))
+    finally:
+        torch.set_num_threads(before)
+    assert found == {0: 3, 1: 3}
+
+
+def test_threads_do_not_share_the_generator(regressor, plane):
+    """joblib gives threads to workers of a search; torch's generator is global."""
+    model = DataDropoutRegressor(regressor, cv=3, random_state=0, n_jobs=2)
+    expected = DataDropoutRegressor(regressor, cv=3, random_state=0).fit(*plane)
+    assert n_processes(2) == 2
+    with joblib.parallel_config(backend="threading"):
+        assert n_processes(2) == 1
+        model.fit(*plane)
+    np.testing.assert_array_equal(
+        model.influence_per_view_, expected.influence_per_view_
+    )
+    np.testing.assert_array_equal(model.predict(plane[0]), expected.predict(plane[0]))
+
+
+def heard(function, *arguments):
+    """Return what a call warns the user of, and what torch does only once."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            function(*arguments)
+    finally:
+        torch.set_warn_always(before)
+    return [str(w.message) for w in caught if w.category is UserWarning]
+
+
+def looked_at(plan, number, bar=SILENT):
+    """Score a split, and tell what the process had, and what it was warned of."""
+    X, y = plan.samples.X, plan.samples.y
+    results = []
+    messages = heard(lambda: results.append(score_split(plan, number)))
+    messages += [m for m, category in results[0].warnings if category is UserWarning]
+    files = [getattr(array, "filename", None) for array in (X, y)]
+    return os.getpid(), X.shape, y.shape, files, messages
+
+
+@pytest.fixture(scope="module")
+def large():
+    """4 MB of inputs and more than one of targets, and a net for them."""
+    rng = np.random.default_rng(0)
+    X = rng.random((1024, 1024), dtype=np.float32)
+    net = NeuralNetRegressor(
+        torch.nn.Linear,
+        module__in_features=1024,
+        module__out_features=300,
+        max_epochs=1,
+        verbose=0,
+    )
+    return X, X[:, :300].copy(), net
+
+
+def test_samples_are_passed_whole_and_once(large):
+    """Workers map the very same file into memory, and cut it themselves."""
+    X, y, net = large
+    # Trajectories are scored faster than that many targets are by influence functions.
+    owner = DataDropoutRegressor(net, cv=3, random_state=0, engine=Trajectory())
+    plan = make_plan(owner, X, y, None, None, {})
+    assert plan.samples.X is X
+    assert plan.samples.y is y
+    calls = [(number,) for number in range(3)]
+    found = run(looked_at, plan, calls, n_jobs=2, bar=SILENT)
+    pids, *shapes, files, messages = zip(*found, strict=True)
+    assert os.getpid() not in pids
+    assert set(zip(*shapes, strict=True)) == {(X.shape, y.shape)}
+    assert files[0] == files[1] == files[2]
+    assert None not in files[0]
+    assert messages == ([], [], [])
+
+
+def test_workers_score_large_samples_without_a_warning(large):
+    X, y, net = large
+    net = net.initialize()
+    functional = FunctionalNet(net)
+    directions = torch.ones(len(functional.theta), 1)
+    calls = [
+        (sample_scores, functional, Samples(X[half], y[half]), directions)
+        for half in (slice(0, 512), slice(512, 1024))
+    ]
+    found = dict(run_all(heard, calls, n_jobs=2, net=net))
+    assert found == {0: [], 1: []}
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two processes of dask."""
@@ -114,11 +255,20 @@ def cluster():
         yield client
 
 
-def test_dask_fits(digits, cluster):
+def test_dask_fits_and_is_sent_the_samples_once(digits, cluster, monkeypatch):
     X, y = digits
     expected = classifier().fit(X, y)
-    with joblib.parallel_config("dask", scatter=[X, y]):
+    sent = []
+    scatter = Client.scatter
+
+    def noted(self, data, *args, **options):
+        sent.extend(data if isinstance(data, list) else [data])
+        return scatter(self, data, *args, **options)
+
+    monkeypatch.setattr(Client, "scatter", noted)
+    with joblib.parallel_config("dask"):
         assert_same(classifier().fit(X, y), expected, X)
+        assert sum(part is X for part in sent) == 1
         alone = classifier(cv=0.3).fit(X, y)
     assert_same(alone, classifier(cv=0.3).fit(X, y), X)
 
@@ -135,10 +285,10 @@ def test_dask_searches(digits, cluster):
 
 def test_fit_outlives_a_worker(digits, cluster, tmp_path):
     X, y = digits
-    died = tmp_path / "died"
+    callbacks = [DieOnce(str(tmp_path), os.getpid())]
     with joblib.parallel_config("dask"):
-        model = classifier(callbacks=[DieOnce(str(died))]).fit(X, y)
-    assert died.exists()
+        model = classifier(callbacks=callbacks).fit(X, y)
+    assert (tmp_path / "died").exists()
     assert_same(model, classifier().fit(X, y), X)
 
 
@@ -193,7 +343,7 @@ else:
 """
 
 
-def test_ranks_drop_the_same_rows(tmp_path):
+def test_ranks_drop_the_same_samples(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(RANKS)
     package = str(Path(__file__).parents[1])

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import MLP
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from skorch import NeuralNet, NeuralNetClassifier
+from skorch.exceptions import NotInitializedError
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,12 +19,13 @@ from sk_datadrop import (
     DataDropoutClassifier,
     Dense,
     GaussNewton,
-    Views,
+    InfluenceFunctions,
+    Trajectory,
     influence_scores,
 )
 from sk_datadrop.nets import SmallCNN
 
-EXACT = {"curvature": GaussNewton(n_samples=None), "solver": Dense()}
+EXACT = InfluenceFunctions(curvature=GaussNewton(n_samples=None), solver=Dense())
 
 
 def split(blobs):
@@ -51,42 +54,43 @@ def test_a_criterion_of_the_user_scores_as_that_of_torch(net_class, blobs):
     for criterion in (Wrapped, nn.CrossEntropyLoss):
         torch.manual_seed(0)
         nets.append(net_class(MLP, criterion=criterion, verbose=0).initialize())
-    found, expected = (influence_scores(net, *split(blobs), **EXACT) for net in nets)
+    found, expected = (
+        influence_scores(net, *split(blobs), engine=EXACT) for net in nets
+    )
     np.testing.assert_allclose(found.influence, expected.influence, rtol=1e-4)
 
 
 def test_a_module_scores_as_its_skorch_net(trained, blobs):
-    reference = influence_scores(trained, *split(blobs), **EXACT)
+    reference = influence_scores(trained, *split(blobs), engine=EXACT)
     tensors = [torch.as_tensor(a) for a in split(blobs)]
     for loss in (
         nn.CrossEntropyLoss(),
         Wrapped(),
         lambda outputs, y: F.cross_entropy(outputs, y, reduction="none"),
     ):
-        result = influence_scores(trained.module_, *tensors, loss=loss, **EXACT)
+        result = influence_scores(trained.module_, *tensors, loss=loss, engine=EXACT)
         np.testing.assert_allclose(result.influence, reference.influence, rtol=1e-4)
 
 
 def test_estimator_scores_with_the_same_numbers(classifier, blobs):
     X, y, X_val, y_val = split(blobs)
     classifier.set_params(lr=0.005)  # the last epoch is the best, and scored
-    model = DataDropoutClassifier(
-        classifier, views=Views(n_groups=1), random_state=0, **EXACT
-    )
+    engine = clone(EXACT).set_params(n_groups=1)
+    model = DataDropoutClassifier(classifier, engine=engine, random_state=0)
     model.fit(X, y, X_val=X_val, y_val=y_val)
     checkpoint_epoch = model.views_[0].epoch
     net = model.round_one_estimators_[0]
     assert checkpoint_epoch == len(net.history)
-    result = influence_scores(net, X, y, X_val, y_val, **EXACT)
+    result = influence_scores(net, X, y, X_val, y_val, engine=EXACT)
     np.testing.assert_allclose(result.influence, model.influence_, rtol=1e-3, atol=1e-7)
 
 
-def test_regression_takes_the_scale_from_the_held_out_rows(regressor, plane):
+def test_regression_takes_the_scale_from_the_held_out_samples(regressor, plane):
     X, y = plane
     wrong = y[:, None].copy()
     wrong[:5] += 20
     net = regressor.set_params(train_split=None).fit(X, wrong)
-    result = influence_scores(net, X, wrong, X, y[:, None], **EXACT)
+    result = influence_scores(net, X, wrong, X, y[:, None], engine=EXACT)
     assert set(np.argsort(result.influence)[:5]) == set(range(5))
 
 
@@ -94,7 +98,8 @@ def test_checkpoints_and_groups_are_views(trained, blobs):
     early = copy.deepcopy(trained.module_.state_dict())
     trained.partial_fit(*split(blobs)[:2])
     late = copy.deepcopy(trained.module_.state_dict())
-    options = {**EXACT, "n_groups": 2, "random_state": 0}
+    engine = clone(EXACT).set_params(n_groups=2)
+    options = {"engine": engine, "random_state": 0}
     result = influence_scores(
         trained, *split(blobs), checkpoints=[early, late], **options
     )
@@ -124,22 +129,23 @@ def test_net_is_left_as_found(blobs):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_batch_size_and_row_order_do_not_matter(trained, blobs):
+def test_batch_size_and_order_of_samples_do_not_matter(trained, blobs):
     X, y, X_val, y_val = split(blobs)
-    reference = influence_scores(trained, X, y, X_val, y_val, **EXACT).influence
-    result = influence_scores(trained, X, y, X_val, y_val, batch_size=7, **EXACT)
+    reference = influence_scores(trained, X, y, X_val, y_val, engine=EXACT).influence
+    result = influence_scores(trained, X, y, X_val, y_val, batch_size=7, engine=EXACT)
     np.testing.assert_allclose(result.influence, reference, rtol=1e-4, atol=1e-9)
     order = np.random.default_rng(0).permutation(60)
-    shuffled = influence_scores(trained, X[order], y[order], X_val, y_val, **EXACT)
+    shuffled = influence_scores(trained, X[order], y[order], X_val, y_val, engine=EXACT)
     np.testing.assert_allclose(
         shuffled.influence, reference[order], rtol=1e-4, atol=1e-9
     )
 
 
 def test_lower_precision_ranks_alike(trained, blobs):
-    rows = (*blobs, *blobs)
-    full = influence_scores(trained, *rows, random_state=0).influence
-    low = influence_scores(trained, *rows, autocast="bfloat16", random_state=0)
+    samples = (*blobs, *blobs)
+    full = influence_scores(trained, *samples, random_state=0).influence
+    engine = InfluenceFunctions(autocast="bfloat16")
+    low = influence_scores(trained, *samples, engine=engine, random_state=0)
     assert not np.array_equal(low.influence, full)
     assert np.corrcoef(low.influence, full)[0, 1] > 0.999
 
@@ -161,9 +167,9 @@ def test_images_and_a_plain_convolutional_module(noisy_digits):
     assert roc_auc_score(~flipped[:400], result.influence) > 0.75
 
 
-def line(n_rows=40):
-    """A fitted line and rows with large integer targets, the first of them wrong."""
-    X = torch.linspace(-1, 1, n_rows)[:, None]
+def line(n_samples=40):
+    """A fitted line and samples with large integer targets, the first of them wrong."""
+    X = torch.linspace(-1, 1, n_samples)[:, None]
     y = (100 * X).round().long() + 200
     module = nn.Linear(1, 1)
     with torch.no_grad():
@@ -171,7 +177,7 @@ def line(n_rows=40):
         module.bias.fill_(200.0)
     wrong = y.clone()
     wrong[0] += 300
-    return module, X, wrong, X, y + (torch.arange(n_rows) % 3 - 1)[:, None]
+    return module, X, wrong, X, y + (torch.arange(n_samples) % 3 - 1)[:, None]
 
 
 # In torch 2.6 MSELoss has no gradient for integer targets. With so large a beta
@@ -185,22 +191,22 @@ def line(n_rows=40):
     ],
 )
 def test_integer_targets_of_a_regression_are_not_classes(loss, axes):
-    module, *rows = line()
+    module, *samples = line()
     if axes == 1:
-        rows[1::2] = rows[1][:, 0], rows[3][:, 0]
+        samples[1::2] = samples[1][:, 0], samples[3][:, 0]
         if isinstance(loss, nn.Module):
             module = nn.Sequential(module, nn.Flatten(0))
-    rows[1] = rows[1] + 5
-    result = influence_scores(module, *rows, loss=loss)
-    floats = [rows[0], rows[1].float(), rows[2], rows[3].float()]
+    samples[1] = samples[1] + 5
+    result = influence_scores(module, *samples, loss=loss)
+    floats = [values.float() for values in samples]
     expected = influence_scores(module, *floats, loss=loss)
     np.testing.assert_allclose(result.influence, expected.influence, rtol=1e-5)
     assert np.abs(result.influence).max() > 1e-3
 
 
-def test_losses_that_mix_rows_by_broadcasting_are_refused():
+def test_losses_that_mix_samples_by_broadcasting_are_refused():
     module, X, y, X_val, y_val = line()
-    with pytest.raises(ValueError, match="rows are mixed up by broadcasting"):
+    with pytest.raises(ValueError, match="samples are mixed up by broadcasting"):
         influence_scores(
             module,
             X,
@@ -213,79 +219,81 @@ def test_losses_that_mix_rows_by_broadcasting_are_refused():
 
 def test_lists_and_series_are_taken_by_position(trained, blobs):
     X, y, X_val, y_val = split(blobs)
-    expected = influence_scores(trained, X, y, X_val, y_val, **EXACT).influence
+    expected = influence_scores(trained, X, y, X_val, y_val, engine=EXACT).influence
     series = pd.Series(y, index=np.random.default_rng(0).permutation(60))
     for labels in (y.tolist(), series):
-        found = influence_scores(trained, X, labels, X_val, y_val, **EXACT)
+        found = influence_scores(trained, X, labels, X_val, y_val, engine=EXACT)
         np.testing.assert_array_equal(found.influence, expected)
 
 
 def test_what_could_not_be_solved_is_said():
-    module, *rows = line()
-    rows = [values.float() for values in rows]
+    module, *samples = line()
+    samples = [values.float() for values in samples]
     with pytest.warns(ConvergenceWarning, match="not positive definite"):
-        result = influence_scores(module, *rows, loss=nn.L1Loss())
+        result = influence_scores(module, *samples, loss=nn.L1Loss())
     assert np.isnan(result.influence).all()
 
 
+def test_the_engine_may_have_groups_and_no_checkpoints(trained, blobs):
+    """Checkpoints are those given, and None makes one group of a split."""
+    plain = influence_scores(trained, *split(blobs), random_state=0)
+    engine = InfluenceFunctions(n_checkpoints=3, n_groups=1)
+    same = influence_scores(trained, *split(blobs), engine=engine, random_state=0)
+    np.testing.assert_array_equal(plain.influence_per_view, same.influence_per_view)
+    assert plain.influence_per_view.shape == (1, 60)
+
+
 @pytest.mark.parametrize(
-    ("net", "options", "error", "message"),
+    ("net", "error", "message"),
     [
-        ("a net", {}, TypeError, "must be a trained skorch net or torch module"),
-        (MLP(), {}, TypeError, "a plain module needs the loss it was trained with"),
+        ("a net", TypeError, "must be a trained skorch net or torch module; got str"),
+        (MLP(), TypeError, "a plain module needs the loss it was trained with"),
+        (NeuralNetClassifier(MLP), NotInitializedError, "is not trained. Call its fit"),
+    ],
+)
+def test_nets_that_cannot_be_scored(blobs, net, error, message):
+    with pytest.raises(error, match=message):
+        influence_scores(net, *split(blobs))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "other"}, "objective must be 'bounded', 'loss' or a callable"),
         (
-            NeuralNetClassifier(MLP),
-            {},
-            Exception,
-            "is not trained. Call its fit first",
-        ),
-        (
-            MLP(),
-            {"loss": nn.CrossEntropyLoss(), "objective": "other"},
-            ValueError,
-            "objective must be 'bounded', 'loss' or a callable",
-        ),
-        (
-            MLP(),
             {"loss": lambda outputs, y: F.cross_entropy(outputs, y)},
-            ValueError,
-            "must give one loss per row",
+            "must give one loss per sample",
+        ),
+        ({"checkpoints": []}, "checkpoints is empty"),
+        (
+            {"checkpoints": [{}]},
+            r"(?s)checkpoints must be a list of state dicts.*Missing",
         ),
         (
-            MLP(),
-            {"loss": nn.CrossEntropyLoss(), "checkpoints": []},
-            ValueError,
-            "checkpoints is empty",
+            {"engine": InfluenceFunctions(autocast="float32")},
+            "autocast must be None, 'bfloat16' or 'float16'; got 'float32'",
         ),
         (
-            MLP(),
-            {"loss": nn.CrossEntropyLoss(), "autocast": "float32"},
-            ValueError,
-            "autocast must be None",
+            {"engine": InfluenceFunctions(n_groups=0)},
+            "n_groups == 0, must be >= 1",
         ),
         (
-            MLP(),
-            {"loss": nn.CrossEntropyLoss(), "n_groups": 0},
-            ValueError,
-            "n_groups must be a positive integer",
-        ),
-        (
-            MLP(),
-            {"loss": nn.CrossEntropyLoss(), "n_groups": True},
-            ValueError,
-            "n_groups must be a positive integer; got True",
-        ),
-        (
-            MLP(),
-            {"loss": nn.CrossEntropyLoss(), "n_groups": 91},
-            ValueError,
-            "n_groups must be at most the number of held-out rows",
+            {"engine": InfluenceFunctions(n_groups=31)},
+            r"at most the number of held-out samples \(30\); got 31",
         ),
     ],
 )
-def test_bad_input(blobs, net, options, error, message):
-    with pytest.raises(error, match=message):
-        influence_scores(net, *split(blobs), **options)
+def test_options_out_of_range(blobs, options, message):
+    with pytest.raises(ValueError, match=message):
+        influence_scores(
+            MLP(), *split(blobs), **({"loss": nn.CrossEntropyLoss()} | options)
+        )
+
+
+@pytest.mark.parametrize("engine", [Trajectory(), "influence", InfluenceFunctions])
+def test_other_engines_have_to_see_the_training(trained, blobs, engine):
+    with pytest.raises(TypeError, match="other engines have to see the training; got"):
+        influence_scores(trained, *split(blobs), engine=engine)
 
 
 def test_a_skorch_net_takes_no_other_loss(trained, blobs):
@@ -297,5 +305,7 @@ def test_lengths_must_agree(trained, blobs):
     X, y, X_val, y_val = split(blobs)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         influence_scores(trained, X[1:], y, X_val, y_val)
-    with pytest.raises(ValueError, match=r"X_val holds 1 row\(s\)"):
+    with pytest.raises(ValueError, match=r"X_val holds 1 sample\(s\)"):
         influence_scores(trained, X, y, X_val[:1], y_val[:1])
+    with pytest.raises(ValueError, match="X holds no samples"):
+        influence_scores(trained, X[:0], y[:0], X_val, y_val)

@@ -5,11 +5,18 @@ import re
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
 
 from sk_datadrop import CG, Arnoldi, Dense, Lanczos, LiSSA
 from sk_datadrop._curvature import CurvatureOperator
-from sk_datadrop._solvers import Solver, SolverResult
-from sk_datadrop._solvers._krylov import KrylovSpace, extreme_eigenvalues
+from sk_datadrop._solvers import Solver, SolverResult, check_solver, solve
+from sk_datadrop._solvers._krylov import (
+    LONGEST_ESTIMATE,
+    KrylovSpace,
+    extreme_eigenvalues,
+)
 
 SIZE = 30
 # One row per solver: how to make it solve to the last digit.
@@ -29,6 +36,7 @@ REFUSED = {
     "zero": torch.zeros(SIZE),
     "indefinite": torch.linspace(-5, 1, SIZE),
     "barely indefinite": torch.linspace(-0.2, 1, SIZE),
+    "damped too little": torch.linspace(-0.11, 1, SIZE),
     "negative": torch.linspace(-1, -0.5, SIZE),
 }
 every_solver = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -57,7 +65,7 @@ class System:
         return self.A.to(self.dtype) @ v
 
     def solve(self, solver) -> SolverResult:
-        return solver.solve(self.operator, self.B.to(self.dtype))
+        return solve(solver, self.operator, self.B.to(self.dtype))
 
     def exact(self, shift):
         return torch.linalg.solve(self.A + shift * torch.eye(SIZE).double(), self.B)
@@ -75,6 +83,14 @@ def assert_close(X, expected, rtol):
     )
 
 
+def assert_refused(result, status):
+    assert result.status == status
+    assert not result.converged
+    assert torch.isnan(result.solution).all()
+    assert np.isnan(result.residual)
+    assert "the samples are not scored" in result.message
+
+
 def test_the_table_holds_every_solver():
     assert {type(s) for s in SOLVERS.values()} == set(Solver.__subclasses__())
 
@@ -89,7 +105,8 @@ def test_the_table_holds_every_solver():
 def test_solution_against_dense_algebra(solver, spectrum, dtype, rtol, damping, n_rhs):
     system = System(spectrum, dtype, damping, n_rhs)
     result = system.solve(solver)
-    assert result.converged, result.message
+    assert result.status == "solved", result.message
+    assert result.converged
     assert not result.message
     assert result.solution.dtype == dtype
     assert result.n_iter == system.n_products
@@ -98,6 +115,34 @@ def test_solution_against_dense_algebra(solver, spectrum, dtype, rtol, damping, 
     assert_close(result.solution, system.exact(system.shift), rtol)
     rounding = 1000 * torch.finfo(dtype).eps
     assert result.residual == pytest.approx(system.residual(result), abs=rounding)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(
+    st.sampled_from([*SOLVERS.values()]),
+    st.integers(0, 2**31 - 1),
+    st.integers(1, 12),
+    st.integers(1, 3),
+    st.sampled_from([1e-20, 1.0, 1e20]),
+    st.sampled_from([0.02, 0.1, 2.0]),
+    st.booleans(),
+)
+def test_generated_systems_against_dense_algebra(
+    solver, seed, size, n_rhs, scale, damping, is_singular
+):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(size, max(size // 2, 1) if is_singular else size))
+    A = torch.tensor(scale * root @ root.T)
+    rhs = torch.tensor(rng.normal(size=(size, n_rhs)))
+    result = solve(solver, CurvatureOperator(A.__matmul__, size, damping), rhs)
+    top = float(torch.linalg.eigvalsh(A)[-1])
+    # In some starts the top eigenvector has no part.
+    assume(result.top_eigenvalue > 0.9 * top)
+    assert result.status == "solved"
+    assert result.top_eigenvalue == pytest.approx(top)
+    assert result.shift == pytest.approx(damping * top)
+    damped = A + damping * top * torch.eye(size, dtype=A.dtype)
+    assert_close(result.solution, torch.linalg.solve(damped, rhs), 1e-5)
 
 
 @every_solver
@@ -143,11 +188,10 @@ def test_small_damping(solver, dtype):
 def test_matrix_that_is_not_positive_definite_is_refused(solver, spectrum, dtype):
     system = System(spectrum, dtype, n_rhs=3)
     result = system.solve(solver)
+    assert_refused(result, "not_positive_definite")
     assert result.solution.shape == system.B.shape
-    assert torch.isnan(result.solution).all()
-    assert np.isnan(result.residual)
-    assert not result.converged
     assert result.n_iter == system.n_products
+    assert result.shift == pytest.approx(0.1 * result.top_eigenvalue)
     assert "not positive definite" in result.message
     assert "negative curvature" in result.message
     assert "train for fewer epochs" in result.message
@@ -168,17 +212,28 @@ def test_zero_right_hand_sides(solver):
     system = System(n_rhs=3)
     system.B[:, 1] = 0
     result = system.solve(solver)
+    assert result.status == "solved"
     assert_close(result.solution, system.exact(system.shift), 1e-6)
     assert not result.solution[:, 1].any()
-    assert "is zero for 1 of 3 groups of held-out rows" in result.message
+    assert "is zero for 1 of 3 groups of held-out samples" in result.message
     n_products = system.n_products
     system.B[:] = 0
     result = system.solve(solver)
+    assert result.solution.shape == system.B.shape
     assert not result.solution.any()
+    assert result.residual == 0
+    assert result.status == "zero_gradient"
     assert result.converged
     assert result.n_iter == 0
     assert system.n_products == n_products
     assert "is zero, so every influence is zero" in result.message
+
+
+@every_solver
+def test_zero_right_hand_side_of_a_refused_matrix_is_refused_too(solver):
+    system = System("indefinite", n_rhs=3)
+    system.B[:, 1] = 0
+    assert_refused(system.solve(solver), "not_positive_definite")
 
 
 @every_solver
@@ -200,44 +255,52 @@ def test_scale_of_the_matrix_does_not_matter(solver, scale):
 
 
 @every_solver
-def test_right_hand_sides_that_are_not_finite_are_refused(solver):
-    system = System()
-    system.B[3] = torch.inf
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_right_hand_sides_that_are_not_finite_are_refused(solver, value):
+    system = System(n_rhs=2)
+    system.B[3, 1] = value
     result = system.solve(solver)
-    assert torch.isnan(result.solution).all()
-    assert not result.converged
+    assert_refused(result, "not_finite")
     assert "not finite" in result.message
-    assert system.n_products == 0
+    assert result.n_iter == system.n_products == 0
 
 
 @every_solver
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_products_that_are_not_finite_are_refused(solver, value):
-    system = System()
+    system = System(n_rhs=2)
     system.A[3, 4] = value
     result = system.solve(solver)
-    assert torch.isnan(result.solution).all()
-    assert not result.converged
-    assert "not positive definite" in result.message
+    assert_refused(result, "not_positive_definite")
+    assert result.n_iter == system.n_products
 
 
 @every_solver
-def test_solvers_leave_their_input_alone(solver):
+def test_solvers_write_to_no_tensor_that_is_not_theirs(solver):
     system = System(n_rhs=2)
-    before = system.B.clone()
-    system.operator = CurvatureOperator(lambda v: v, SIZE, 0.1)
-    system.solve(solver)
-    assert torch.equal(system.B, before)
+    seen = [(system.B, system.B.clone())]
+
+    def product(v):
+        Av = system.A @ v
+        seen.extend([(v, v.clone()), (Av, Av.clone())])
+        return Av
+
+    solve(solver, CurvatureOperator(product, SIZE, 0.1), system.B)
+    assert len(seen) > 4
+    assert all(torch.equal(tensor, before) for tensor, before in seen)
 
 
 @pytest.mark.parametrize("solver", [CG(), Lanczos(), LiSSA()], ids=repr)
 def test_iterative_solvers_stop_at_their_tolerance(solver):
     system = System()
     result = system.solve(solver)
-    assert result.converged
-    assert result.residual <= solver.tol
+    assert result.status == "solved"
+    assert 0.01 * solver.tol < result.residual <= solver.tol
     assert result.residual == pytest.approx(system.residual(result), rel=1e-6)
     assert result.shift == pytest.approx(system.shift, rel=solver.tol)
+    assert result.shift != pytest.approx(system.shift, rel=1e-12)
+    stricter = clone(solver).set_params(tol=1e-2 * solver.tol, max_iter=1000)
+    assert system.solve(stricter).n_iter > result.n_iter
 
 
 @pytest.mark.parametrize(
@@ -253,6 +316,7 @@ def test_iterative_solvers_stop_at_their_tolerance(solver):
 def test_solver_that_does_not_converge_says_what_to_change(solver):
     system = System(n_rhs=2)
     result = system.solve(solver)
+    assert result.status == "not_converged"
     assert not result.converged
     assert torch.isfinite(result.solution).all()
     assert result.residual == pytest.approx(system.residual(result), rel=1e-6)
@@ -269,9 +333,44 @@ def test_one_refused_right_hand_side_is_a_refusal_of_all(name):
     system.B[:, 0] = positive.sum(1)
     system.B[:, 2] = positive[:, 0]
     result = system.solve(SOLVERS[name])
-    assert torch.isnan(result.solution).all()
+    assert_refused(result, "not_positive_definite")
     assert result.n_iter == system.n_products
-    assert "not positive definite" in result.message
+    # The second one is refused, and the third not looked at.
+    system.B = system.B[:, :2]
+    assert system.solve(SOLVERS[name]).n_iter == result.n_iter
+    system.B = system.B[:, :1]
+    assert system.solve(SOLVERS[name]).status == "solved"
+
+
+@pytest.mark.parametrize("name", ["CG", "Lanczos", "LiSSA"])
+def test_worst_right_hand_side_decides_whether_all_are_converged(name):
+    easy_first = System(n_rhs=2)
+    easy_first.B[:, 0] = easy_first.V[:, -1]
+    hard_first = System(n_rhs=2)
+    hard_first.B = easy_first.B.flip(1)
+    solver = clone(SOLVERS[name]).set_params(max_iter=6)
+    for system in (easy_first, hard_first):
+        result = system.solve(solver)
+        assert result.status == "not_converged"
+        assert f"{name} stopped after max_iter=6 products" in result.message
+        assert result.residual == pytest.approx(system.residual(result), rel=1e-6)
+    system.B = easy_first.B[:, :1]
+    assert system.solve(solver).status == "solved"
+
+
+@every_solver
+def test_largest_ritz_values_are_eigenvalues(solver):
+    system = System(n_rhs=2)
+    largest = system.solve(solver).ritz_values[-5:]
+    assert largest.dtype == np.float64
+    exact = torch.linalg.eigvalsh(system.A).numpy()
+    np.testing.assert_allclose(largest, exact[SIZE - len(largest) :], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["CG", "LiSSA"])
+def test_no_ritz_values_without_a_whole_basis(name):
+    # Copies of eigenvalues would be among them.
+    assert not len(System().solve(SOLVERS[name]).ritz_values)
 
 
 class TestLanczos:
@@ -279,6 +378,7 @@ class TestLanczos:
         for spectrum in ("positive", "rank two"):
             system = System(spectrum)
             result = system.solve(Lanczos())
+            assert result.n_iter > 1
             for size in range(1, result.n_iter + 1):
                 shorter = system.solve(Lanczos(max_iter=size, tol=1e-12))
                 assert (shorter.residual <= Lanczos().tol) == (size == result.n_iter)
@@ -297,48 +397,31 @@ class TestLanczos:
     def test_stops_when_the_krylov_space_is_exhausted(self):
         result = System("rank two").solve(Lanczos(tol=1e-200))
         assert result.converged
-        assert result.n_iter <= 4
+        assert result.n_iter == 3
+        assert 1e-200 < result.residual < 1e-12
 
-    def test_path_solves_every_damping_from_one_krylov_space(self):
-        dampings = [0.01, 0.1, 10.0]
-        system = System(n_rhs=2)
-        solver = Lanczos(max_iter=SIZE, tol=1e-10)
-        results = solver.solve_path(system.operator, system.B, dampings)
-        assert len(results) == 3
-        assert {r.n_iter for r in results} == {system.n_products}
-        for damping, result in zip(dampings, results, strict=True):
-            assert result.shift == pytest.approx(10 * damping)
-            assert_close(result.solution, system.exact(10 * damping), 1e-6)
-        smallest = System(damping=0.01, n_rhs=2)
-        smallest.solve(solver)
-        assert system.n_products == smallest.n_products
+    def test_shift_comes_from_the_first_right_hand_side_only(self):
+        system = System(torch.tensor([50.0] + [0.5, 0.6] * SIZE)[:SIZE], n_rhs=2)
+        # This one knows the top eigenvalue only, the other all but misses it.
+        system.B[:, 0] = system.V[:, 0]
+        system.B[:, 1] = system.V[:, 1:].sum(1) + 1e-3 * system.V[:, 0]
+        result = system.solve(Lanczos(tol=0.02))
+        assert result.converged
+        assert result.top_eigenvalue == pytest.approx(50)
+        assert_close(result.solution, system.exact(system.shift), 0.02)
+        assert result.n_iter == 2
+        system.B = system.B.flip(1)
+        result = system.solve(Lanczos(tol=0.02))
+        assert result.n_iter > 2
 
-    def test_path_follows_the_scale_of_the_parameters(self):
-        scale = torch.logspace(-1, 1, SIZE, dtype=torch.float64)
-        solver = Lanczos(max_iter=SIZE, tol=1e-10)
-        path = solver.solve_path(System(scale=scale).operator, System().B, [0.1, 1.0])
-        for damping, result in zip([0.1, 1.0], path, strict=True):
-            alone = System(scale=scale, damping=damping).solve(solver)
-            assert_close(result.solution, alone.solution, 1e-6)
-
-    def test_path_refuses_only_the_dampings_that_are_too_small(self):
-        system = System("barely indefinite")
-        low, high = SOLVERS["Lanczos"].solve_path(system.operator, system.B, [0.1, 1.0])
-        assert "not positive definite" in low.message
-        assert high.converged
-        assert_close(high.solution, system.exact(1.0), 1e-6)
-
-    def test_path_of_a_zero_gradient(self):
-        system = System()
-        results = Lanczos().solve_path(system.operator, 0 * system.B, [0.1, 1.0])
-        assert len(results) == 2
-        assert not results[1].solution.any()
-
-    @pytest.mark.parametrize("dampings", [[], [0.1, 0.0], [np.nan]])
-    def test_path_of_dampings_out_of_range(self, dampings):
-        system = System()
-        with pytest.raises(ValueError, match="dampings must be positive numbers"):
-            Lanczos().solve_path(system.operator, system.B, dampings)
+    def test_refuses_at_once_when_the_shift_is_known(self):
+        system = System("indefinite", n_rhs=2)
+        system.B[:, 0] = system.V[:, -1]
+        system.B[:, 1] = system.V[:, 0]
+        system.B[:, 1] += 0.1 * system.V.sum(1)
+        result = system.solve(Lanczos(tol=1e-10))
+        assert_refused(result, "not_positive_definite")
+        assert result.n_iter == 2
 
 
 class TestCG:
@@ -356,15 +439,25 @@ class TestCG:
         assert_close(result.solution, reference.solution, 1e-6)
 
     def test_negative_curvature_that_the_estimate_did_not_see(self):
-        system = System("indefinite")
-        # The estimate stops after one product, at a positive Rayleigh quotient.
-        system.B = (system.V[:, -1:] + 0.3 * system.V[:, :1]) / 2
-        assert float(system.B.T @ system.A @ system.B) > 0
-        result = system.solve(CG(max_iter=1, tol=1.0))
-        assert not torch.isnan(result.solution).any()
-        result = system.solve(CG(max_iter=9, tol=0.9))
-        assert torch.isnan(result.solution).all()
-        assert "negative curvature" in result.message
+        system = System("indefinite", n_rhs=2)
+        # An eigenvector: the estimate and the solution need one product each.
+        system.B[:, 0] = system.V[:, -1]
+        # The second direction of this one is negative, the first is not.
+        system.B[:, 1] = system.V[:, -1] + 0.3 * system.V[:, 0]
+        assert system.B[:, 1] @ system.A @ system.B[:, 1] > 0
+        result = system.solve(CG())
+        assert_refused(result, "not_positive_definite")
+        assert result.n_iter == system.n_products == 4
+        assert result.top_eigenvalue == pytest.approx(1)
+        # The quotient of the second direction, in the plane of the two eigenvectors.
+        M = np.diag([1.1, -4.9])
+        b = np.array([1, 0.3]) / np.sqrt(1.09)
+        r = b - M @ b / (b @ M @ b)
+        p = r + b * (r @ r)
+        lowest = float(re.search("eigenvalue seen ([-0-9.]+)", result.message)[1])
+        assert lowest == pytest.approx(p @ M @ p / (p @ p) - 0.1, rel=1e-2)
+        system.B = system.B[:, 1:]
+        assert system.solve(CG(max_iter=1, tol=1.0)).status == "not_converged"
 
     def test_tolerance_below_rounding_is_not_mistaken_for_negative_curvature(self):
         system = System(dtype=torch.float32)
@@ -399,6 +492,14 @@ class TestLiSSA:
         assert result.top_eigenvalue == pytest.approx(1, rel=1e-3)
         assert "LiSSA diverged after" in result.message
         assert "conjugate gradients took over; use CG or Lanczos" in result.message
+        M = system.A + result.shift * torch.eye(SIZE).double()
+        scale, residuals = result.top_eigenvalue + result.shift, [system.B]
+        for _ in range(20):
+            residuals.append(residuals[-1] - M @ residuals[-1] / scale)
+        norms = torch.linalg.norm(torch.cat(residuals, dim=1), dim=0)
+        rises = norms[1:] > 2 * norms[:-1].cummin(0).values
+        n_terms = int(rises.int().argmax()) + 1
+        assert f"LiSSA diverged after {n_terms} products" in result.message
         assert result.converged
         assert result.n_iter == system.n_products
         assert result.residual == pytest.approx(system.residual(result), abs=1e-9)
@@ -410,19 +511,20 @@ class TestLiSSA:
         result = system.solve(LiSSA())
         assert "LiSSA diverged after" in result.message
         assert "Raise the relative damping above" in result.message
-        assert torch.isnan(result.solution).all()
+        assert_refused(result, "not_positive_definite")
         assert result.n_iter == system.n_products
 
 
 class TestArnoldi:
-    def test_low_rank_inverse_with_the_damping_on_the_complement(self):
+    @pytest.mark.parametrize("large", [[1.0, 2.0, 4.0], [1.0, -2.0, 4.0]])
+    def test_low_rank_inverse_with_the_damping_on_the_complement(self, large):
         spectrum = torch.full((SIZE,), 1e-9)
-        spectrum[:3] = torch.tensor([1.0, 2.0, 4.0])
-        system = System(spectrum)
+        spectrum[:3] = torch.tensor(large)
+        system = System(spectrum, damping=0.6)
         result = system.solve(Arnoldi(rank=3, max_iter=10))
         V = system.V[:, :3]
-        inside = (V / (spectrum[:3] + 0.4)) @ V.T @ system.B
-        outside = (system.B - V @ V.T @ system.B) / 0.4
+        inside = (V / (spectrum[:3] + 2.4)) @ V.T @ system.B
+        outside = (system.B - V @ V.T @ system.B) / 2.4
         assert result.converged
         assert_close(result.solution, inside + outside, 1e-6)
 
@@ -434,7 +536,7 @@ class TestArnoldi:
 
     def test_refuses_before_its_space_is_full(self):
         result = System("indefinite").solve(Arnoldi(rank=SIZE, max_iter=SIZE))
-        assert "not positive definite" in result.message
+        assert_refused(result, "not_positive_definite")
         assert result.n_iter < 15
 
     def test_products_do_not_grow_with_the_right_hand_sides(self):
@@ -465,6 +567,12 @@ class TestDense:
         result = System("definite once damped").solve(Dense())
         expected = SPECTRA["definite once damped"]
         np.testing.assert_allclose(result.ritz_values, expected, atol=1e-7)
+
+    def test_asks_for_no_eigenvalues_of_what_is_not_finite(self, monkeypatch):
+        monkeypatch.delattr(torch.linalg, "eigh")
+        system = System()
+        system.A[3, 4] = torch.nan
+        assert_refused(system.solve(Dense()), "not_positive_definite")
 
     def test_refuses_large_systems(self):
         with pytest.raises(
@@ -510,6 +618,14 @@ class TestKrylovSpace:
         assert space.size < SIZE
         assert not self.space(system, 1).top_settled(tol)
 
+    def test_top_eigenvalue_settles_at_rounding_whatever_is_asked(self):
+        space = self.space(System(dtype=torch.float32), 1)
+        while not space.top_settled(100 * torch.finfo(torch.float32).eps):
+            assert not space.top_settled(1e-30)
+            space.expand()
+        assert not space.exhausted
+        assert space.top_settled(1e-30)
+
     @pytest.mark.parametrize("spectrum", SPECTRA)
     def test_two_kept_vectors_are_enough_for_the_top(self, spectrum):
         system = System(spectrum, dtype=torch.float32)
@@ -519,35 +635,55 @@ class TestKrylovSpace:
         )
         exact = float(torch.linalg.eigvalsh(system.A).abs().max())
         assert space.top == pytest.approx(exact, rel=1e-4)
+        assert space.size > 2
+        with pytest.raises(ValueError, match="longer"):
+            space.lift(np.eye(space.size))
+
+    def test_estimate_of_the_top_is_cut_short(self):
+        spectrum = torch.linspace(0, 1, 400).double()
+        operator = CurvatureOperator(lambda v: spectrum * v, 400, 0.1)
+        start = torch.full((400,), 0.05).double()
+        for max_iter, size in [(3, 3), (1000, LONGEST_ESTIMATE)]:
+            space = extreme_eigenvalues(operator, start, tol=1e-14, max_iter=max_iter)
+            assert space.size == size
 
 
 @pytest.mark.parametrize(
-    ("solver", "message"),
+    ("solver", "error", "message"),
     [
-        (Lanczos(max_iter=0), "max_iter must be a positive integer; got 0"),
-        (Lanczos(tol=0), "tol must be a positive number; got 0"),
-        (CG(max_iter=2.5), "max_iter must be a positive integer; got 2.5"),
-        (CG(tol="small"), "tol must be a positive number; got 'small'"),
-        (CG(preconditioner="diagonal"), "preconditioner must be None or a callable"),
-        (LiSSA(max_iter=-1), "max_iter must be a positive integer; got -1"),
-        (LiSSA(tol=float("nan")), "tol must be a positive number; got nan"),
-        (Arnoldi(rank=0), "rank must be a positive integer; got 0"),
-        (Arnoldi(max_iter=None), "max_iter must be a positive integer; got None"),
-        (Arnoldi(tol=-1), "tol must be a positive number; got -1"),
-        (Arnoldi(rank=9, max_iter=8), "rank must not exceed max_iter; got rank=9"),
-        (Arnoldi(random_state=-1), "random_state must be a non-negative integer"),
-        (Dense(max_parameters=0), "max_parameters must be a positive integer; got 0"),
+        (Lanczos(max_iter=0), ValueError, "max_iter == 0, must be >= 1"),
+        (Lanczos(tol=0), ValueError, "tol == 0, must be > 0"),
+        (CG(max_iter=2.5), TypeError, "max_iter must be an instance of int"),
+        (CG(tol="small"), TypeError, "tol must be an instance of float, not str"),
+        (CG(preconditioner="no"), TypeError, "preconditioner must be None or a call"),
+        (LiSSA(max_iter=-1), ValueError, "max_iter == -1, must be >= 1"),
+        (LiSSA(tol=float("nan")), ValueError, "tol == nan, must be > 0"),
+        (Arnoldi(rank=0), ValueError, "rank == 0, must be >= 1"),
+        (Arnoldi(max_iter=None), TypeError, "max_iter must be an instance of int"),
+        (Arnoldi(tol=-1), ValueError, "tol == -1, must be > 0"),
+        (Arnoldi(rank=9, max_iter=8), ValueError, "rank must not exceed max_iter"),
+        (Arnoldi(random_state=-1), ValueError, "random_state == -1, must be >= 0"),
+        (Arnoldi(random_state="0"), TypeError, "random_state must be an instance of"),
+        (Dense(max_parameters=0), ValueError, "max_parameters == 0, must be >= 1"),
     ],
     ids=lambda value: repr(value) if isinstance(value, Solver) else "",
 )
-def test_parameters_out_of_range(solver, message):
+def test_parameters_out_of_range(solver, error, message):
+    with pytest.raises(error, match=message):
+        check_solver(solver)
     system = System()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=message):
         system.solve(solver)
     assert system.n_products == 0
 
 
+@every_solver
+def test_parameters_in_range(solver):
+    check_solver(solver)
+    check_solver(type(solver)())
+
+
 def test_repr_of_a_result_shows_no_tensor():
     text = repr(System().solve(Lanczos()))
-    assert text.startswith("SolverResult(converged=True")
+    assert text.startswith("SolverResult(status='solved'")
     assert "tensor" not in text

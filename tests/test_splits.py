@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import GroupKFold, KFold
 
-from sk_datadrop._splits import held_out_splits
+from sk_datadrop._splits import Split, check_candidate_splits, held_out_splits
 
 Y = np.repeat([0, 1], [40, 10])
 X = np.zeros((50, 2))
@@ -103,3 +103,34 @@ def test_masks_name_samples():
 def test_bad_cv(cv, message):
     with pytest.raises(ValueError, match=message):
         held_out_splits(cv, X, Y, classes=CLASSES, random_state=0)
+
+
+def splits_of(*pairs):
+    return [Split(np.array(train), np.array(held_out)) for train, held_out in pairs]
+
+
+FOLDS = [([2, 3, 4, 5], [0, 1]), ([0, 1, 4, 5], [2, 3]), ([0, 1, 2, 3], [4, 5])]
+HALVES = [([0, 1, 2], [3, 4, 5]), ([3, 4, 5], [0, 1, 2])]
+APART = [([0, 1], [2, 3]), ([4, 5], [6, 7])]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "score_held_out"), [(FOLDS, True), (FOLDS, False), (HALVES, True)]
+)
+def test_candidates_of_auto_can_be_compared(pairs, score_held_out):
+    check_candidate_splits(splits_of(*pairs), score_held_out=score_held_out)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "score_held_out", "message"),
+    [
+        (FOLDS[:1], True, r"got 1 split\(s\) that hold out 2 samples in 2 places"),
+        ([FOLDS[0]] * 2, True, r"got 2 split\(s\) that hold out 2 samples in 4 places"),
+        (HALVES, False, "a sample which split 1 trains on"),
+        (APART, True, "a sample which split 1 trains on"),
+        ([*FOLDS, ([6, 7], [8, 9])], True, "a sample which split 4 trains on"),
+    ],
+)
+def test_candidates_of_auto_cannot_be_compared(pairs, score_held_out, message):
+    with pytest.raises(ValueError, match=f"drop_fraction='auto' .*{message}"):
+        check_candidate_splits(splits_of(*pairs), score_held_out=score_held_out)

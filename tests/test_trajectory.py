@@ -1,26 +1,29 @@
-"""Trajectory influence against real retraining with changed row weights."""
+"""Trajectory influence against real retraining with changed weights of samples."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNetClassifier
 from skorch.callbacks import GradientNormClipping, LRScheduler
+from skorch.hf import AccelerateMixin
 from torch import nn
 from torch.nn import functional as F
 
-from sk_datadrop import (
-    DataDropoutClassifier,
-    Lanczos,
-    Trajectory,
-    Views,
-    _trajectory,
-)
+from sk_datadrop import DataDropoutClassifier, Trajectory
+from sk_datadrop._engine import Request, recorders
+from sk_datadrop._engine import score as engine_score
 from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._objective import HeldOutObjective
+from sk_datadrop._samples import Samples
+from sk_datadrop._training import Recipe, train_watched
 from sk_datadrop._trajectory import TrajectoryRecorder, trajectory_scores
 from sk_datadrop.nets import SmallCNN
 
-N_ROWS = 24
+N_SAMPLES = 24
 CHECKED = range(4)
 
 
@@ -38,32 +41,37 @@ class Net(nn.Module):
 
 
 class WeightedNet(NeuralNetClassifier):
-    """Weighs the loss of each training row; its first feature is its number."""
+    """Weighs the loss of each training sample; its first feature is its number."""
 
-    row_weights = torch.ones(N_ROWS, dtype=torch.float64)
+    weights_of_samples = torch.ones(N_SAMPLES, dtype=torch.float64)
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         if not training:
             return super().get_loss(y_pred, y_true, X=X, training=training)
         weight = self.criterion_.weight
         losses = F.cross_entropy(y_pred, y_true, weight=weight, reduction="none")
-        total = (self.row_weights[X[:, 0].long()] * losses).sum()
+        total = (self.weights_of_samples[X[:, 0].long()] * losses).sum()
         return total / (len(X) if weight is None else weight[y_true].sum())
 
 
 @pytest.fixture
-def rows():
+def samples():
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(N_ROWS + 10, 4))
-    X[:, 0] = np.arange(len(X)) % N_ROWS
-    y = rng.integers(0, 3, len(X))
-    return X[:N_ROWS], y[:N_ROWS], torch.as_tensor(X[N_ROWS:]), y[N_ROWS:]
+    X = rng.normal(size=(N_SAMPLES, 4))
+    X[:, 0] = np.arange(N_SAMPLES)
+    return Samples(X, rng.integers(0, 3, N_SAMPLES))
 
 
-def train(rows, weights=None, recorder=None, net_class=WeightedNet, **options):
+@pytest.fixture
+def held_out():
+    rng = np.random.default_rng(1)
+    return Samples(rng.normal(size=(10, 4)), rng.integers(0, 3, 10))
+
+
+def train(samples, weights=None, recorder=None, **options):
     recorders = [("recorder", recorder)] if recorder else []
     schedule = LRScheduler("ExponentialLR", gamma=0.9, step_every="batch")
-    net = net_class(
+    net = WeightedNet(
         Net,
         criterion=nn.CrossEntropyLoss,
         max_epochs=3,
@@ -75,44 +83,47 @@ def train(rows, weights=None, recorder=None, net_class=WeightedNet, **options):
         **options,
     )
     if weights is not None:
-        net.row_weights = torch.as_tensor(weights)
+        net.weights_of_samples = torch.as_tensor(weights)
     torch.manual_seed(0)
-    return net.fit(*rows[:2])
+    return net.fit(samples.X, samples.y)
 
 
-def objective_gradient(functional, rows):
-    theta = functional.theta.clone().requires_grad_()
-    outputs = functional.raw_outputs(theta, rows[2])
-    loss = F.cross_entropy(outputs, torch.as_tensor(rows[3]))
-    return torch.autograd.grad(loss, theta)[0]
+def mean_loss(functional, theta, held_out):
+    outputs = functional.outputs(theta, torch.as_tensor(held_out.X))
+    return F.cross_entropy(outputs, torch.as_tensor(held_out.y))
 
 
-def held_out_loss(net, rows):
+def objective_gradient(net, held_out):
     functional = FunctionalNet(net)
-    outputs = functional.raw_outputs(functional.theta, rows[2])
-    return float(F.cross_entropy(outputs, torch.as_tensor(rows[3])))
+    theta = functional.theta.clone().requires_grad_()
+    loss = mean_loss(functional, theta, held_out)
+    return torch.autograd.grad(loss, theta)[0][:, None]
 
 
-def score(net, recorder, rows, **options):
-    gradient = objective_gradient(FunctionalNet(net), rows)[:, None]
+def score(net, recorder, samples, gradients, **options):
+    options = {"smoothing": 0.0} | options
     return trajectory_scores(
-        FunctionalNet(net),
-        recorder,
-        *rows[:2],
-        {len(recorder.steps_): gradient},
-        **({"smoothing": 0.0} | options),
-    )[0]
+        FunctionalNet(net), recorder, samples, gradients, **options
+    )
 
 
-def retrained_effects(rows, **options):
-    """Central differences of the final loss by row weights, with a minus."""
+def final_scores(net, recorder, samples, held_out):
+    gradient = objective_gradient(net, held_out)
+    return score(net, recorder, samples, {len(recorder.steps_): gradient})[0]
+
+
+def retrained_effects(samples, held_out, buffers=None, **options):
+    """Central differences of the final loss by weights of samples, with a minus."""
     effects = []
-    for row in CHECKED:
+    for number in CHECKED:
         losses = []
         for change in (1e-4, -1e-4):
-            weights = np.ones(N_ROWS)
-            weights[row] += change
-            losses.append(held_out_loss(train(rows, weights, **options), rows))
+            weights = np.ones(N_SAMPLES)
+            weights[number] += change
+            net = train(samples, weights, **options)
+            net.module_.load_state_dict(buffers or {}, strict=False)
+            functional = FunctionalNet(net)
+            losses.append(float(mean_loss(functional, functional.theta, held_out)))
         effects.append(-(losses[0] - losses[1]) / 2e-4)
     return effects
 
@@ -139,65 +150,83 @@ def retrained_effects(rows, **options):
     ids=["SGD", "Nesterov", "Adam", "AdamW, two groups", "class weights"],
 )
 @pytest.mark.parametrize("max_memory", [1e9, 2e3], ids=["all states", "few states"])
-def test_scores_are_the_derivatives_of_retraining(rows, options, max_memory):
+def test_scores_are_the_derivatives_of_retraining(
+    samples, held_out, options, max_memory
+):
     recorder = TrajectoryRecorder(max_memory)
-    net = train(rows, recorder=recorder, **options)
+    net = train(samples, recorder=recorder, **options)
     n_steps = len(recorder.steps_)
     assert (len(recorder.states_) == n_steps + 1) == (max_memory == 1e9)
-    scores = score(net, recorder, rows)
-    effects = retrained_effects(rows, **options)
+    scores = final_scores(net, recorder, samples, held_out)
+    effects = retrained_effects(samples, held_out, **options)
     assert scores[list(CHECKED)] == pytest.approx(effects, rel=1e-5, abs=1e-9)
 
 
-def test_objectives_of_several_epochs_add_up(rows):
+def test_objectives_of_several_epochs_add_up(samples, held_out):
     recorder = TrajectoryRecorder(1e9)
-    net = train(rows, recorder=recorder, lr=0.1)
-    gradient = objective_gradient(FunctionalNet(net), rows)[:, None]
-
-    def scores(gradients):
-        return trajectory_scores(
-            FunctionalNet(net), recorder, *rows[:2], gradients, smoothing=0.0
-        )
-
+    net = train(samples, recorder=recorder, lr=0.1)
+    gradient = objective_gradient(net, held_out)
     early, late = recorder.epoch_ends_[0], recorder.epoch_ends_[2]
     assert (early, late) == (4, 12)
-    both = scores({early: gradient, late: gradient})
-    apart = scores({early: gradient}) + scores({late: gradient})
-    np.testing.assert_allclose(both, apart)
-    two_columns = scores({late: torch.cat([gradient, 2 * gradient], dim=1)})
-    np.testing.assert_allclose(2 * two_columns[0], two_columns[1])
+    both = score(net, recorder, samples, {early: gradient, late: gradient})
+    early_alone = score(net, recorder, samples, {early: gradient})
+    late_alone = score(net, recorder, samples, {late: gradient})
+    np.testing.assert_allclose(both, early_alone + late_alone)
+    assert not np.allclose(early_alone, late_alone)
+    two_columns = torch.cat([gradient, 2 * gradient], dim=1)
+    scores = score(net, recorder, samples, {late: two_columns})
+    np.testing.assert_allclose(scores, [late_alone[0], 2 * late_alone[0]])
 
 
-def test_batch_statistics_are_differentiated(rows):
+@pytest.mark.parametrize("objective", ["bounded", "loss"])
+def test_scores_of_several_checkpoints_are_their_mean(samples, held_out, objective):
+    engine = Trajectory(n_checkpoints=3, n_groups=1)
+    training = train_watched(
+        NeuralNetClassifier(
+            Net, criterion=nn.CrossEntropyLoss, lr=0.1, max_epochs=5, batch_size=7
+        ),
+        samples,
+        held_out,
+        Recipe("training", seed=0),
+        n_checkpoints=3,
+        callbacks=recorders(engine),
+    )
+
+    def scores(checkpoints):
+        return engine_score(
+            engine,
+            replace(training, checkpoints=checkpoints),
+            samples,
+            HeldOutObjective(objective, held_out),
+            Request(seed=0),
+        ).train
+
+    assert len(training.checkpoints) > 1
+    apart = [scores([checkpoint]) for checkpoint in training.checkpoints]
+    np.testing.assert_allclose(scores(training.checkpoints), np.mean(apart, axis=0))
+
+
+def test_batch_statistics_are_differentiated(samples, held_out):
     options = {"module__batch_norm": True, "lr": 0.1}
     recorder = TrajectoryRecorder(1e9)
-    net = train(rows, recorder=recorder, **options)
+    net = train(samples, recorder=recorder, **options)
     final = {k: v.clone() for k, v in net.module_.state_dict().items()}
-    scores = score(net, recorder, rows)
+    scores = final_scores(net, recorder, samples, held_out)
     # The running statistics are constants of the objective: hold them.
     running = {k: v for k, v in final.items() if "running" in k}
-    effects = []
-    for row in CHECKED:
-        losses = []
-        for change in (1e-4, -1e-4):
-            weights = np.ones(N_ROWS)
-            weights[row] += change
-            other = train(rows, weights, **options)
-            other.module_.load_state_dict(other.module_.state_dict() | running)
-            losses.append(held_out_loss(other, rows))
-        effects.append(-(losses[0] - losses[1]) / 2e-4)
+    effects = retrained_effects(samples, held_out, running, **options)
     assert scores[list(CHECKED)] == pytest.approx(effects, rel=1e-5, abs=1e-9)
     # The net itself is as it was.
     for name, value in net.module_.state_dict().items():
         assert torch.equal(value, final[name])
 
 
-def test_what_the_recorder_does_not_see_is_noticed(rows):
+def test_what_the_recorder_does_not_see_is_noticed(samples, held_out):
     recorder = TrajectoryRecorder(1e9)
     clipping = [("clip", GradientNormClipping(0.01))]
-    net = train(rows, recorder=recorder, lr=0.1, callbacks=clipping)
+    net = train(samples, recorder=recorder, lr=0.1, callbacks=clipping)
     with pytest.raises(ValueError, match=r"cannot be replayed: step 12 comes out"):
-        score(net, recorder, rows)
+        final_scores(net, recorder, samples, held_out)
 
 
 def test_it_is_noticed_between_the_states_that_were_kept(classifier, blobs):
@@ -211,41 +240,33 @@ def test_it_is_noticed_between_the_states_that_were_kept(classifier, blobs):
         model.fit(*blobs)
 
 
-def test_derivatives_that_explode_are_not_scores(classifier, blobs):
+def huge_loss(outputs, y):
+    return 1e36 * F.cross_entropy(outputs, y, reduction="none")
+
+
+@pytest.mark.parametrize("objective", ["bounded", huge_loss])
+def test_derivatives_that_explode_are_not_scores(classifier, blobs, objective):
+    """They grow beyond what a sample can do, or to infinity."""
     net = classifier.set_params(
         optimizer=torch.optim.SGD, lr=2, optimizer__momentum=0.9, max_epochs=40
     )
     model = DataDropoutClassifier(
         net,
-        engine=Trajectory(),
-        views=Views(n_checkpoints=99, n_groups=1),
+        engine=Trajectory(n_checkpoints=99, n_groups=1),
+        objective=objective,
         cv=0.3,
         random_state=0,
     )
-    with pytest.warns(ConvergenceWarning, match="the rows are not scored"):
+    largest = r"(inf|nan)" if objective is huge_loss else r"\d"
+    with pytest.warns(ConvergenceWarning, match=f"grew to {largest}.* are not scored"):
         model.fit(*blobs)
     assert model.n_dropped_ == 0
     assert np.isnan(model.influence_).all()
 
 
-def test_infinite_derivatives_are_not_scores(classifier, blobs, monkeypatch):
-    infinite = np.full((1, 63), np.inf)
-    monkeypatch.setattr(_trajectory, "trajectory_scores", lambda *_, **__: infinite)
-    model = DataDropoutClassifier(
-        classifier,
-        engine=Trajectory(),
-        objective="loss",
-        views=Views(n_groups=1),
-        cv=0.3,
-    )
-    with pytest.warns(ConvergenceWarning, match="the rows are not scored"):
-        model.fit(*blobs)
-    assert np.isnan(model.influence_).all()
-
-
-def test_recording_changes_nothing(rows):
-    recorded = train(rows, recorder=TrajectoryRecorder(1e9), lr=0.1)
-    plain = train(rows, lr=0.1)
+def test_recording_changes_nothing(samples):
+    recorded = train(samples, recorder=TrajectoryRecorder(1e9), lr=0.1)
+    plain = train(samples, lr=0.1)
     assert recorded.iterator_train is torch.utils.data.DataLoader
     for name, value in plain.module_.state_dict().items():
         assert torch.equal(value, recorded.module_.state_dict()[name])
@@ -278,30 +299,33 @@ def test_estimator_finds_wrong_labels_through_the_trajectory(noisy_digits):
         ({"iterator_train__collate_fn": list}, "collate_fn may change the order"),
     ],
 )
-def test_nets_that_cannot_be_replayed_are_refused(classifier, blobs, options, message):
+def test_nets_that_cannot_be_replayed_are_refused(
+    classifier, blobs, trainings, options, message
+):
     net = classifier.set_params(**options)
     with pytest.raises(ValueError, match=message):
         DataDropoutClassifier(net, engine=Trajectory()).fit(*blobs)
+    assert not trainings
+
+
+def test_nets_of_accelerate_are_refused(classifier, blobs, trainings):
+    class Accelerated(AccelerateMixin, NeuralNetClassifier):
+        """Holds what accelerates it."""
+
+    params = classifier.get_params(deep=False) | {"device": None}
+    net = Accelerated(accelerator=Accelerator(cpu=True), **params)
+    with pytest.raises(ValueError, match="its steps are taken by accelerate"):
+        DataDropoutClassifier(net, engine=Trajectory()).fit(*blobs)
+    assert not trainings
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"smoothing": -1}, "smoothing must be a number from 0"),
-        ({"max_memory": 0}, "max_memory must be a positive number"),
+        ({"smoothing": -1}, "smoothing == -1, must be >= 0"),
+        ({"max_memory": 0}, "max_memory == 0, must be > 0"),
     ],
 )
 def test_parameters_out_of_range(classifier, blobs, parameters, message):
     with pytest.raises(ValueError, match=message):
         DataDropoutClassifier(classifier, engine=Trajectory(**parameters)).fit(*blobs)
-
-
-def test_engine_takes_no_solver(classifier, blobs):
-    model = DataDropoutClassifier(classifier, engine=Trajectory(), solver=Lanczos())
-    with pytest.raises(ValueError, match="uses neither curvature nor solver"):
-        model.fit(*blobs)
-
-
-def test_engine_must_be_one(classifier, blobs):
-    with pytest.raises(TypeError, match="engine must be None or an instance of Traj"):
-        DataDropoutClassifier(classifier, engine="trajectory").fit(*blobs)

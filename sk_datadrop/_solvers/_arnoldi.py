@@ -13,7 +13,7 @@ from sk_datadrop._solvers._base import (
     Solver,
     SolverResult,
     check_count,
-    check_tolerance,
+    check_limits,
 )
 from sk_datadrop._solvers._krylov import KrylovSpace
 
@@ -50,8 +50,7 @@ class Arnoldi(Solver):
 
     References
     ----------
-    Schioppa, Zablotskaia, Vilar, Sokolov (2022). Scaling up influence functions.
-    arXiv:2112.03052
+    Schioppa, Zablotskaia, Vilar, Sokolov (2022), arXiv:2112.03052.
 
     Examples
     --------
@@ -74,8 +73,7 @@ class Arnoldi(Solver):
 
     def _check_parameters(self) -> None:
         check_count("rank", self.rank)
-        check_count("max_iter", self.max_iter)
-        check_tolerance(self.tol)
+        check_limits(self.max_iter, self.tol)
         if self.rank > self.max_iter:
             raise ValueError(
                 f"rank must not exceed max_iter; got rank={self.rank} and "
@@ -97,7 +95,7 @@ class Arnoldi(Solver):
         return spectrum.report(solution, residual, space.size + rhs.shape[1], failure)
 
     def _space(self, operator: CurvatureOperator, like: Tensor) -> KrylovSpace:
-        """Return the space of the operator, in the dtype and on the device of `like`."""
+        """Return a space of the operator; `like` gives the dtype and the device."""
         start = np.random.default_rng(self.random_state).normal(size=operator.size)
         start /= np.linalg.norm(start)
         space = KrylovSpace(
@@ -111,10 +109,11 @@ class Arnoldi(Solver):
     def _large_enough(self, space: KrylovSpace) -> bool:
         if space.exhausted or space.size == self.max_iter:
             return True
-        if not space.spectrum().is_positive_definite:
-            # A larger top eigenvalue, and with it a larger shift, could mend it.
-            return space.top_settled(self.tol)
-        return space.size >= self.rank and self._precise(space)
+        if space.size >= self.rank and self._precise(space):
+            return True
+        # As long as the top eigenvalue grows, the shift could become large enough.
+        is_refused = not space.spectrum().is_positive_definite
+        return is_refused and space.top_settled(self.tol)
 
     def _largest(self, space: KrylovSpace) -> NDArray[np.intp]:
         return np.argsort(np.abs(space.ritz_values))[-self.rank :]

@@ -2,8 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from math import isnan
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_scalar
 from torch import Tensor
 
-from sk_datadrop._curvature import CurvatureOperator
+from sk_datadrop._curvature import CurvatureOperator, check_positive
 
 # Strings rather than an enumeration: a saved model then holds no further type.
 SolverStatus = Literal[
@@ -75,15 +74,9 @@ class SolverResult:
     --------
     >>> from sk_datadrop import SolverResult
     >>> SolverResult(
-    ...     solution=None,
-    ...     residual=0.02,
-    ...     n_iter=4,
-    ...     status="solved",
-    ...     top_eigenvalue=1.5,
-    ...     shift=0.15,
+    ...     None, 0.02, n_iter=4, status="solved", top_eigenvalue=2.0, shift=0.2
     ... )
-    SolverResult(status='solved', n_iter=4, residual=0.02, top_eigenvalue=1.5,
-                 shift=0.15)
+    SolverResult(status='solved', n_iter=4, residual=0.02, top_eigenvalue=2, shift=0.2)
     """
 
     solution: Any
@@ -186,14 +179,12 @@ def check_count(name: str, value: object) -> None:
     check_scalar(value, name, Integral, min_val=1)
 
 
-def check_tolerance(tol: float) -> None:
-    """Raise an error unless `tol` is a positive number."""
-    check_scalar(tol, "tol", Real, min_val=0, include_boundaries="neither")
-    # NaN is on neither side of a bound.
-    if isnan(tol):
-        raise ValueError("tol == nan, must be > 0.")
+def check_limits(max_iter: int, tol: float) -> None:
+    """Raise an error unless both are positive, and `max_iter` is an integer."""
+    check_count("max_iter", max_iter)
+    check_positive("tol", tol)
 
 
 def rounding(tensor: Tensor) -> float:
-    """Return the relative size below which a number is rounding, in the dtype of a tensor."""
+    """Return the relative size below which numbers of this dtype are rounding."""
     return 100 * torch.finfo(tensor.dtype).eps

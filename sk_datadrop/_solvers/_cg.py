@@ -8,13 +8,7 @@ import torch
 from torch import Tensor
 
 from sk_datadrop._curvature import CurvatureOperator
-from sk_datadrop._solvers._base import (
-    Solver,
-    SolverResult,
-    check_count,
-    check_tolerance,
-    rounding,
-)
+from sk_datadrop._solvers._base import Solver, SolverResult, check_limits, rounding
 from sk_datadrop._solvers._columns import solve_columns
 from sk_datadrop._solvers._spectrum import Spectrum
 
@@ -50,8 +44,7 @@ class CG(Solver):
 
     References
     ----------
-    Hestenes, Stiefel (1952). Methods of conjugate gradients for solving linear
-    systems. doi:10.6028/jres.049.044
+    Hestenes & Stiefel (1952), doi:10.6028/jres.049.044.
 
     Examples
     --------
@@ -71,8 +64,7 @@ class CG(Solver):
         self.preconditioner = preconditioner
 
     def _check_parameters(self) -> None:
-        check_count("max_iter", self.max_iter)
-        check_tolerance(self.tol)
+        check_limits(self.max_iter, self.tol)
         if self.preconditioner is not None and not callable(self.preconditioner):
             raise TypeError(
                 "preconditioner must be None or a callable (r, shift) -> tensor like "
@@ -87,9 +79,7 @@ class CG(Solver):
             tol=self.tol,
             preconditioner=self.preconditioner,
         )
-        return solve_columns(
-            operator, rhs, solve_column, max_iter=self.max_iter, tol=self.tol
-        )
+        return solve_columns(operator, rhs, solve_column, self.max_iter, self.tol)
 
 
 def conjugate_gradients(

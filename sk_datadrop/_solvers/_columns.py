@@ -17,7 +17,6 @@ def solve_columns(
     operator: CurvatureOperator,
     rhs: Tensor,
     solve_column: Callable[[Spectrum, Tensor], SolverResult],
-    *,
     max_iter: int,
     tol: float,
 ) -> SolverResult:

@@ -110,22 +110,18 @@ class KrylovSpace:
 
     @property
     def exhausted(self) -> bool:
-        """Tell whether A maps the space into itself, or to numbers that are not finite."""
+        """Tell whether A maps the space into itself, or to numbers not finite."""
         return not self._off_diagonal[-1] > self._rounding * self.top
 
     def solve(self, shift: float) -> tuple[NDArray[np.float64], float]:
-        """Return coefficients y of the Galerkin solution Q y of (A + shift I) x = b.
+        """Return y and residual of the Galerkin solution Q y of (A + shift I) x = b.
 
-        Returns
-        -------
-        y : ndarray of shape (size,)
-        residual : float
-            ``|(A + shift I) Q y - b|``: only the part of A q that left the space.
-            NaN, as is y, if Q^T A Q + shift I is not positive definite.
+        Both are NaN if Q^T A Q + shift I is not positive definite.
         """
-        if not self.lowest + shift > 0:
+        if not self.spectrum(shift).is_positive_definite:
             return np.full(self.size, np.nan), np.nan
         y = self.vectors @ (self.vectors[0] / (self.ritz_values + shift))
+        # All of the residual is in the part of A q that left the space.
         return y, float(self._off_diagonal[-1] * abs(y[-1]))
 
     def coefficients(self, vectors: Tensor) -> NDArray[np.float64]:

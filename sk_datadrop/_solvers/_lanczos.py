@@ -5,12 +5,7 @@ from itertools import chain
 from torch import Tensor
 
 from sk_datadrop._curvature import CurvatureOperator
-from sk_datadrop._solvers._base import (
-    Solver,
-    SolverResult,
-    check_count,
-    check_tolerance,
-)
+from sk_datadrop._solvers._base import Solver, SolverResult, check_limits
 from sk_datadrop._solvers._columns import merge_columns
 from sk_datadrop._solvers._krylov import KrylovSpace
 
@@ -40,12 +35,8 @@ class Lanczos(Solver):
 
     References
     ----------
-    Lanczos (1950). An iteration method for the solution of the eigenvalue
-    problem of linear differential and integral operators.
-    doi:10.6028/jres.045.026
-
-    Saad (2003). Iterative methods for sparse linear systems, section 6.7.
-    doi:10.1137/1.9780898718003
+    Lanczos (1950), doi:10.6028/jres.045.026; Saad (2003), Iterative methods for sparse
+    linear systems, section 6.7, doi:10.1137/1.9780898718003.
 
     Examples
     --------
@@ -59,8 +50,7 @@ class Lanczos(Solver):
         self.tol = tol
 
     def _check_parameters(self) -> None:
-        check_count("max_iter", self.max_iter)
-        check_tolerance(self.tol)
+        check_limits(self.max_iter, self.tol)
 
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
         # The first right-hand side finds the shift, all others are told it.

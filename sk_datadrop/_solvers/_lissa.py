@@ -7,13 +7,7 @@ import torch
 from torch import Tensor
 
 from sk_datadrop._curvature import CurvatureOperator
-from sk_datadrop._solvers._base import (
-    Solver,
-    SolverResult,
-    check_count,
-    check_tolerance,
-    rounding,
-)
+from sk_datadrop._solvers._base import Solver, SolverResult, check_limits, rounding
 from sk_datadrop._solvers._cg import conjugate_gradients
 from sk_datadrop._solvers._columns import solve_columns
 from sk_datadrop._solvers._spectrum import Spectrum
@@ -48,11 +42,8 @@ class LiSSA(Solver):
 
     References
     ----------
-    Agarwal, Bullins, Hazan (2017). Second-order stochastic optimization for machine
-    learning in linear time. arXiv:1602.03943
-
-    Koh, Liang (2017). Understanding black-box predictions via influence functions.
-    arXiv:1703.04730
+    Agarwal, Bullins, Hazan (2017), arXiv:1602.03943; Koh & Liang (2017),
+    arXiv:1703.04730.
 
     Examples
     --------
@@ -66,14 +57,11 @@ class LiSSA(Solver):
         self.tol = tol
 
     def _check_parameters(self) -> None:
-        check_count("max_iter", self.max_iter)
-        check_tolerance(self.tol)
+        check_limits(self.max_iter, self.tol)
 
     def _solve(self, operator: CurvatureOperator, rhs: Tensor) -> SolverResult:
         solve_column = partial(self._solve_column, operator)
-        return solve_columns(
-            operator, rhs, solve_column, max_iter=self.max_iter, tol=self.tol
-        )
+        return solve_columns(operator, rhs, solve_column, self.max_iter, self.tol)
 
     def _solve_column(
         self, operator: CurvatureOperator, spectrum: Spectrum, b: Tensor

@@ -15,18 +15,9 @@ from sk_datadrop._solvers._base import SolverResult
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues of A, as far as seen, and the shift that goes with them.
+    """Lowest and largest absolute eigenvalue of A seen, and the shift for the latter.
 
-    Attributes
-    ----------
-    lowest : float
-        Lowest eigenvalue.
-    top : float
-        Largest absolute eigenvalue.
-    shift : float
-        Absolute damping.
-    ritz_values : ndarray of shape (n_ritz_values,), dtype float64
-        Eigenvalues to report, none by default.
+    `ritz_values` are those that a `SolverResult` reports.
     """
 
     lowest: float
@@ -79,10 +70,10 @@ class Spectrum:
         return (
             "the damped curvature is not positive definite (lowest eigenvalue seen "
             f"{self.lowest:.3g}, largest absolute one {self.top:.3g}, damping "
-            f"{self.shift:.3g}) and the samples are not scored: a Hessian away from a "
-            "minimum, or a criterion not convex in the outputs, has negative curvature; "
-            "in a saturated net, or under a criterion linear in the outputs, only "
-            f"rounding is left. {remedy} GaussNewton with a convex criterion such as "
-            "CrossEntropyLoss, MSELoss or HuberLoss, scale X and y, or train for fewer "
-            "epochs."
+            f"{self.shift:.3g}) and the samples are not scored: a Hessian away from "
+            "a minimum, or a criterion not convex in the outputs, has negative "
+            "curvature; in a saturated net, or under a criterion linear in the "
+            f"outputs, only rounding is left. {remedy} GaussNewton with a convex "
+            "criterion such as CrossEntropyLoss, MSELoss or HuberLoss, scale X and y, "
+            "or train for fewer epochs."
         )
