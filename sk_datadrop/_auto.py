@@ -26,17 +26,10 @@ from sk_datadrop._training import prefix_errors, train
 
 
 class Comparison(NamedTuple):
-    """Candidates and what they came to.
+    """The share of the scored samples that is best dropped, and what was compared.
 
-    Attributes
-    ----------
-    fraction : float
-        Share of the scored samples that is best dropped.
-    cv_results : dict of str to ndarray
-        "drop_fraction" of shape (n_fractions,), and "objective" of shape
-        (n_splits, n_fractions) on the held-out samples, lower being better.
-    seconds : float
-        Time of the work.
+    `cv_results` has "drop_fraction" of shape (n_fractions,), and "objective" of shape
+    (n_splits, n_fractions) on the held-out samples, lower being better.
     """
 
     fraction: float

@@ -36,19 +36,10 @@ _MIN_SCALE = 1e-3
 class CurvatureOperator:
     """A symmetric matrix A by its products, and the damping that goes with it.
 
-    Attributes
-    ----------
-    product : callable
-        ``product(v)`` returns ``A @ v`` for v of shape (n_parameters,),
-        without damping.
-    size : int
-        Number of parameters.
-    damping : float
-        Relative damping: the system to solve is
-        ``(A + damping * top_eigenvalue * D) x = b`` with `top_eigenvalue` the
-        largest absolute eigenvalue of ``D^(-1/2) A D^(-1/2)``.
-    scale : Tensor of shape (n_parameters,) or float, default=1.0
-        The diagonal of D, positive.
+    ``product(v)`` returns ``A @ v`` for v of shape (n_parameters,), without damping,
+    and `scale` is the positive diagonal of D. The damping is relative: the system to
+    solve is ``(A + damping * top_eigenvalue * D) x = b`` with `top_eigenvalue` the
+    largest absolute eigenvalue of ``D^(-1/2) A D^(-1/2)``.
     """
 
     product: Callable[[Tensor], Tensor]
@@ -273,11 +264,9 @@ class Hessian(Curvature):
     """Hessian of the mean training loss by the parameters.
 
     The matrix of the influence functions of Koh and Liang, who assume a minimum.
-    Trained nets are rarely at one: the Hessian then has negative eigenvalues,
-    along which the formula would turn influences around. Damping mends that as
-    long as it exceeds them. If the damped matrix is not positive definite, the
-    solvers refuse, the split is not scored, and a warning names the damping that
-    would be enough. `GaussNewton` leaves out the part that can be negative.
+    Trained nets are rarely at one: the Hessian then has negative eigenvalues, along
+    which influences would be turned around unless the damping exceeds them. Where it
+    does not, solvers refuse, and a warning names the damping that would be enough.
 
     Parameters
     ----------

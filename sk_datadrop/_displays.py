@@ -303,10 +303,9 @@ def _draw_classes(display: InfluenceDisplay, ax: Any) -> None:
 
 def _draw_agreement(display: InfluenceDisplay, ax: Any) -> None:
     views = display.estimator.views_
-    others = [i for i, view in enumerate(views) if view.split != views[0].split]
     if len(views) < 2:
         raise ValueError("there is one view only; it has no other to agree with.")
-    second = others[0] if others else 1
+    second = next((i for i, v in enumerate(views) if v.split != views[0].split), 1)
     x, y = display.estimator.influence_per_view_[[0, second]]
     kept = display.report_["kept"]
     for rows, label in [(kept, "kept"), (~kept, "dropped")]:

@@ -69,13 +69,13 @@ def keep_mask(
         "harmful" drops the samples that `significantly_negative` names; a float
         drops that share of the scored samples, lowest mean influence first.
     codes : ndarray of shape (n_samples,) or None, default=None
-        Classes. The most helpful sample of each class is never dropped, so that no
-        class is emptied.
+        Classes.
 
     Returns
     -------
     ndarray of shape (n_samples,), dtype bool
-        True = keep. Samples that no view scored are kept.
+        True = keep. Samples that no view scored are kept, and so is the most helpful
+        sample of each class.
     """
     influence = mean_influence(influence_per_view)
     droppable = ~np.isnan(influence) & ~_most_helpful_of_each_class(influence, codes)
@@ -144,9 +144,8 @@ def paired_standard_error(differences: np.ndarray, overlap: float) -> np.ndarray
     training sample, `overlap` (Nadeau, Bengio 2003, doi:10.1023/A:1024068626366).
     `differences` of shape (n_runs, ...) holds two runs or more.
     """
-    error: np.ndarray = differences.std(axis=0, ddof=1)
-    error = error * np.sqrt(1 / len(differences) + overlap)
-    return error
+    inflation = np.sqrt(1 / len(differences) + overlap)
+    return np.asarray(differences.std(axis=0, ddof=1) * inflation)
 
 
 def significantly_negative(

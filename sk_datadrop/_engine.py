@@ -56,8 +56,8 @@ class View(NamedTuple):
 class Request:
     """Everything an engine is told besides the training, its samples and objective.
 
-    The seed serves all random draws, `n_groups` is that of random groups of the held-out
-    samples, each a view, and `number` that of the split. The batch size changes the
+    The seed serves all random draws; there are `n_groups` random groups of the held-out
+    samples, each a view; `number` is that of the split. The batch size changes the
     result by rounding only, `n_jobs` processes may share the work, and `on_product` is
     to be called after every product, to show that work goes on.
     """
@@ -83,13 +83,10 @@ class Scores:
         Influence of the held-out samples, were they trained on: each is measured on
         groups it is not in. NaN where no such group is left, where the first order
         goes beyond what the objective can change by, or where they are not scored.
-    views : list of View
     solver_results : list of SolverResult
         One per system solved, without the solutions.
     derivative : str or None
-        How the outputs were differentiated along directions: "forward mode",
-        "reverse over reverse" or "finite differences". The first two are exact, the
-        second takes about twice as long. None where they were not.
+        How the outputs were differentiated along directions: a key of `METHODS`.
     """
 
     train: np.ndarray

@@ -135,10 +135,9 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     objective : {"bounded", "loss"} or callable, default="bounded"
         Quantity measured on the held-out samples. "bounded" is one minus the
         probability of the given class (a power of it, for classes the net hardly
-        knows), averaged over the classes; neither wrong labels among the held-out
-        samples nor frequent classes can dominate it. "loss" is the training loss, as in
-        the paper. A callable turns the tensors (outputs, y) into one of shape
-        (n_samples,), lower being better.
+        knows), averaged over the classes, so that neither wrong labels nor frequent
+        classes dominate. "loss" is the training loss, as in the paper. A callable gets
+        tensors (outputs, y) and returns one of shape (n_samples,), lower being better.
     engine : InfluenceFunctions, Trajectory or None, default=None
         How samples are scored. None uses ``InfluenceFunctions()``.
     memory : str, object with the joblib.Memory interface or None, default=None
@@ -170,8 +169,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         Mean influence over the views, in units of the objective. Positive is helpful,
         negative harmful. NaN for samples never scored.
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
-        Influence by view. Other held-out samples score a sample that the split held
-        out; NaN where that is impossible.
+        Influence by view; held-out samples are scored by other ones, or NaN.
     views_ : list of View
         Split, epoch and held-out group of each view.
     sample_mask_, sample_indices_ : ndarray of shape (n_samples,) and (n_kept,)
@@ -230,7 +228,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict class probabilities with the net of round 2.
 
-        They sum to one in double precision; outputs that cannot raise a ValueError.
+        They are in double precision. A net without probabilities raises a ValueError.
 
         Parameters
         ----------
@@ -257,10 +255,10 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         (1, 2)
         """
         check_is_fitted(self, "estimator_")
-        proba = self.estimator_.predict_proba(self._check_X(X)).astype(np.float64)
-        if not isinstance(self.estimator_, NeuralNetClassifier) and isinstance(
-            self.estimator_.criterion_, torch.nn.NLLLoss
-        ):
+        net = self.estimator_
+        proba = np.asarray(net.predict_proba(self._check_X(X)), dtype=np.float64)
+        is_log = isinstance(net.criterion_, torch.nn.NLLLoss)
+        if is_log and not isinstance(net, NeuralNetClassifier):
             proba = np.exp(proba)
         sums = proba.sum(axis=1, keepdims=True)
         if proba.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
@@ -270,7 +268,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
                 "predict_nonlinearity, such as a softmax over axis 1."
             )
         # Single precision leaves the sum off by 1e-7, which log_loss complains of.
-        return proba / sums
+        return np.asarray(proba / sums)
 
 
 class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
@@ -301,9 +299,8 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     target_shape_ : tuple of int
         Shape of one target.
     estimator_, round_one_estimators_, influence_, influence_per_view_, views_, \
-            sample_mask_, sample_indices_, n_dropped_, drop_fraction_, \
-            solver_results_, cv_results_, timings_, input_shape_, n_features_in_, \
-            feature_names_in_
+            sample_mask_, sample_indices_, n_dropped_, drop_fraction_, cv_results_, \
+            solver_results_, timings_, input_shape_, n_features_in_, feature_names_in_
         As in :class:`DataDropoutClassifier`.
 
     See Also
@@ -328,8 +325,8 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     target_shape_: tuple[int, ...]
 
     def _as_targets(self, predicted: np.ndarray) -> np.ndarray:
-        predicted = predicted.reshape(len(predicted), *self.target_shape_)
-        return predicted.astype(np.float64) if predicted.ndim <= 2 else predicted
+        shaped: np.ndarray = predicted.reshape(len(predicted), *self.target_shape_)
+        return shaped if shaped.ndim > 2 else shaped.astype(np.float64)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

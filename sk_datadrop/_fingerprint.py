@@ -21,13 +21,8 @@ import numpy as np
 import torch
 from joblib.hashing import NumpyHasher
 
-_INSTALLED = tuple(
-    Path(sysconfig.get_path(name)).resolve()
-    for name in ("stdlib", "platstdlib", "purelib", "platlib")
-)
-
+_STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
 _SITES = {"site-packages", "dist-packages"}
-"""Also those of a Python or a user that a virtual environment can see."""
 
 
 def digest(name: str, value: Any, definitions: list[Any], copies: int = 2) -> str:
@@ -201,7 +196,7 @@ def _is_installed(thing: Any) -> bool:
     file = getattr(module, "__file__", None)
     if file is None or not _SITES.isdisjoint(Path(file).parts):
         return True
-    return any(Path(file).resolve().is_relative_to(place) for place in _INSTALLED)
+    return Path(file).resolve().is_relative_to(_STDLIB)
 
 
 def versions(definitions: Iterable[Any]) -> list[tuple[str, str]]:

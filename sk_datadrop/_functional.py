@@ -41,13 +41,9 @@ _IN_ORDER = {
 class Evaluation(NamedTuple):
     """Outputs of a net for some samples, and their losses.
 
-    Attributes
-    ----------
-    losses : ndarray of shape (n_samples,), dtype float64
-        Loss by the criterion, without class weights, label smoothing and penalties.
-    outputs : ndarray of shape (n_samples, ...), dtype float32, or None
-        Outputs of the module. None where those of a sample have two axes or more:
-        they would be as large as the inputs.
+    Losses, (n_samples,), are those by the criterion, without class weights, label
+    smoothing and penalties. Outputs, (n_samples, ...), are None where those of a sample
+    have two axes or more: they would be as large as the inputs.
     """
 
     losses: np.ndarray
@@ -57,13 +53,10 @@ class Evaluation(NamedTuple):
 class FunctionalNet:
     """Outputs and losses per sample of a fitted net, for any parameters.
 
-    Parameters
-    ----------
-    net : skorch.NeuralNet
-        Initialized net. Its module and criterion are copied.
-    state_dict : dict or None, default=None
-        Weights and buffers to use instead of the net's own, such as those of
-        an earlier epoch.
+    Module and criterion of an initialized net are copied. A state dict gives other
+    weights and buffers, such as those of an earlier epoch. Raises a ValueError if the
+    criterion has no ``reduction``, and so no losses per sample, or if no parameter is
+    trainable.
 
     Attributes
     ----------
@@ -72,12 +65,6 @@ class FunctionalNet:
         (``requires_grad=False``) are constants.
     derivative : str or None
         How `jvp` goes about it: a key of `METHODS`, or None before its first call.
-
-    Raises
-    ------
-    ValueError
-        If the criterion has no ``reduction``, and so no losses per sample, or if
-        no parameter is trainable.
     """
 
     def __init__(

@@ -50,8 +50,8 @@ class DatasetRows(Dataset[Any]):
         for name, given in (("dataset", dataset), ("augmented", in_training)):
             if isinstance(given, IterableDataset) or not hasattr(given, "__len__"):
                 raise TypeError(
-                    f"{name} must have a length and items by number, as its samples are "
-                    f"held out and dropped by number; got {type(given).__name__}."
+                    f"{name} must have a length and items by number, for samples to be "
+                    f"held out and dropped; got {type(given).__name__}."
                 )
         if len(in_training) != len(dataset):
             raise ValueError(

@@ -57,7 +57,7 @@ def adam_step(
 
     Kingma & Ba (2015), arXiv:1412.6980; with the option "decoupled" the weights decay
     apart from the gradient, as in Loshchilov & Hutter (2019), arXiv:1711.05101. Options
-    are numbers or tensors (n_parameters,). The smoothing is added under the square root,
+    are numbers or tensors (n_parameters,). Smoothing is added under the square root,
     relative to the mean squared gradient: the step of a parameter whose gradient has
     just passed through zero is otherwise next to discontinuous, its derivative noise.
     """

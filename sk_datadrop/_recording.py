@@ -32,23 +32,10 @@ class Step:
 class TrajectoryRecorder(Callback):
     """Record the steps of a training and the states between them.
 
-    Parameters
-    ----------
-    max_memory : float
-        Bytes for the states.
-
-    Attributes
-    ----------
-    steps_ : list of Step
-    states_ : dict of int to OptimizerState
-        States by the number of steps taken; it always holds the first.
-    epoch_ends_ : list of int
-        Number of steps taken by the end of each epoch.
-    sizes_ : list of int
-        Number of elements of each trainable parameter.
-    optimizer_ : DifferentiableOptimizer
-    collate_ : callable
-        Makes a batch of samples.
+    `steps_` lists the steps, and `states_` has the states by the number of steps taken:
+    the first, and others as far as `max_memory` bytes allow. `epoch_ends_` lists the
+    number of steps taken by the end of each epoch, `sizes_` the number of elements of
+    each trainable parameter; `collate_` makes a batch of samples.
     """
 
     def __init__(self, max_memory: float) -> None:

@@ -90,8 +90,7 @@ def influence_scores(
 ) -> InfluenceResult:
     """Score training samples by their influence on held-out samples, for a trained net.
 
-    It is for nets that were trained elsewhere, and leaves them as found: weights,
-    buffers, gradients and modes.
+    The net was trained elsewhere; its weights, buffers, gradients and modes stay.
 
     Parameters
     ----------
@@ -154,13 +153,7 @@ def influence_scores(
     start = perf_counter()
     skorch_net = _as_skorch_net(net, loss, batch_size)
     check_objective(objective)
-    if not isinstance(engine, InfluenceFunctions | None):
-        raise TypeError(
-            "engine must be InfluenceFunctions(...) or None: other engines have to see "
-            f"the training; got {engine!r}."
-        )
-    engine = engine or InfluenceFunctions()
-    check_engine(engine)
+    engine = _checked_engine(engine)
     samples, held_out = _as_samples(X, y, ""), _as_samples(X_val, y_val, "_val")
     check_held_out(len(held_out), "X_val")
     n_groups = 1 if engine.n_groups is None else engine.n_groups
@@ -192,6 +185,17 @@ def influence_scores(
         derivative=str(scores.derivative),
         seconds=perf_counter() - start,
     )
+
+
+def _checked_engine(given: Any) -> InfluenceFunctions:
+    if not isinstance(given, InfluenceFunctions | None):
+        raise TypeError(
+            "engine must be InfluenceFunctions(...) or None: other engines have to see "
+            f"the training; got {given!r}."
+        )
+    engine = InfluenceFunctions() if given is None else given
+    check_engine(engine)
+    return engine
 
 
 def _check_checkpoints(net: NeuralNet, checkpoints: Any) -> FunctionalNet:

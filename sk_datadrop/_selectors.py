@@ -47,8 +47,7 @@ class _BaseSelector(OneToOneFeatureMixin, BaseDataDropout):
         >>> from sk_datadrop import DataDropoutTransformer
         >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
         >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
-        >>> selector = DataDropoutTransformer(net, cv=2, random_state=0).fit(X, y)
-        >>> selector.get_feature_names_out().tolist()
+        >>> DataDropoutTransformer(net, cv=2).fit(X, y).get_feature_names_out().tolist()
         ['x0']
         """
         check_is_fitted(self, "input_shape_")

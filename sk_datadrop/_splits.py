@@ -38,28 +38,11 @@ def held_out_splits(
 ) -> list[Split]:
     """Split the samples as `cv` says.
 
-    Parameters
-    ----------
-    cv : int, float, splitter or iterable
-        - int: number of folds, shuffled, stratified for a classifier;
-        - float in (0, 1): one shuffled split that holds out this share,
-          stratified for a classifier;
-        - splitter with ``split(X, y)``;
-        - iterable of (train, held-out) pairs of index arrays.
-    X, y : array-like of shape (n_samples, ...)
-        Data; y encoded as 0, 1, ... for a classifier.
-    classes : array-like or None, default=None
-        Names of the classes, for a classifier.
-    random_state : int
-        Shuffles int and float.
-    split_params : mapping, default={}
-        For the ``split`` of a splitter, such as ``groups`` of shape (n_samples,).
-
-    Raises
-    ------
-    ValueError
-        If `cv` is out of range, a class is too small for it, or a split would train
-        on no sample, hold out none, train on one it holds out, or miss a class.
+    An int is a number of folds and a float the share that one split holds out, both
+    shuffled by `random_state`, and stratified where there are classes; y then holds
+    their codes. A splitter gets the `split_params`, such as ``groups``. Raises a
+    ValueError if `cv` is out of range, a class is too small for it, or a split would
+    train on no sample, hold out none, train on one it holds out, or miss a class.
     """
     _check_class_sizes(cv, y, classes)
     splitter = _splitter(cv, stratified=classes is not None, random_state=random_state)
@@ -94,8 +77,8 @@ def check_candidate_splits(splits: list[Split], *, score_held_out: bool) -> None
             "drop_fraction='auto' compares on samples that had no say, and for this "
             "needs at least two splits that hold out different samples; got "
             f"{len(splits)} split(s) that hold out {len(np.unique(held_out))} samples "
-            f"in {len(held_out)} places. Use cv=5 or another number of folds, and neither "
-            "X_val nor random splits."
+            f"in {len(held_out)} places. Use cv=5 or another number of folds, and "
+            "neither X_val nor random splits."
         )
     for number, split in enumerate(splits):
         others = splits[:number] + splits[number + 1 :]
@@ -144,7 +127,8 @@ def _indices(given: Any, n_samples: int) -> np.ndarray:
     if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise ValueError(
             f"cv names samples by an array of shape {indices.shape} and dtype "
-            f"{indices.dtype}; they must be integers, or a mask of shape ({n_samples},)."
+            f"{indices.dtype}; they must be integers, or a mask of shape "
+            f"({n_samples},)."
         )
     if indices.size and not 0 <= indices.min() <= indices.max() < n_samples:
         raise ValueError(

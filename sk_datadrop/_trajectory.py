@@ -13,12 +13,14 @@ weight from one to zero.
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_scalar
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from skorch.hf import AccelerateMixin
@@ -48,24 +50,20 @@ LARGEST_DEVIATION = 0.01
 class Trajectory(Engine):
     """Score samples by replaying the training backwards.
 
-    Exact for the training that took place, where influence functions need a
-    minimum that training never reaches; but it sees only the samples trained on,
-    holds the training's states in memory, and needs a training it can repeat:
-    torch.optim.SGD, Adam or AdamW, any learning rate schedule, any number of
-    parameter groups; no workers in the data loader, no random augmentation, no
-    clipping of gradients.
-
-    Batch statistics of batch normalisation are part of each step; the running
-    statistics that the final net predicts with are held constant.
+    Exact for the training that took place, where influence functions need a minimum
+    that training never reaches; but it sees only the samples trained on, holds the
+    training's states in memory, and needs a training it can repeat: torch.optim.SGD,
+    Adam or AdamW; no workers in the data loader, no random augmentation, no clipping
+    of gradients. Batch statistics of batch normalisation are part of each step; the
+    running statistics that the final net predicts with are held constant.
 
     Parameters
     ----------
     smoothing : float, default=100
-        For Adam and AdamW: added under the square root of the backward pass,
-        relative to the mean squared gradient. The step of a parameter whose
-        gradient is close to zero is nearly discontinuous, and such parameters
-        drown the rest: 0 gives the true derivative, and 100 predicted
-        retraining best of all that was tried.
+        For Adam and AdamW: added under the square root of the backward pass, relative
+        to the mean squared gradient. The step of a parameter whose gradient is close to
+        zero is nearly discontinuous, and such parameters drown the rest: 0 gives the
+        true derivative, and 100 predicted retraining best of all that was tried.
     max_memory : float, default=1e9
         Bytes for the recorded states of one training. Beyond, every other state
         is forgotten, as often as needed, and recomputed in the backward pass, which
@@ -109,7 +107,8 @@ class Trajectory(Engine):
 
     def _check_parameters(self) -> None:
         check_positive("max_memory", self.max_memory)
-        if self.smoothing != 0:
+        check_scalar(self.smoothing, "smoothing", Real, min_val=0)
+        if self.smoothing:
             check_positive("smoothing", self.smoothing)
 
     def _check_net(self, net: NeuralNet, samples: Samples) -> None:

@@ -42,18 +42,10 @@ from sk_datadrop._training import (
 class SplitResult:
     """Everything that came out of one split.
 
-    Attributes
-    ----------
-    net : skorch.NeuralNet
-        The net as it stands at the end of its training.
-    scores : Scores
-        Influence of the training and held-out samples, per view.
-    train, held_out : Evaluation
-        Losses and outputs of the training and held-out samples at the best epoch.
-    seconds : dict of str to float
-        Time of the "round_one" (training) and "scoring".
-    warnings : list of tuple (message, category)
-        Warnings to be issued where the user sees them, whoever did the work.
+    The net as it stands at the end of its training; the influence of the training and
+    held-out samples, per view; their losses and outputs at the best epoch; the seconds
+    of "round_one" (training) and "scoring"; and warnings, (message, category), to be
+    issued where the user sees them, whoever did the work.
     """
 
     net: NeuralNet

@@ -98,8 +98,7 @@ def r2_score(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     Returns
     -------
     float
-        1.0 at best; 0.0 for the mean target as prediction. For constant targets 1.0 if
-        they are met, else 0.0.
+        1.0 at best; 0.0 for predicting the mean, or constant targets that are missed.
 
     See Also
     --------

@@ -82,12 +82,8 @@ class SmallCNN(nn.Sequential):
             layers += [pooling(2), nn.ReLU()]
         self.layout = _ChannelsLast()
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.LazyLinear(n_hidden),
-            nn.ReLU(),
-            nn.Linear(n_hidden, n_outputs),
-        )
+        hidden, output = nn.LazyLinear(n_hidden), nn.Linear(n_hidden, n_outputs)
+        self.classifier = nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), output)
 
 
 class DnCNN(nn.Module):

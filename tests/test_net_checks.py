@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import MLP
-from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
+from skorch import (
+    NeuralNet,
+    NeuralNetBinaryClassifier,
+    NeuralNetClassifier,
+    NeuralNetRegressor,
+)
 from skorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
@@ -94,8 +99,11 @@ class RunsOutOfMemory(MLP):
 
 
 def test_lack_of_memory_is_not_blamed_on_the_samples():
+    net = NeuralNetClassifier(RunsOutOfMemory, criterion=nn.CrossEntropyLoss)
     with pytest.raises(torch.OutOfMemoryError):
-        check_deterministic(functional(RunsOutOfMemory), SAMPLES)
+        check_deterministic(FunctionalNet(net.initialize()), SAMPLES)
+    with pytest.raises(torch.OutOfMemoryError):
+        probe(net)
 
 
 class BatchStatistics(nn.Module):
@@ -252,6 +260,12 @@ def test_callbacks_may_give_the_module_its_shape():
             {"criterion__reduction": "none"},
             3,
             r"gives a loss of shape \(2,\) to train on; it must be one number",
+        ),
+        (
+            NeuralNetBinaryClassifier,
+            {"module__n_outputs": 1},
+            3,
+            r"needs two classes .*; got 3 classes",
         ),
         (
             NeuralNet,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sk_datadrop import influence_scores
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._objective import HeldOutObjective
+from sk_datadrop._objective import HeldOutObjective, check_objective
 from sk_datadrop._samples import Samples
 
 
@@ -182,6 +182,50 @@ def test_each_group_has_a_gradient_of_its_own(samples):
         own = torch.as_tensor(groups == group)
         mean = (values * weights)[own].sum() / weights[own].sum()
         torch.testing.assert_close(found[:, group], flat_gradient(mean, net.module_))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            lambda outputs, y: outputs[:, 0] / (y != 1) * (y != 1),
+            "objective is NaN or infinite for 2 of 9 held-out samples",
+        ),
+        (lambda outputs, y: outputs[:, 0].detach(), "does not follow the parameters"),
+        (lambda outputs, y: (outputs.argmax(1) == y).float(), "does not follow the p"),
+    ],
+    ids=["NaN", "detached", "accuracy"],
+)
+def test_objectives_without_a_gradient_are_refused(samples, kind, message):
+    objective = HeldOutObjective(kind, samples)
+    with pytest.raises(ValueError, match=message):
+        objective.gradients(FunctionalNet(classifier()), np.zeros(9, int), batch_size=2)
+
+
+def test_nets_that_give_no_numbers_are_blamed_before_the_objective(samples):
+    net = classifier()
+    X = np.where(np.arange(9)[:, None] < 4, np.nan, samples.X)
+    objective = HeldOutObjective("loss", replace(samples, X=X))
+    message = "the net gives NaN for 4 of 9 samples among those held out"
+    with pytest.raises(ValueError, match=message):
+        objective.gradients(FunctionalNet(net), np.zeros(9, dtype=int))
+
+
+def test_a_mean_that_is_no_number_is_refused(samples):
+    objective = HeldOutObjective(lambda outputs, y: outputs[:, 0] + torch.inf, samples)
+    with pytest.raises(ValueError, match="objective of the trained net is inf"):
+        objective.mean(FunctionalNet(classifier()))
+
+
+@pytest.mark.parametrize("kind", ["accuracy", None, 1])
+def test_unknown_objectives_are_refused(kind):
+    with pytest.raises(ValueError, match=f"objective must be .*; got {kind!r}"):
+        check_objective(kind)
+
+
+@pytest.mark.parametrize("kind", ["bounded", "loss", torch.add])
+def test_known_objectives_are_not_refused(kind):
+    check_objective(kind)
 
 
 class BelowZero(nn.MSELoss):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 SCRIPT = """
@@ -40,7 +39,7 @@ import torch
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback
 from sklearn.datasets import load_digits
-from sk_datadrop import DataDropoutClassifier, _round_one
+from sk_datadrop import DataDropoutClassifier, _two_rounds
 from sk_datadrop.datasets import flip_labels
 
 torch.set_num_threads(1)
@@ -63,16 +62,16 @@ class Net(torch.nn.Sequential):
         )
 
 
-score_round = _round_one.score_round
+score = _two_rounds.score
 
 
 def score_or_die(*args, **options):
-    scores = score_round(*args, **options)
+    scores = score(*args, **options)
     die_at("scoring")
     return scores
 
 
-_round_one.score_round = score_or_die
+_two_rounds.score = score_or_die
 
 X, y = load_digits(return_X_y=True)
 y, _ = flip_labels(y[:300], 0.3, random_state=0)
@@ -101,13 +100,7 @@ def run(script, stage, folder):
     folder.mkdir(exist_ok=True)
     package = str(Path(__file__).parents[1])
     process = subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "ignore::FutureWarning",
-            str(script),
-            str(folder),
-        ],
+        [sys.executable, "-W", "ignore::FutureWarning", str(script), str(folder)],
         env=os.environ | {"PYTHONPATH": package, "STAGE": stage},
         capture_output=True,
         text=True,
@@ -121,7 +114,7 @@ def uninterrupted(script, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
     process, n_trainings = run(script, "never", folder)
     assert process.returncode == 0, process.stderr
-    # Three rounds, two trials of each, and round 2.
+    # Three splits, two candidates of each, and round 2.
     assert n_trainings == 10
     return folder, json.loads((folder / "result.json").read_text())
 
@@ -151,4 +144,4 @@ def test_half_written_entries_are_not_read(script, uninterrupted):
     assert "Exception while loading results" in process.stderr
     # Those two, and round 2.
     assert n_trainings == 10 + 3
-    np.testing.assert_equal(json.loads((folder / "result.json").read_text()), expected)
+    assert json.loads((folder / "result.json").read_text()) == expected

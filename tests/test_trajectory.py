@@ -323,6 +323,7 @@ def test_nets_of_accelerate_are_refused(classifier, blobs, trainings):
     ("parameters", "message"),
     [
         ({"smoothing": -1}, "smoothing == -1, must be >= 0"),
+        ({"smoothing": np.nan}, "smoothing == nan, must be"),
         ({"max_memory": 0}, "max_memory == 0, must be > 0"),
     ],
 )

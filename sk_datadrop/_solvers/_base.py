@@ -48,12 +48,10 @@ class SolverResult:
     n_iter : int
         Number of products with A, including those for its top eigenvalue.
     status : str
-        "solved": the residual met the tolerance of the solver, or rounding.
-        "zero_gradient": all right-hand sides are zero, and so is the solution.
-        "not_converged": the solution is finite, but the residual is too large.
-        "not_positive_definite": the damped matrix is not; refused.
-        "not_finite": a right-hand side is not; refused.
-        The solution of a refused system is NaN.
+        "solved", to the tolerance of the solver or to rounding; "zero_gradient", with
+        all right-hand sides and the solution zero; "not_converged", the residual being
+        too large; or refused, with a solution of NaN: "not_positive_definite" where the
+        damped matrix is not, "not_finite" where a right-hand side is not.
     top_eigenvalue : float
         Largest absolute eigenvalue of ``D^(-1/2) A D^(-1/2)`` that the solver saw.
     shift : float

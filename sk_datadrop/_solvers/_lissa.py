@@ -24,17 +24,15 @@ class LiSSA(Solver):
     found is too low or the matrix is not positive definite: then `CG` takes over,
     and the message says so.
 
-    The series needs about ``log(1 / tol) * (1 + 1 / damping)`` products, `Lanczos`
-    and `CG` about the root of that: LiSSA is here for comparison.
+    It needs about ``log(1 / tol) * (1 + 1 / damping)`` products, `Lanczos` and `CG`
+    about the root of that: LiSSA is here for comparison.
 
     Parameters
     ----------
     max_iter : int, default=100
-        Largest number of curvature products per right-hand side, and for the top
-        eigenvalue.
+        Largest number of curvature products per right-hand side, as in `CG`.
     tol : float, default=0.03
-        Stop once the residual, relative to the norm of the right-hand side, is
-        below. The top eigenvalue is found to the same relative accuracy.
+        Largest relative residual, as in `CG`.
 
     See Also
     --------
