@@ -246,12 +246,23 @@ def test_a_single_view_scores_held_out_samples_by_the_half_they_are_not_in(score
 
 def test_held_out_samples_can_be_left_unscored(scored):
     net, train, held_out = scored
-    result = score(*scored, score_held_out=False)
-    assert result.held_out.shape == (1, 12)
+    held_out = held_out[:11]
+    result = score(net, train, held_out, score_held_out=False)
+    assert result.held_out.shape == (1, 11)
     assert np.isnan(result.held_out).all()
-    # Nobody has to be scored by others, so that all of them make one group.
+    # All are one group, whose mean is not that of two unequal halves.
     expected = influence_by_hand(net, train, train, [held_out])
     np.testing.assert_allclose(result.train, expected, rtol=1e-9)
+
+
+def test_scores_follow_the_unit_of_an_objective_without_bounds(scored):
+    def in_another_unit(outputs, y):
+        return 1e6 * F.cross_entropy(outputs, y, reduction="none")
+
+    expected, result = score(*scored), score(*scored, in_another_unit)
+    assert np.abs(result.held_out).max() > 1
+    np.testing.assert_allclose(result.train, 1e6 * expected.train, rtol=1e-9)
+    np.testing.assert_allclose(result.held_out, 1e6 * expected.held_out, rtol=1e-9)
 
 
 def test_infinite_scores_of_held_out_samples_are_none():
