@@ -129,8 +129,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
           Requires folds, three of them with `Trajectory`: no `X_val`, no float `cv`.
     cv : int, float, cross-validation generator or iterable, default=5
         - int: number of shuffled folds, stratified for a classifier, one split each;
-        - float in (0, 1): one split that holds out this share; cheaper, and more
-          cautious, as there are no other splits to agree with;
+        - float in (0, 1): one split with this share held out, cheaper, more cautious;
         - splitter, or iterable of (train, held-out) index arrays.
     objective : {"bounded", "loss"} or callable, default="bounded"
         Quantity measured on the held-out samples. "bounded" is one minus the

@@ -87,7 +87,10 @@ def reached(definitions: Iterable[Any]) -> dict[Any, Any]:
     while waiting:
         value = waiting.pop()
         value = getattr(value, "__func__", getattr(value, "fget", value))
-        value = getattr(value, "__wrapped__", value)
+        wrapped = getattr(value, "__wrapped__", None)
+        if isinstance(wrapped, FunctionType):
+            # A decorator's own code counts too.
+            waiting.append(wrapped)
         if isinstance(value, list | tuple | dict):
             waiting += value.values() if isinstance(value, dict) else value
         if not isinstance(value, type | FunctionType) or value in seen:
@@ -194,7 +197,9 @@ def _is_installed(thing: Any) -> bool:
     if module is None or module.__name__ == "__main__":
         return False
     file = getattr(module, "__file__", None)
-    if file is None or not _SITES.isdisjoint(Path(file).parts):
+    # This package, wherever it is, goes by the hash of its files: see `versions`.
+    is_own = module.__name__.partition(".")[0] == __package__
+    if is_own or file is None or not _SITES.isdisjoint(Path(file).parts):
         return True
     return Path(file).resolve().is_relative_to(_STDLIB)
 

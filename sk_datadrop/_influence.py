@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -269,8 +269,16 @@ def shared_sample_scores(
         for shard, end in zip(shards, ends, strict=True)
     )
     n_jobs = request.n_jobs if len(shards) > 1 else None
-    scores = dict(run_all(sample_scores, calls, n_jobs=n_jobs, net=net.skorch_net))
+    scores = dict(run_all(_shard_scores, calls, n_jobs=n_jobs, net=net.skorch_net))
     return np.concatenate([scores[number] for number in range(len(shards))], axis=1)
+
+
+def _shard_scores(net: FunctionalNet, samples: Samples, *options: Any) -> np.ndarray:
+    # Large arrays come to workers as read-only memory maps, of which torch warns; what
+    # is cut by indices is a copy.
+    if any(isinstance(part, np.memmap) for part in samples.parts()):
+        samples = samples[np.arange(len(samples))]
+    return sample_scores(net, samples, *options)
 
 
 def sample_scores(

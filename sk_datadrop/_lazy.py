@@ -86,8 +86,9 @@ class DatasetRows(Dataset[Any]):
         x = _as_input(x)
         if not x.isfinite().all():
             raise ValueError(
-                f"Input X contains NaN or infinity, in row {self.indices[number]} of "
-                "the data set. Leave such rows out, or fill them in."
+                "Input X contains NaN or infinity, in sample "
+                f"{self.indices[number]} of the data set. Leave such samples out, or "
+                "fill them in."
             )
         return x, self._as_target(y)
 
@@ -364,9 +365,9 @@ def _as_input(x: Any) -> torch.Tensor:
     is_array = isinstance(x, np.ndarray)
     if x.dtype.kind not in "biuf" if is_array else x.is_complex():
         raise TypeError(
-            f"rows must be arrays or tensors of real numbers; got {x!r:.80}. Give the "
-            "data set a transform that makes tensors of them, such as torchvision's "
-            "ToTensor."
+            f"samples must be arrays or tensors of real numbers; got {x!r:.80}. Give "
+            "the data set a transform that makes tensors of them, such as "
+            "torchvision's ToTensor."
         )
     if is_array:
         # Too large a number becomes infinity, which is found.

@@ -3,7 +3,9 @@
 Whoever sets a backend of joblib (loky, dask, ray) has the calls made there.
 """
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -41,14 +43,14 @@ def run_all(
     if (n_workers := n_processes(n_jobs)) < 2:
         yield from ((number, function(*arguments)) for number, arguments in numbered)
         return
-    # Large arrays are mapped into memory, copied on write: torch warns of arrays that
-    # are read-only.
-    yield from Parallel(n_workers, return_as="generator_unordered", mmap_mode="c")(
+    results = Parallel(n_workers, return_as="generator_unordered")(
         delayed(_run_in_worker)(
             torch.get_num_threads(), net, number, function, *arguments
         )
         for number, arguments in numbered
     )
+    for number, result in results:
+        yield number, pickle.loads(result) if isinstance(result, bytes) else result
 
 
 def _run_in_worker(
@@ -65,4 +67,14 @@ def _run_in_worker(
     with _ONE_AT_A_TIME, parallel_config(backend="sequential"):
         torch.set_num_threads(n_threads)
         register_in_main(net)
-        return number, function(*arguments)
+        return number, _by_name(function(*arguments))
+
+
+def _by_name(result: Any) -> Any:
+    """Return bytes that name the functions of a script, if pickle can write them.
+
+    joblib would send copies of these functions, which pickle refuses to write later.
+    """
+    with suppress(Exception):
+        return pickle.dumps(result)
+    return result

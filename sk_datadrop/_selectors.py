@@ -94,12 +94,10 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         Mean influence over the views. Positive is helpful, negative harmful.
     sample_mask_, sample_indices_ : ndarray of shape (n_samples,) and (n_kept,)
         True where the sample is to be kept, and the positions of those.
-    target_shape_ : tuple of int
-        Shape of one target, where targets are no classes.
-    classes_, drop_rate_per_class_, round_one_estimators_, influence_per_view_, \
-            views_, n_dropped_, drop_fraction_, solver_results_, cv_results_, \
-            timings_, n_features_in_, feature_names_in_, input_shape_
-        As in :class:`DataDropoutClassifier`, the first two where targets are classes.
+    round_one_estimators_, influence_per_view_, views_, n_dropped_, drop_fraction_, \
+            drop_rate_per_class_, solver_results_, cv_results_, timings_, classes_, \
+            target_shape_, input_shape_, n_features_in_, feature_names_in_
+        As in :class:`DataDropoutClassifier` or :class:`DataDropoutRegressor`.
 
     See Also
     --------
@@ -252,9 +250,8 @@ class DataDropoutSampler(_BaseSelector):
         >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
         >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
         >>> sampler = DataDropoutSampler(net, drop_fraction=0.1, cv=2, random_state=0)
-        >>> X_kept, y_kept = sampler.fit_resample(X, y)
-        >>> len(X_kept), len(y_kept)
-        (54, 54)
+        >>> [len(kept) for kept in sampler.fit_resample(X, y)]
+        [54, 54]
         """
         if not isinstance(X, np.ndarray):
             X, y = with_own_targets(X, y)

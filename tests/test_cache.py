@@ -1,18 +1,22 @@
-"""Rounds that `memory` gives back: the right ones, and no others."""
+"""Splits that `memory` gives back: the right ones, and no others."""
 
+import ast
 import copy
 import functools
+import json
 import os
 import subprocess
 import sys
 import types
 import warnings
+from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
 import torch
 from conftest import MLP
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.callbacks import EpochScoring, LRScheduler
@@ -22,14 +26,12 @@ from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
     GaussNewton,
+    InfluenceFunctions,
     Lanczos,
     Trajectory,
-    Views,
 )
-from sk_datadrop._memory import round_key
-from sk_datadrop._workers import n_processes
-
-SETTINGS = {"objective": "bounded", "curvature": None, "solver": None}
+from sk_datadrop._cache import cache_key
+from sk_datadrop._training import seeded
 
 
 def same_fit(first, second):
@@ -43,7 +45,7 @@ def same_fit(first, second):
         assert torch.equal(a, b)
 
 
-def test_round_one_is_run_once(classifier, blobs, tmp_path, trainings):
+def test_round_one_runs_once(classifier, blobs, tmp_path, trainings):
     plain = DataDropoutClassifier(classifier, cv=3, random_state=0).fit(*blobs)
     assert len(trainings) == 3
     kept = DataDropoutClassifier(classifier, cv=3, random_state=0, memory=str(tmp_path))
@@ -78,16 +80,17 @@ def test_memory_object(classifier, blobs, tmp_path, trainings):
         {"estimator__callbacks": [("rate", LRScheduler("StepLR", step_size=2))]},
         {"random_state": 1},
         {"objective": "loss"},
-        {"curvature": GaussNewton(damping=0.2)},
-        {"solver": Lanczos(tol=0.3)},
-        {"views": Views(n_checkpoints=2)},
+        {"engine": InfluenceFunctions(GaussNewton(damping=0.2))},
+        {"engine": InfluenceFunctions(solver=Lanczos(tol=0.3))},
+        {"engine": InfluenceFunctions(autocast="bfloat16")},
+        {"engine": InfluenceFunctions(n_checkpoints=2)},
+        {"engine": InfluenceFunctions(n_groups=3)},
         {"engine": Trajectory()},
-        {"autocast": "bfloat16"},
         {"cv": 3},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_changes_the_round_runs_it_again(
+def test_what_changes_a_split_runs_it_again(
     classifier, blobs, tmp_path, trainings, change
 ):
     model = DataDropoutClassifier(
@@ -103,10 +106,33 @@ def test_what_changes_the_round_runs_it_again(
     assert len(trainings) == (3 if "cv" in change else 2)
 
 
-def test_number_of_rounds_sets_the_number_of_groups(classifier, blobs, tmp_path):
-    """The first of three splits is not a split alone, on the same rows."""
-    rows = np.arange(90)
-    folds = [(rows[rows % 3 != k], rows[rows % 3 == k]) for k in range(3)]
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"engine": InfluenceFunctions()},
+        {"drop_fraction": 0.2},
+        {"estimator__verbose": 1},
+        {"verbose": 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_leaves_a_split_as_it_is_does_not_run_it_again(
+    classifier, blobs, tmp_path, trainings, change
+):
+    model = DataDropoutClassifier(
+        classifier, cv=2, random_state=0, memory=str(tmp_path)
+    )
+    first = copy.deepcopy(model.fit(*blobs))
+    trainings.clear()
+    model.set_params(**change).fit(*blobs)
+    assert trainings == []
+    np.testing.assert_array_equal(model.influence_, first.influence_)
+
+
+def test_number_of_splits_sets_the_number_of_groups(classifier, blobs, tmp_path):
+    """The first of three splits is not a split alone, on the same samples."""
+    samples = np.arange(90)
+    folds = [(samples[samples % 3 != k], samples[samples % 3 == k]) for k in range(3)]
     model = DataDropoutClassifier(
         classifier, cv=folds[:1], random_state=0, memory=str(tmp_path)
     )
@@ -118,8 +144,8 @@ def test_classifier_is_no_regressor(plane, tmp_path):
     """A binary net on labels of 0 and 1 can be either, with another objective."""
     X, y = plane[0], (plane[1] > 0).astype(np.float32)
     net = NeuralNetBinaryClassifier(MLP, module__n_outputs=1, max_epochs=2)
-    rows = np.arange(80)
-    options = {"cv": [(rows[::2], rows[1::2])], "random_state": 0}
+    samples = np.arange(80)
+    options = {"cv": [(samples[::2], samples[1::2])], "random_state": 0}
     DataDropoutClassifier(net, memory=str(tmp_path), **options).fit(X, y)
     plain = DataDropoutRegressor(net, **options).fit(X, y)
     kept = DataDropoutRegressor(net, memory=str(tmp_path), **options).fit(X, y)
@@ -127,7 +153,7 @@ def test_classifier_is_no_regressor(plane, tmp_path):
 
 
 SCRIPT = """
-import sys
+import pickle, sys
 import numpy as np, torch
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetClassifier
@@ -164,34 +190,57 @@ if sys.argv[2] == "search":
         model, {"drop_fraction": [0.0, 0.1]}, cv=2, n_jobs=2, error_score="raise"
     ).fit(X, y)
 else:
-    model.set_params(n_jobs=int(sys.argv[2])).fit(X, y)
+    for n_jobs in sys.argv[2].split():
+        model.set_params(n_jobs=int(n_jobs)).fit(X, y)
+        # A split that was found took the seconds that it took when it was run.
+        print(model.timings_["round_one"], model.influence_.tolist())
+        pickle.dumps(model)
 """
 
 
 def test_nets_of_a_script(tmp_path):
-    """Other processes, workers and searches find the rounds of a net of a script."""
+    """Other processes, workers and searches find the splits of a net of a script."""
     script, cache = tmp_path / "script.py", tmp_path / "cache"
     script.write_text(SCRIPT)
-    here = os.environ | {"PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore"}
-    # Two rounds of the fit and of the refit, and two of each of the folds.
-    runs = {"1": 2, "2": 2, "search": 6, "search again": 6}
-    for seed, (how, n_rounds) in enumerate(runs.items()):
-        subprocess.run(
-            [sys.executable, script, cache, how.split()[0]],
-            check=True,
+    here = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONWARNINGS": "ignore",
+    }
+    # Two splits of the fit and of the refit, and two of each of the folds.
+    runs = {"2 2": 2, "1": 2, "search": 6, "search again": 6}
+    fits = []
+    for seed, (how, n_splits) in enumerate(runs.items()):
+        before = written(cache)
+        process = subprocess.run(
+            [sys.executable, script, cache, how.removesuffix(" again")],
             env=here | {"PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
         )
-        assert len(list(cache.rglob("output.pkl"))) == n_rounds
+        assert process.returncode == 0, process.stderr
+        fits += process.stdout.splitlines()
+        assert len(written(cache)) == n_splits
+        assert before.items() <= written(cache).items()
+    assert len(fits) == 3
+    assert len(set(fits)) == 1
 
 
-def test_other_rows_run_it_again(classifier, blobs, tmp_path, trainings):
+def written(folder):
+    """Return the entries of a cache, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("output.pkl")}
+
+
+@pytest.mark.parametrize("changed", ["X", "y", "X_val", "y_val"])
+def test_other_samples_run_it_again(classifier, blobs, tmp_path, trainings, changed):
     X, y = blobs
-    model = DataDropoutClassifier(
-        classifier, cv=0.5, random_state=0, memory=str(tmp_path)
-    )
-    model.fit(X, y)
-    X[0, 0] += 1e-3
-    model.fit(X, y)
+    samples = {"X": X[:60], "y": y[:60], "X_val": X[60:], "y_val": y[60:]}
+    model = DataDropoutClassifier(classifier, random_state=0, memory=str(tmp_path))
+    model.fit(**samples)
+    model.fit(**{name: array.copy() for name, array in samples.items()})
+    assert len(trainings) == 1
+    other = samples[changed].copy()
+    other[0] = other[0] + 1e-3 if other.ndim > 1 else (other[0] + 1) % 3
+    model.fit(**samples | {changed: other})
     assert len(trainings) == 2
 
 
@@ -212,32 +261,85 @@ def test_grid_search_trains_round_one_once_per_fold(
     same_fit(search.best_estimator_, without.best_estimator_)
 
 
-@pytest.mark.filterwarnings("ignore:A worker stopped while")
-def test_workers_share_it_and_change_nothing(regressor, plane, tmp_path):
+def test_workers_share_it_and_change_nothing(regressor, plane, tmp_path, trainings):
     alone = DataDropoutRegressor(regressor, cv=3, random_state=0).fit(*plane)
+    assert len(trainings) == 3
     model = DataDropoutRegressor(
         regressor, cv=3, random_state=0, n_jobs=2, memory=str(tmp_path)
     )
     same_fit(model.fit(*plane), alone)
-    search = GridSearchCV(
-        model.set_params(n_jobs=None), {"drop_fraction": [0.0, 0.1]}, cv=2, n_jobs=2
+    entries, seconds = written(tmp_path), model.timings_["round_one"]
+    assert len(entries) == 3
+    for n_jobs in (2, None):
+        same_fit(model.set_params(n_jobs=n_jobs).fit(*plane), alone)
+        # Of a split that was found, the time is that of when it was run.
+        assert model.timings_["round_one"] == seconds
+        assert written(tmp_path) == entries
+    assert len(trainings) == 3
+
+
+def test_missing_splits_are_shared_out(regressor, plane, tmp_path, trainings):
+    alone = DataDropoutRegressor(regressor, cv=4, random_state=0).fit(*plane)
+    model = DataDropoutRegressor(
+        regressor, cv=4, random_state=0, n_jobs=2, memory=str(tmp_path)
     )
-    plain = GridSearchCV(
-        DataDropoutRegressor(regressor, cv=3, random_state=0), search.param_grid, cv=2
-    )
+    same_fit(model.fit(*plane), alone)
+    entries = written(tmp_path)
+    lost = sorted(entries)[1:3]
+    for path in lost:
+        path.unlink()
+    same_fit(model.fit(*plane), alone)
+    found = written(tmp_path)
+    assert found.keys() == entries.keys()
+    assert {path for path in found if found[path] != entries[path]} == set(lost)
+    # This process ran those of the first fit only.
+    assert len(trainings) == 4
+
+
+@pytest.mark.filterwarnings("ignore:A worker stopped while")
+def test_searches_side_by_side_share_it(regressor, plane, tmp_path):
+    grid = {"drop_fraction": [0.0, 0.1]}
+    model = DataDropoutRegressor(regressor, cv=3, random_state=0)
+    plain = GridSearchCV(model, grid, cv=2).fit(*plane)
+    model = clone(model).set_params(memory=str(tmp_path))
+    search = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(*plane)
     np.testing.assert_array_equal(
-        search.fit(*plane).cv_results_["mean_test_score"],
-        plain.fit(*plane).cv_results_["mean_test_score"],
+        search.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"]
     )
+    # Three splits of each of the folds, and of the refit.
+    assert len(written(tmp_path)) == 3 * (2 + 1)
 
 
-def test_threads_do_not_share_the_generator(regressor, plane):
-    """joblib gives threads to workers of a search; torch's generator is global."""
-    plain = DataDropoutRegressor(regressor, cv=3, random_state=0).fit(*plane)
-    model = DataDropoutRegressor(regressor, cv=3, random_state=0, n_jobs=2)
-    with joblib.parallel_config(backend="threading"):
-        assert n_processes(2) == 1
-        same_fit(model.fit(*plane), plain)
+def test_a_damaged_entry_is_computed_again(
+    classifier, blobs, tmp_path, trainings, caplog
+):
+    model = DataDropoutClassifier(
+        classifier, cv=2, random_state=0, memory=str(tmp_path)
+    )
+    expected = copy.deepcopy(model.fit(*blobs))
+    damaged = sorted(written(tmp_path))[0]
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    same_fit(model.fit(*blobs), expected)
+    assert "Exception while loading results" in caplog.text
+    assert len(trainings) == 2 + 1
+    same_fit(model.fit(*blobs), expected)
+    assert len(trainings) == 2 + 1
+
+
+def test_entries_say_what_they_are(classifier, blobs, tmp_path):
+    model = DataDropoutClassifier(
+        classifier, cv=2, random_state=5, memory=str(tmp_path)
+    )
+    model.fit(*blobs)
+    keys = [
+        ast.literal_eval(json.loads(path.read_text())["input_args"]["key"])
+        for path in tmp_path.rglob("metadata.json")
+    ]
+    first, second = keys
+    assert {name for name in first | second if first[name] != second[name]} == {"split"}
+    assert first["seed"] == "5"
+    assert f"torch {torch.__version__}" in first["versions"]
+    assert all(type(value) is str for value in first.values())
 
 
 def test_warnings_come_back_with_the_round(classifier, blobs, tmp_path):
@@ -285,10 +387,13 @@ class TestRefused:
         with pytest.raises(ValueError, match="memory= cannot tell module="):
             model.fit(*blobs)
 
-    def test_random_state_none_is_no_use(self, classifier, blobs, tmp_path):
-        model = DataDropoutClassifier(classifier, cv=2, memory=str(tmp_path))
+
+def test_memory_without_a_seed_has_no_effect(classifier, blobs, tmp_path, trainings):
+    model = DataDropoutClassifier(classifier, cv=2, memory=str(tmp_path))
+    for n_trainings in (2, 4):
         with pytest.warns(UserWarning, match="memory has no effect with random_state"):
             model.fit(*blobs)
+        assert len(trainings) == n_trainings
 
 
 SCALE = 2.0
@@ -303,13 +408,24 @@ def decorated(function):
     return wrapper
 
 
-CONFIG = types.SimpleNamespace(offset=0.0)
-TABLE = {"shift": functools.partial(torch.add, other=0)}
+def shifted(X):
+    return X
+
+
+def lifted(X):
+    return X + 1
+
+
+STEPS = {"shift": shifted}
+
+
+class Offset:
+    value = 0.0
 
 
 @decorated
 def scaled(X):
-    return SCALE * TABLE["shift"](X) + CONFIG.offset
+    return SCALE * STEPS["shift"](X) + Offset().value
 
 
 def accuracy(net, X, y):
@@ -323,78 +439,85 @@ class UserNet(MLP):
         return super().forward(scaled(X)) * self.factor
 
 
-class TestKey:
-    def key(self, **parameters):
-        torch.manual_seed(0)
-        module = UserNet()
-        net = NeuralNetClassifier(UserNet, criterion=nn.CrossEntropyLoss, **parameters)
-        return round_key(net, module.modules(), SETTINGS, [])
+def unscaled():
+    """Return another function of the name `scaled`."""
+    other = types.FunctionType((lambda X: X - SCALE).__code__, globals())
+    other.__module__, other.__qualname__ = __name__, "scaled"
+    return other
 
+
+HERE = globals()
+CHANGED_CODE = {
+    "method": ("attribute", UserNet, "forward", lambda self, X: scaled(X)[:, :3]),
+    "method of a base": ("attribute", MLP, "forward", lambda self, X: self.second(X)),
+    "attribute of a class": ("attribute", UserNet, "factor", 4),
+    "attribute of another class": ("attribute", Offset, "value", 1.0),
+    "function": ("item", HERE, "scaled", unscaled()),
+    "function in a table": ("item", STEPS, "shift", lifted),
+    "code of a function": ("attribute", shifted, "__code__", lifted.__code__),
+    "number": ("item", HERE, "SCALE", 2.5),
+    "table": ("item", OPTIONS, "shift", [1.0]),
+}
+
+
+def key_of(**parameters):
+    net = NeuralNetClassifier(UserNet, criterion=nn.CrossEntropyLoss, **parameters)
+    with seeded(0, "cpu"):
+        probe = clone(net).initialize()
+    return cache_key(net, probe, {"objective": "bounded"}, [])
+
+
+class TestKey:
     def test_is_the_same_for_the_same(self):
         weight = torch.tensor([1.0, 2.0, 3.0])
-        assert self.key() == self.key()
-        assert self.key(criterion__weight=weight) == self.key(
+        assert key_of() == key_of()
+        assert key_of(criterion__weight=weight) == key_of(
             criterion__weight=weight.clone()
         )
-        assert self.key(callbacks=[EpochScoring("accuracy")]) == self.key(
+        assert key_of(callbacks=[EpochScoring("accuracy")]) == key_of(
             callbacks=[EpochScoring("accuracy")]
         )
 
-    def test_sees_code_that_was_changed(self, monkeypatch):
-        before = self.key()
+    def test_does_not_depend_on_what_was_copied_before(self):
+        """The first copy of an instance adds an attribute to its class."""
+        before = key_of()
+        copy.copy(Offset())
+        assert "__slotnames__" in vars(Offset)
+        assert key_of() == before
+
+    @pytest.mark.parametrize("change", CHANGED_CODE)
+    def test_sees_code_that_was_changed(self, change, monkeypatch):
+        kind, owner, name, value = CHANGED_CODE[change]
+        before = key_of()
         with monkeypatch.context() as context:
-            context.setattr(UserNet, "forward", lambda self, X: scaled(X)[:, :3])
-            assert self.key() != before
-        with monkeypatch.context() as context:
-            context.setattr(UserNet, "factor", 4)
-            assert self.key() != before
-        with monkeypatch.context() as context:
-            other = types.FunctionType((lambda X: X - SCALE).__code__, globals())
-            other.__module__, other.__qualname__ = __name__, "scaled"
-            context.setitem(globals(), "scaled", other)
-            assert self.key() != before
-        with monkeypatch.context() as context:
-            context.setitem(globals(), "SCALE", 2.5)
-            assert self.key() != before
-        with monkeypatch.context() as context:
-            context.setitem(OPTIONS, "shift", [1.0])
-            assert self.key() != before
-        with monkeypatch.context() as context:
-            context.setattr(MLP, "forward", lambda self, X: self.second(X))
-            assert self.key() != before
-        with monkeypatch.context() as context:
-            context.setitem(TABLE, "shift", functools.partial(torch.add, other=1))
-            assert self.key() != before
-        with monkeypatch.context() as context:
-            context.setattr(CONFIG, "offset", 1.0)
-            assert self.key() != before
-        assert self.key() == before
+            set_it = context.setitem if kind == "item" else context.setattr
+            set_it(owner, name, value)
+            assert key_of() != before
+        assert key_of() == before
 
     def test_sees_code_of_callbacks(self, monkeypatch):
-        def key():
-            return self.key(callbacks=[EpochScoring(accuracy)])
-
-        before = key()
+        before = key_of(callbacks=[EpochScoring(accuracy)])
         monkeypatch.setattr(accuracy, "__code__", (lambda net, X, y: 1.0).__code__)
-        assert key() != before
+        assert key_of(callbacks=[EpochScoring(accuracy)]) != before
 
     def test_sees_what_the_net_starts_from(self):
         """Whatever it comes from: here the global generator."""
         net = NeuralNetClassifier(UserNet, criterion=nn.CrossEntropyLoss)
-        torch.manual_seed(0)
-        first, second = UserNet(), UserNet()
-        other = round_key(net, second.modules(), SETTINGS, [])
-        assert round_key(net, first.modules(), SETTINGS, []) != other
+        keys = []
+        for seed in (0, 1):
+            with seeded(seed, "cpu"):
+                probe = clone(net).initialize()
+            keys.append(cache_key(net, probe, {}, []))
+        first, second = keys
+        assert {name for name in first if first[name] != second[name]} == {"untrained"}
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.bool, torch.complex64])
     def test_tensors_of_any_dtype(self, dtype):
         one, two = (torch.tensor(v).to(dtype) for v in ([1.0, 0.0], [0.0, 1.0]))
-        assert self.key(criterion__weight=one) != self.key(criterion__weight=two)
-        assert self.key(criterion__weight=one) == self.key(
-            criterion__weight=one.clone()
-        )
+        assert key_of(criterion__weight=one) != key_of(criterion__weight=two)
+        assert key_of(criterion__weight=one) == key_of(criterion__weight=one.clone())
 
     def test_sees_versions(self, monkeypatch):
-        before = self.key()
+        before = key_of()
         monkeypatch.setattr(torch, "__version__", "0.0")
-        assert self.key() != before
+        assert key_of() != before

@@ -5,7 +5,7 @@ import torch
 from conftest import MLP
 from torch import nn
 
-from sk_datadrop._derivatives import METHODS
+from sk_datadrop._derivatives import METHODS, measured_graphs, pullback
 from sk_datadrop.nets import DnCNN, SmallCNN
 
 
@@ -31,6 +31,7 @@ def flat_function(module, X):
 )
 @pytest.mark.parametrize("layer", [nn.Linear(4, 3), nn.LSTM(4, 3)])
 def test_methods_against_the_jacobian(layer, method, rtol):
+    torch.manual_seed(0)
     outputs, theta = flat_function(
         layer.double(), torch.randn(2, 5, 4, dtype=torch.float64)
     )
@@ -45,8 +46,38 @@ def test_methods_against_the_jacobian(layer, method, rtol):
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_on_a_constant(method):
     point = torch.randn(3)
-    found = METHODS[method](lambda theta: torch.ones(2), point, torch.ones(3))[1]
+    value, found = METHODS[method](lambda theta: torch.ones(2), point, torch.ones(3))
+    assert torch.equal(value, torch.ones(2))
     assert torch.equal(found, torch.zeros(2))
+
+
+def test_pullbacks_against_the_jacobian():
+    torch.manual_seed(0)
+    outputs, theta = flat_function(MLP().double(), torch.randn(6, 4).double())
+    value, transpose = pullback(outputs, theta)
+    assert torch.equal(value, outputs(theta))
+    assert not value.requires_grad
+    J = torch.autograd.functional.jacobian(outputs, theta)
+    for u in torch.randn(2, len(value), dtype=torch.float64):
+        torch.testing.assert_close(transpose(u), J.T @ u)
+
+
+def test_the_pullback_of_a_constant_is_zero():
+    value, transpose = pullback(lambda theta: torch.ones(2), torch.randn(3))
+    assert torch.equal(value, torch.ones(2))
+    assert torch.equal(transpose(torch.ones(2)), torch.zeros(3))
+
+
+def test_the_memory_of_graphs_is_that_of_their_tensors_without_the_parameters():
+    theta = torch.randn(1000)
+    with measured_graphs(theta) as n_bytes:
+        assert n_bytes() == 0
+        _, transpose = pullback(lambda theta: (theta[:8] * theta[8:16]).exp(), theta)
+        # The factors are views of theta, and the exponential keeps its result.
+        assert n_bytes() == 8 * 4
+    theta.exp().requires_grad_().exp()
+    assert n_bytes() == 8 * 4
+    assert transpose(torch.ones(8)).shape == (1000,)
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])

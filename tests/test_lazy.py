@@ -566,7 +566,7 @@ def test_data_set_with_nan_is_refused(digits):
     X, y = digits
     X = X.copy()
     X[150, 0, 3, 3] = np.nan
-    with pytest.raises(ValueError, match="NaN or infinity, in row 150"):
+    with pytest.raises(ValueError, match="NaN or infinity, in sample 150"):
         classifier().fit(TensorDataset(*map(torch.tensor, (X, y))))
 
 

@@ -43,13 +43,22 @@ class AlwaysDrops(MLP):
         return super().forward(F.dropout(X, 0.5))
 
 
+class RulesOutAClass(MLP):
+    def forward(self, X):
+        return super().forward(X) + torch.tensor([0.0, 0.0, -torch.inf])
+
+
+class RulesOutAndDrops(RulesOutAClass, AlwaysDrops):
+    """Draws what is left of the outputs."""
+
+
 class CountsItsCalls(MLP):
     def forward(self, X):
         self.n_calls = getattr(self, "n_calls", 0) + 1
         return super().forward(X) * self.n_calls
 
 
-@pytest.mark.parametrize("module", [AlwaysDrops, CountsItsCalls])
+@pytest.mark.parametrize("module", [AlwaysDrops, RulesOutAndDrops, CountsItsCalls])
 def test_outputs_that_differ_the_second_time_are_refused(module):
     with pytest.raises(ValueError, match="not deterministic in evaluation mode: the"):
         check_deterministic(functional(module), SAMPLES)
@@ -133,11 +142,6 @@ def test_a_sample_that_comes_out_as_nothing_depends_on_no_other():
     net.module_.bias.data.zero_()
     assert abs(net.module_(X[:1]).item()) < 1e-5
     check_deterministic(FunctionalNet(net), Samples(X, torch.zeros(16, 1)))
-
-
-class RulesOutAClass(MLP):
-    def forward(self, X):
-        return super().forward(X) + torch.tensor([0.0, 0.0, -torch.inf])
 
 
 def test_classes_that_are_ruled_out_are_no_change():

@@ -244,3 +244,11 @@ def test_no_epoch_is_refused(classifier, blobs):
     classifier.set_params(max_epochs=0)
     with pytest.raises(ValueError, match="x: the net trained for no epoch"):
         train(classifier, Samples(*blobs), RECIPE)
+
+
+def test_the_first_of_epochs_with_the_same_loss_is_the_best(classifier, blobs):
+    samples = Samples(*blobs)
+    net = classifier.set_params(lr=0.0)
+    recipe = Recipe("training", seed=0)
+    training = train_watched(net, samples, samples, recipe, n_checkpoints=1)
+    assert [checkpoint.epoch for checkpoint in training.checkpoints] == [1]
