@@ -143,9 +143,8 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         Folder for the splits, trained and scored, and the candidates of "auto", so that
         a fit that differs in `drop_fraction` only, or was killed, does not repeat them.
         Requires an integer `random_state`. The key holds the samples, the parameters,
-        the seed, the source of your classes and functions, and the versions of the
-        libraries: clear the folder after changing globals that a script uses. Whoever
-        can write there can execute code here.
+        the seed, the code of the net as Python has loaded it, and the versions of the
+        libraries. Whoever can write there can execute code here.
     n_jobs : int or None, default=None
         Number of joblib worker processes, for splits or, with a single one, for scoring
         its samples. Ignored by the threading backend. Does not change the result.
