@@ -521,3 +521,19 @@ class TestKey:
         before = key_of()
         monkeypatch.setattr(torch, "__version__", "0.0")
         assert key_of() != before
+
+
+@pytest.mark.parametrize(
+    "other", [(slice(10, 60), slice(60, 90)), (slice(60), slice(60, 80))]
+)
+def test_a_split_is_both_of_its_parts(classifier, blobs, tmp_path, trainings, other):
+    """Other training samples, or other held-out ones, make another split."""
+    indices = np.arange(90)
+    for train, held_out in [(slice(60), slice(60, 90)), other]:
+        DataDropoutClassifier(
+            classifier,
+            cv=[(indices[train], indices[held_out])],
+            random_state=0,
+            memory=str(tmp_path),
+        ).fit(*blobs)
+    assert len(trainings) == 2
