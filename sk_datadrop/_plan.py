@@ -363,7 +363,6 @@ def _with_cache(plan: Plan, owner: Any, probe: NeuralNet) -> Plan:
         "objective": plan.objective,
         "engine": plan.engine,
         "fit_params": plan.fit_params,
-        "is_classification": plan.classes is not None,
         "n_splits": len(plan.splits),
     }
     samples = [plan.samples] + ([] if plan.validation is None else [plan.validation])

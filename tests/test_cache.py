@@ -537,3 +537,21 @@ def test_a_split_is_both_of_its_parts(classifier, blobs, tmp_path, trainings, ot
             memory=str(tmp_path),
         ).fit(*blobs)
     assert len(trainings) == 2
+
+
+class Unlike:
+    """An objective that no copy of it is stored like."""
+
+    def __call__(self, outputs, y):
+        return outputs[:, 0]
+
+    def __getstate__(self):
+        return {"place": id(self)}
+
+
+def test_what_cannot_be_recognised_is_refused(classifier, blobs, tmp_path):
+    model = DataDropoutClassifier(
+        classifier, objective=Unlike(), cv=2, random_state=0, memory=str(tmp_path)
+    )
+    with pytest.raises(ValueError, match="two copies of it have different hashes"):
+        model.fit(*blobs)
