@@ -29,16 +29,11 @@ def pullback(function: Function, point: Tensor) -> tuple[Tensor, Callable[..., T
         leaf = point.detach().requires_grad_()
         value = function(leaf)
 
-    def transpose(u: Tensor, create_graph: bool = False) -> Tensor:
+    def transpose(u: Tensor) -> Tensor:
         if not value.requires_grad:
             return torch.zeros_like(point)
         (result,) = torch.autograd.grad(
-            value,
-            leaf,
-            u,
-            retain_graph=True,
-            create_graph=create_graph,
-            materialize_grads=True,
+            value, leaf, u, retain_graph=True, materialize_grads=True
         )
         return result
 

@@ -7,6 +7,7 @@ class, or it would take the samples of a rare or difficult class for outliers.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from sys import float_info
 from typing import Any
 
@@ -54,14 +55,14 @@ class HeldOutObjective:
     samples: Samples
     scales: np.ndarray | None = None
 
-    @property
+    @cached_property
     def codes(self) -> np.ndarray:
         """Class of every held-out sample, (n_held_out,); zeros without classes."""
         if self.samples.codes is None:
             return np.zeros(len(self.samples), dtype=np.int64)
         return np.unique(self.samples.codes, return_inverse=True)[1]
 
-    @property
+    @cached_property
     def weights(self) -> np.ndarray:
         """Weights of the samples in the mean, shape (n_held_out,).
 

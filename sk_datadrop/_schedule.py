@@ -37,20 +37,22 @@ def run(
     """
     calls = list(calls)
     results: dict[int, Any] = {}
+    keys: list[Key] = []
     if plan.cache is not None:
         register_in_main(plan.net)
-    for position, arguments in enumerate(calls):
-        key = _key(stage, plan, arguments)
-        if plan.cache is not None and key in plan.cache:
-            results[position] = plan.cache.get(key, partial(stage, plan, *arguments))
-            bar.update()
+        keys = [_key(stage, plan, arguments) for arguments in calls]
+        for position, key in enumerate(keys):
+            if key in plan.cache:
+                compute = partial(stage, plan, *calls[position])
+                results[position] = plan.cache.get(key, compute)
+                bar.update()
     missing = [position for position in range(len(calls)) if position not in results]
     for number, result in _computed(
         stage, plan, [calls[position] for position in missing], n_jobs, bar
     ):
         position = missing[number]
         if plan.cache is not None:
-            plan.cache.get(_key(stage, plan, calls[position]), partial(_same, result))
+            plan.cache.get(keys[position], partial(_same, result))
         results[position] = result
         bar.update()
     return [results[position] for position in range(len(calls))]

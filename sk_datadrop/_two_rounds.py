@@ -213,7 +213,7 @@ def store(
     refit: Refit | None = None,
 ) -> Any:
     """Set the fitted attributes of an estimator, and return it."""
-    codes, keep = plan.samples.codes, choice.keep
+    codes, keep, influence = plan.samples.codes, choice.keep, evidence.influence
     owner.input_shape_ = plan.samples.X.shape[1:]
     if plan.classes is None or codes is None:
         owner.target_shape_ = plan.target_shape
@@ -223,13 +223,13 @@ def store(
         owner.drop_rate_per_class_ = dropped / np.bincount(codes)
     owner.round_one_estimators_ = [result.net for result in results]
     owner.influence_per_view_ = evidence.influence_per_view
-    owner.influence_ = evidence.influence
+    owner.influence_ = influence
     owner.views_ = evidence.views
     owner.solver_results_ = [s for r in results for s in r.scores.solver_results]
     owner.sample_mask_ = keep
     owner.sample_indices_ = np.flatnonzero(keep)
     owner.n_dropped_ = int(np.sum(~keep))
-    n_scored = np.sum(~np.isnan(evidence.influence))
+    n_scored = np.sum(~np.isnan(influence))
     owner.drop_fraction_ = owner.n_dropped_ / max(n_scored, 1)
     owner.timings_ = {
         stage: sum(result.seconds[stage] for result in results)

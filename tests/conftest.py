@@ -13,6 +13,9 @@ from torch import nn
 from sk_datadrop import _two_rounds
 from sk_datadrop.datasets import flip_labels
 
+# Assertions of shared helpers then show their values, as those of tests do.
+pytest.register_assert_rewrite("fits")
+
 
 class MLP(nn.Module):
     """Two linear layers with a smooth activation in between."""
