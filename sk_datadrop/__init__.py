@@ -9,10 +9,10 @@ from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._influence import InfluenceFunctions
 from sk_datadrop._lazy import DatasetRows
 from sk_datadrop._report import influence_report
+from sk_datadrop._safeguards import DataDropoutWarning
 from sk_datadrop._scores import InfluenceResult, influence_scores
 from sk_datadrop._selectors import DataDropoutSampler, DataDropoutTransformer
 from sk_datadrop._solvers import CG, Arnoldi, Dense, Lanczos, LiSSA, SolverResult
-from sk_datadrop._trajectory import Trajectory
 
 __all__ = [
     "CG",
@@ -21,6 +21,7 @@ __all__ = [
     "DataDropoutRegressor",
     "DataDropoutSampler",
     "DataDropoutTransformer",
+    "DataDropoutWarning",
     "DatasetRows",
     "Dense",
     "DropCurve",
@@ -33,7 +34,6 @@ __all__ = [
     "Lanczos",
     "LiSSA",
     "SolverResult",
-    "Trajectory",
     "View",
     "datasets",
     "drop_curve",

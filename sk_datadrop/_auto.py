@@ -11,13 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from skorch import NeuralNet
 
-from sk_datadrop._drop import (
-    candidate_fractions,
-    keep_mask,
-    mean_influence,
-    one_standard_error,
-)
+from sk_datadrop._drop import candidate_fractions, keep_mask, one_standard_error
 from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._judge import Evidence, chance_of_harm
 from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._plan import Plan
 from sk_datadrop._ranks import from_first_process
@@ -50,8 +46,7 @@ class Candidate(NamedTuple):
 def compare_candidates(
     plan: Plan,
     nets: list[NeuralNet],
-    influence_per_view: np.ndarray,
-    split_of_view: np.ndarray,
+    evidence: Evidence,
     keep: np.ndarray,
     bar: Any,
 ) -> Comparison:
@@ -59,7 +54,7 @@ def compare_candidates(
 
     `nets` are those of round 1, and `keep` marks what "harmful" keeps.
     """
-    fractions = candidate_fractions(keep, mean_influence(influence_per_view))
+    fractions = candidate_fractions(keep, evidence.influence)
     bar.total = (bar.total or 0) + len(nets) * (len(fractions) - 1)
     bar.set_description("candidates without the most harmful samples")
     objectives = np.empty((len(nets), len(fractions)))
@@ -69,14 +64,12 @@ def compare_candidates(
         objective = HeldOutObjective(plan.objective, plan.held_out(number))
         objective = objective.scaled_by(functional)
         objectives[number, 0] = from_first_process(objective.mean(functional), net)
-        others = split_of_view != number
+        if len(fractions) > 1:
+            others = evidence.without_split(number)
+            chance = chance_of_harm(others)
         for fraction in fractions[1:]:
             kept = kept_for_candidate(
-                plan,
-                number,
-                influence_per_view[others],
-                split_of_view[others],
-                fraction,
+                plan, number, others.influence, chance, float(fraction)
             )
             calls.append((number, float(fraction), kept, objective.scales))
     candidates = run(train_candidate, plan, calls, n_jobs=plan.n_jobs, bar=bar)
@@ -94,19 +87,24 @@ def compare_candidates(
 def kept_for_candidate(
     plan: Plan,
     number: int,
-    influence_per_view: np.ndarray,
-    split_of_view: np.ndarray,
+    influence: np.ndarray,
+    harm_probability: np.ndarray,
     fraction: float,
 ) -> np.ndarray:
     """Return the positions of the samples that a split is trained on again.
 
-    The views are those of the other splits, and `fraction` is the share of its
-    training samples to leave out.
+    Influence and chance are those by the other splits, and `fraction` is the share of
+    its training samples to leave out.
     """
     train: np.ndarray = plan.splits[number].train
     codes = plan.samples.codes
-    codes = None if codes is None else codes[train]
-    mask = keep_mask(influence_per_view[:, train], split_of_view, fraction, codes)
+    mask = keep_mask(
+        influence[train],
+        harm_probability[train],
+        np.zeros(len(train), dtype=bool),
+        fraction,
+        None if codes is None else codes[train],
+    )
     return np.asarray(train[mask])
 
 
@@ -125,10 +123,11 @@ def train_candidate(
     """
     start = perf_counter()
     name = f"round 1, split {number + 1}, without {fraction:.1%} of the samples"
-    recipe = plan.recipe(name, kept, number)
+    rows = plan.rows_to_train(kept, len(plan.splits[number].train))
+    recipe = plan.recipe(name, rows, number)
     # The held-out samples serve the callbacks of the net, as they do in round 1.
     held_out = plan.held_out(number)
-    net = train(plan.net, plan.samples[kept], recipe, validation=held_out)
+    net = train(plan.net, plan.samples[rows], recipe, validation=held_out)
     objective = HeldOutObjective(plan.objective, held_out, scales)
     with prefix_errors(name):
         mean = from_first_process(objective.mean(FunctionalNet(net)), net)

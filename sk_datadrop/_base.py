@@ -16,6 +16,7 @@ from sk_datadrop._schedule import progress_bar
 from sk_datadrop._two_rounds import (
     choose,
     gather,
+    judge,
     retrain,
     score_splits,
     store,
@@ -36,7 +37,7 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
         estimator: NeuralNet,
         *,
         drop_fraction: str | float = "harmful",
-        cv: Any = 5,
+        cv: Any = 3,
         objective: Kind = "bounded",
         engine: Engine | None = None,
         memory: Any = None,
@@ -114,9 +115,12 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             results = score_splits(plan, bar)
             warn_of(results, stacklevel=2)
             evidence = gather(plan, results)
-            choice = choose(plan, results, evidence, self.drop_fraction, bar)
+            verdict = judge(plan, results, evidence, stacklevel=2)
+            choice = choose(plan, results, evidence, verdict, self.drop_fraction, bar)
             refit = retrain(plan, choice.keep, bar) if self._has_round_two else None
-        store(self, plan, results, evidence, choice, refit)
+        store(self, plan, results, evidence, verdict, choice, refit)
+        if self.verbose:
+            print(self.summary_)
         return self
 
     def _forget(self) -> None:

@@ -22,6 +22,7 @@ from sk_datadrop._two_rounds import (
     Choice,
     choose,
     gather,
+    judge,
     retrain,
     score_splits,
     store,
@@ -145,7 +146,7 @@ def drop_curve(
 
     In each run the samples of one outer split are held out from everything. On the
     rest round 1 is run once, and for every fraction two nets are retrained with another
-    seed: one without the samples of lowest influence, one without as many samples at
+    seed: one without the samples most likely to do harm, one without as many samples at
     random, of the same classes. One more is trained on all samples. All are scored on
     the samples of the outer split, which neither scored nor chose anything. A run costs
     the trainings of round 1 and ``2 * n_fractions + 1``, and those of "auto".
@@ -257,18 +258,21 @@ def _run(shared: _Shared, split: Any, seed: int, X: Any, y: Any) -> tuple[Any, .
         results = score_splits(plan, bar)
         warn_of(results, stacklevel=2)
         evidence = gather(plan, results)
+        verdict = judge(plan, results, evidence, stacklevel=2)
         # The samples dropped may have been chosen for the initial weights of round 1,
         # and must prove themselves with others.
         fresh = replace(plan, seed=int(rng.integers(2**31)))
 
         def scored(choice: Choice) -> float:
             refit = retrain(fresh, choice.keep, bar)
-            fitted = store(model, plan, results, evidence, choice, refit)
+            fitted = store(model, plan, results, evidence, verdict, choice, refit)
             held_out = _safe_indexing(X, test), _safe_indexing(y, test)
             return float(shared.scorer(fitted, *held_out))
 
         none = scored(Choice(np.ones(len(train), dtype=bool)))
-        masks = [choose(plan, results, evidence, f, bar).keep for f in fractions]
+        masks = [
+            choose(plan, results, evidence, verdict, f, bar).keep for f in fractions
+        ]
         dropout = [none if m.all() else scored(Choice(m)) for m in masks]
         codes = plan.samples.codes
         random = [

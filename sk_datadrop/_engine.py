@@ -8,13 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_scalar
-from skorch import NeuralNet
-from skorch.callbacks import Callback
 
 from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._samples import Samples
@@ -102,19 +100,9 @@ class Engine(BaseEstimator, ABC):
     n_checkpoints: int
     n_groups: int | None
 
-    scores_held_out: ClassVar[bool]
-    """Whether samples that a split holds out are scored too."""
-
     @abstractmethod
     def _check_parameters(self) -> None:
         """Raise an error if a parameter of its own is out of range."""
-
-    def _check_net(self, net: NeuralNet, samples: Samples) -> None:
-        """Raise a ValueError if the training of an initialized net cannot be scored."""
-
-    def _recorders(self) -> list[Callback]:
-        """Return callbacks that have to see the training."""
-        return []
 
     @abstractmethod
     def _score(
@@ -135,16 +123,6 @@ def check_engine(engine: Engine) -> None:
     engine._check_parameters()
 
 
-def check_trainable(engine: Engine, net: NeuralNet, samples: Samples) -> None:
-    """Raise a ValueError if an engine cannot score trainings of an initialized net."""
-    engine._check_net(net, samples)
-
-
-def recorders(engine: Engine) -> list[Callback]:
-    """Return callbacks that have to see the training, for `score`."""
-    return engine._recorders()
-
-
 def score(
     engine: Engine,
     training: Training,
@@ -152,7 +130,7 @@ def score(
     objective: HeldOutObjective,
     request: Request,
 ) -> Scores:
-    """Score the samples of a training that the `recorders` saw, and those held out."""
+    """Score the samples of a training, and those held out."""
     return engine._score(training, train, objective, request)
 
 

@@ -10,17 +10,46 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetClassifier
 
 from sk_datadrop._base import BaseDataDropout
+from sk_datadrop._engine import Engine
+from sk_datadrop._objective import Kind
 from sk_datadrop.metrics import r2_score
 
 
 class _RoundTwoMixin:
-    """Predictions by the net of round 2: what classifier and regressor share."""
+    """How round 2 trains, and predictions by its net: what both estimators share."""
 
     estimator_: NeuralNet
     _is_classification: ClassVar[bool | None]
     _check_X: Callable[[Any], Any]
     _with_own_targets: Callable[[Any, Any], tuple[Any, Any]]
     _as_targets: Callable[[np.ndarray], np.ndarray]
+
+    def __init__(
+        self,
+        estimator: NeuralNet,
+        *,
+        drop_fraction: str | float = "harmful",
+        same_steps: bool = True,
+        cv: Any = 3,
+        objective: Kind = "bounded",
+        engine: Engine | None = None,
+        memory: Any = None,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(  # type: ignore[call-arg]
+            estimator,
+            drop_fraction=drop_fraction,
+            cv=cv,
+            objective=objective,
+            engine=engine,
+            memory=memory,
+            n_jobs=n_jobs,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.same_steps = same_steps
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict labels or targets with the net of round 2.
@@ -117,17 +146,23 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         ``train_split``. Round 2 trains on every kept sample; ``train_split`` withholds
         some only if a callback watches a validation quantity and there is no `X_val`.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
-        - "harmful": drop the samples that are more likely harmful than not, given how
-          far the views agree. Where they agree this comes close to the sign rule of the
-          paper; on clean data it drops next to nothing.
-        - float: drop this share of the scored samples, lowest influence first.
+        - "harmful": drop the samples whose `harm_probability_` is above one half. On
+          clean data that is next to none, and none where the fit could not tell, of
+          which a :class:`DataDropoutWarning` says why and what to do.
+        - float: drop this share of the scored samples, highest chance of harm first,
+          and of equal ones lowest influence first.
         - "auto": compare three choices by retraining: drop nothing, half of what
           "harmful" drops, or all of it. Each split is retrained once per non-empty
           choice and evaluated on its held-out samples, which take no part in choosing
           what that split drops. Nothing is dropped unless the best choice wins by more
           than one standard error. Where "harmful" drops nothing, nothing is trained.
-          Requires folds, three of them with `Trajectory`: no `X_val`, no float `cv`.
-    cv : int, float, cross-validation generator or iterable, default=5
+          Requires folds: no `X_val`, no float `cv`.
+    same_steps : bool, default=True
+        Whether round 2 takes as many optimiser steps as on all samples, by repeats of
+        samples drawn once from those kept. Fewer samples at the same number of epochs
+        would train it less, and not fill its schedule of the learning rate. Not where
+        ``train_split`` withholds some of them.
+    cv : int, float, cross-validation generator or iterable, default=3
         - int: number of shuffled folds, stratified for a classifier, one split each;
         - float in (0, 1): one split with this share held out, cheaper, more cautious;
         - splitter, or iterable of (train, held-out) index arrays.
@@ -137,7 +172,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         knows), averaged over the classes, so that neither wrong labels nor frequent
         classes dominate. "loss" is the training loss, as in the paper. A callable gets
         tensors (outputs, y) and returns one of shape (n_samples,), lower being better.
-    engine : InfluenceFunctions, Trajectory or None, default=None
+    engine : InfluenceFunctions or None, default=None
         How samples are scored. None uses ``InfluenceFunctions()``.
     memory : str, object with the joblib.Memory interface or None, default=None
         Folder for the splits, trained and scored, and the candidates of "auto", so that
@@ -155,7 +190,8 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         with ``train_split=None``. The trainings of round 1 use seeds derived from it.
         None draws the seed from torch's global generator.
     verbose : int, default=0
-        1 shows a progress bar with the time left; 2 and more also the net's own table.
+        1 shows a progress bar with the time left, and prints `summary_`; 2 and more
+        also the net's own table.
 
     Attributes
     ----------
@@ -166,6 +202,11 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     influence_ : ndarray of shape (n_samples,), dtype float64
         Mean influence over the views, in units of the objective. Positive is helpful,
         negative harmful. NaN for samples never scored.
+    harm_probability_ : ndarray of shape (n_samples,), dtype float64
+        Chance in [0, 1] that the sample does harm, from influence by the other splits,
+        predictions and losses; NaN for samples never scored.
+    summary_ : str
+        The fit in one line.
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
         Influence by view; held-out samples are scored by other ones, or NaN.
     views_ : list of View
@@ -177,7 +218,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
         Share of each class that was dropped.
     solver_results_ : list of SolverResult
-        One per split and checkpoint; none with `Trajectory`.
+        One per split and checkpoint.
     cv_results_ : dict of str to ndarray
         With "auto" only: "drop_fraction" of shape (n_fractions,), and "objective" of
         shape (n_splits, n_fractions) on the held-out samples, lower being better.
@@ -282,7 +323,9 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
         Net with a module *class*, cloned and never fitted itself.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
         Which samples to drop: harmful ones, as many as retraining favours, or a share.
-    cv : int, float, cross-validation generator or iterable, default=5
+    same_steps : bool, default=True
+        Whether round 2 takes as many optimiser steps as on all samples.
+    cv : int, float, cross-validation generator or iterable, default=3
         Which samples each split holds out.
     objective : {"bounded", "loss"} or callable, default="bounded"
         Quantity measured on the held-out samples. "bounded" is
@@ -296,9 +339,13 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     ----------
     target_shape_ : tuple of int
         Shape of one target.
+    harm_probability_ : ndarray of shape (n_samples,), dtype float64
+        Chance in [0, 1] that the sample is of another kind, by a valley in the density
+        of losses or influences; zero where there is none, NaN where not scored.
     estimator_, round_one_estimators_, influence_, influence_per_view_, views_, \
-            sample_mask_, sample_indices_, n_dropped_, drop_fraction_, cv_results_, \
-            solver_results_, timings_, input_shape_, n_features_in_, feature_names_in_
+            summary_, sample_mask_, sample_indices_, n_dropped_, drop_fraction_, \
+            cv_results_, solver_results_, timings_, input_shape_, n_features_in_, \
+            feature_names_in_
         As in :class:`DataDropoutClassifier`.
 
     See Also

@@ -39,15 +39,18 @@ _IN_ORDER = {
 
 
 class Evaluation(NamedTuple):
-    """Outputs of a net for some samples, and their losses.
+    """What a net makes of some samples.
 
     Losses, (n_samples,), are those by the criterion, without class weights, label
-    smoothing and penalties. Outputs, (n_samples, ...), are None where those of a sample
-    have two axes or more: they would be as large as the inputs.
+    smoothing and penalties. Of classes there are log-probabilities, (n_samples,
+    n_classes), by a softmax over minus the losses that each label would have; of other
+    targets, their mean and the mean loss of a constant prediction.
     """
 
     losses: np.ndarray
-    outputs: np.ndarray | None
+    log_proba: np.ndarray | None = None
+    mean_target: np.ndarray | None = None
+    constant_loss: float = np.nan
 
 
 class FunctionalNet:
@@ -114,33 +117,16 @@ class FunctionalNet:
 
         A batch size of None is the net's own for validation.
         """
-        net = self._net
-        dataset = self.dataset(samples)
+        net, device = self._net, device_of(self._net)
+        dataset = net.get_dataset(samples.X, samples.y)
         net.__dict__["iterator_valid__batch_size"] = self.samples_per_batch(batch_size)
         # A DataLoader draws a seed for its workers, needed or not.
         with torch.random.fork_rng(devices=[]):
             batches = iter(iterator_of_all(net, dataset))
-        for number, batch in enumerate(batches):
+        for number, (X, y) in enumerate(batches):
             if number == 0 and "iterator_valid__collate_fn" in vars(net):
-                _check_order(batch[1], samples.y)
-            yield self.to_device(batch)
-
-    def dataset(self, samples: Samples) -> Any:
-        """Return the samples as the net sees them, one by one."""
-        return self._net.get_dataset(samples.X, samples.y)
-
-    def to_device(self, batch: Any) -> tuple[Any, Tensor]:
-        """Put a batch (X, y) on the net's device."""
-        X, y = batch
-        return (
-            to_tensor(X, device=self.device),
-            to_tensor(y, device=self.device),
-        )
-
-    @property
-    def device(self) -> Any:
-        """The net's device, as skorch has it; None leaves tensors where they are."""
-        return device_of(self._net)
+                _check_order(y, samples.y)
+            yield to_tensor(X, device=device), to_tensor(y, device=device)
 
     @property
     def skorch_net(self) -> NeuralNet:
@@ -235,42 +221,49 @@ class FunctionalNet:
         return losses.sum(1) if self._reduction == "sum" else losses.mean(1)
 
     @torch.no_grad()
-    def evaluate(self, samples: Samples, batch_size: int | None = None) -> Evaluation:
-        """Return the losses and outputs of samples, at `theta`."""
-        losses, kept = [], []
-        for X, y in self.batches(samples, batch_size):
+    def evaluate(
+        self,
+        samples: Samples,
+        n_classes: int | None = None,
+        constant: np.ndarray | None = None,
+    ) -> Evaluation:
+        """Return what the net makes of samples, at `theta`, in one pass.
+
+        Without a number of classes, targets are real; the constant is a prediction for
+        all samples.
+        """
+        losses, log_proba, constant_losses = [], [], []
+        total = torch.zeros((), dtype=torch.float64)
+        for X, y in self.batches(samples):
             outputs = self.outputs(self.theta, X)
             losses.append(self.criterion_losses(outputs, y).double().cpu())
-            if outputs.ndim <= 2:
-                kept.append(outputs.float().cpu())
+            if n_classes is not None:
+                log_proba.append(self._log_proba(outputs, y, n_classes).cpu())
+            else:
+                total = total + y.double().sum(0).cpu()
+            if constant is not None:
+                same = torch.as_tensor(constant).to(outputs).expand_as(outputs)
+                constant_losses.append(self.criterion_losses(same, y).double().cpu())
         if not losses:
-            return Evaluation(np.empty(0), None)
+            return Evaluation(np.empty(0))
         return Evaluation(
-            torch.cat(losses).numpy(), torch.cat(kept).numpy() if kept else None
+            torch.cat(losses).numpy(),
+            torch.cat(log_proba).numpy() if log_proba else None,
+            (total / len(samples)).numpy() if n_classes is None else None,
+            float(torch.cat(constant_losses).mean()) if constant_losses else np.nan,
         )
 
-    def training_loss(
-        self, theta: Tensor, X: Any, y: Tensor, weights: Tensor
-    ) -> Tensor:
-        """Return the loss of a training step, with a weight on every sample.
-
-        The module runs in training mode, and its buffers change as they do in
-        training: predict with another instance. With weights of one it is the
-        loss that skorch minimises; a weight counts in the sum of the losses, and
-        leaves their number alone.
-        """
-        self._module.train()
-        try:
-            outputs = self.outputs(theta, X)
-        finally:
-            self._module.eval()
-        losses = self.losses(outputs, y)
-        loss: Tensor = self._training_net.get_loss(outputs, y, X=X, training=True)
-        # One unit of a sample's loss counts for 1 / n, for 1 with reduction "sum", and
-        # for one over the sum of the weights with class weights.
-        total = losses.detach().sum()
-        unit = loss.detach() / total if total else 1 / len(losses)
-        return loss + unit * ((weights - 1) * losses).sum()
+    def _log_proba(self, outputs: Tensor, y: Tensor, n_classes: int) -> Tensor:
+        """Return log-probabilities in float32: of cross entropy, the net's own."""
+        natural = self._link(outputs)
+        likelihood = torch.nn.CrossEntropyLoss | torch.nn.NLLLoss
+        if natural.ndim == 2 and isinstance(self._plain_criterion, likelihood):
+            return natural.float().log_softmax(1)
+        losses = [
+            self.criterion_losses(outputs, torch.full_like(y, label))
+            for label in range(n_classes)
+        ]
+        return (-torch.stack(losses, dim=1).float()).log_softmax(1)
 
     def jvp(
         self, X: Tensor, direction: Tensor, autocast: torch.dtype | None = None

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +75,6 @@ class InfluenceFunctions(Engine):
     See Also
     --------
     DataDropoutClassifier : Uses it as `engine`.
-    Trajectory : Another engine.
 
     References
     ----------
@@ -88,8 +87,6 @@ class InfluenceFunctions(Engine):
     >>> InfluenceFunctions(curvature=GaussNewton(damping=0.2), n_checkpoints=3)
     InfluenceFunctions(curvature=GaussNewton(damping=0.2), n_checkpoints=3)
     """
-
-    scores_held_out: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -15,8 +15,8 @@ from sklearn.utils.validation import check_memory
 from skorch import NeuralNet
 
 from sk_datadrop._cache import Cache, Key, cache_key
-from sk_datadrop._drop import check_drop_fraction
-from sk_datadrop._engine import Engine, check_engine, check_trainable
+from sk_datadrop._drop import as_many_rows, check_drop_fraction
+from sk_datadrop._engine import Engine, check_engine
 from sk_datadrop._influence import InfluenceFunctions
 from sk_datadrop._inputs import (
     check_inputs,
@@ -54,6 +54,10 @@ class Plan:
         Shape of one target as it was given.
     key : dict
         Everything that all results depend on, if there is a cache.
+    ends_early : bool
+        Whether trainings of round 1 stop once their best epoch has surely passed.
+    same_steps : bool
+        Whether a training on fewer samples takes as many optimiser steps.
     """
 
     net: NeuralNet
@@ -71,6 +75,8 @@ class Plan:
     key: Key
     n_jobs: int | None
     verbose: int
+    ends_early: bool
+    same_steps: bool
 
     def held_out(self, number: int) -> Samples:
         """Return the samples that a split is measured on."""
@@ -89,6 +95,16 @@ class Plan:
             for key, value in self.fit_params.items()
         }
         return Recipe(name, seed, fit_params, max(int(self.verbose) - 1, 0))
+
+    def rows_to_train(self, kept: np.ndarray, n_rows: int) -> np.ndarray:
+        """Return the positions to train on instead of `n_rows` samples.
+
+        Those kept, and as many repeats as make up for the others, if wanted. Where the
+        net withholds some of them itself, a repeat could be on both sides.
+        """
+        if not self.same_steps or self.refit_validation == "own":
+            return kept
+        return as_many_rows(kept, n_rows, np.random.default_rng(self.seed))
 
     def for_worker(self, number: int) -> "Plan":
         """Return what the work on one split needs, besides the samples."""
@@ -131,14 +147,13 @@ def make_plan(
     seed = from_first_process(_draw_seed(owner.random_state), net)
     n_classes = None if classes is None else len(classes)
     probe, shape = probe_net(net, samples, n_classes=n_classes, seed=seed)
-    check_trainable(engine, probe, samples)
     samples = _matched(samples, shape)
     if validation is not None:
         with prefix_errors("y_val"):
             validation = _matched(validation, shape)
     splits = _splits(owner.cv, samples, validation, classes, seed, split_params)
     if owner.drop_fraction == "auto":
-        check_candidate_splits(splits, score_held_out=engine.scores_held_out)
+        check_candidate_splits(splits)
     plan = Plan(
         net=net,
         samples=samples,
@@ -155,6 +170,9 @@ def make_plan(
         key={},
         n_jobs=owner.n_jobs,
         verbose=owner.verbose,
+        # "auto" compares the nets of round 1, and trains others as long.
+        ends_early=owner.drop_fraction != "auto",
+        same_steps=getattr(owner, "same_steps", True),
     )
     return plan if owner.memory is None else _with_cache(plan, owner, probe)
 
@@ -214,8 +232,7 @@ def _check_parameters(owner: Any) -> Engine:
     check_objective(owner.objective)
     if not isinstance(given, Engine | None):
         raise TypeError(
-            "engine must be InfluenceFunctions(...), Trajectory(...) or None; got "
-            f"{given!r}."
+            f"engine must be InfluenceFunctions(...) or None; got {given!r}."
         )
     engine = InfluenceFunctions() if given is None else given
     check_engine(engine)
@@ -362,6 +379,7 @@ def _with_cache(plan: Plan, owner: Any, probe: NeuralNet) -> Plan:
     settings = {
         "objective": plan.objective,
         "engine": plan.engine,
+        "ends_early": plan.ends_early,
         "fit_params": plan.fit_params,
         "n_splits": len(plan.splits),
     }

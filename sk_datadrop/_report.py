@@ -13,7 +13,8 @@ from sk_datadrop._lazy import with_own_targets
 def influence_report(estimator: Any, X: Any, y: Any = None) -> np.ndarray:
     """Tell for every sample what was given, predicted, scored and decided.
 
-    Sort it by ``influence`` and the samples to look at first come first.
+    Sort it by falling ``harm_probability`` and then rising ``influence``, and the
+    samples to look at first come first.
 
     Parameters
     ----------
@@ -29,9 +30,10 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> np.ndarray:
     ndarray of shape (n_samples,), structured
         ``row``: position; ``target`` and ``prediction``: given and by the net of round
         2, only where y is 1-D and, for the latter, the estimator predicts;
-        ``influence``: mean over the views; ``z``: that mean over its standard error,
-        if the views are independent (NaN with fewer than two); ``n_views``: that
-        scored the sample; ``kept``. ``pandas.DataFrame(report)`` makes a table of it.
+        ``influence``: mean over the views; ``harm_probability``: chance that the
+        sample does harm; ``z``: mean influence over its standard error, if the views
+        are independent (NaN with fewer than two); ``n_views``: that scored the sample;
+        ``kept``. ``pandas.DataFrame(report)`` makes a table of it.
 
     See Also
     --------
@@ -44,13 +46,13 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> np.ndarray:
     >>> from torch.nn import LazyLinear
     >>> from sk_datadrop import DataDropoutRegressor, influence_report
     >>> X, y = make_regression(200, 3, random_state=0)
-    >>> y[0] += 1000
+    >>> y[:20] += 500
     >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
     >>> model = DataDropoutRegressor(net, cv=3, random_state=0).fit(X, y)
     >>> report = influence_report(model, X, y)
-    >>> lowest = report[report["influence"].argmin()]
-    >>> int(lowest["row"]), bool(lowest["kept"])
-    (0, False)
+    >>> harmful = report[report["harm_probability"] > 0.5]
+    >>> harmful["row"].tolist() == list(range(20)), bool(harmful["kept"].any())
+    (True, False)
     """
     check_is_fitted(estimator, "influence_per_view_")
     X, y = with_own_targets(X, y)
@@ -62,6 +64,7 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> np.ndarray:
         if hasattr(estimator, "predict"):
             columns["prediction"] = estimator.predict(X)
     columns["influence"] = mean_influence(views)
+    columns["harm_probability"] = estimator.harm_probability_
     with np.errstate(divide="ignore", invalid="ignore"):
         columns["z"] = columns["influence"] / standard_error(views)
     columns["n_views"] = np.sum(~np.isnan(views), axis=0)

@@ -190,8 +190,7 @@ def influence_scores(
 def _checked_engine(given: Any) -> InfluenceFunctions:
     if not isinstance(given, InfluenceFunctions | None):
         raise TypeError(
-            "engine must be InfluenceFunctions(...) or None: other engines have to see "
-            f"the training; got {given!r}."
+            f"engine must be InfluenceFunctions(...) or None; got {given!r}."
         )
     engine = InfluenceFunctions() if given is None else given
     check_engine(engine)

@@ -65,11 +65,11 @@ def held_out_splits(
     return splits
 
 
-def check_candidate_splits(splits: list[Split], *, score_held_out: bool) -> None:
+def check_candidate_splits(splits: list[Split]) -> None:
     """Raise a ValueError unless there are samples to compare on, and to leave out.
 
     For "auto" every split must hold out samples of its own, and train on some that
-    others score: those they train on, and those they hold out if `score_held_out`.
+    others score: those they train on, and those they hold out.
     """
     held_out = np.concatenate([split.held_out for split in splits])
     if len(splits) < 2 or len(np.unique(held_out)) < len(held_out):
@@ -82,15 +82,12 @@ def check_candidate_splits(splits: list[Split], *, score_held_out: bool) -> None
         )
     for number, split in enumerate(splits):
         others = splits[:number] + splits[number + 1 :]
-        scored = [s.train for s in others]
-        scored += [s.held_out for s in others if score_held_out]
+        scored = [part for s in others for part in (s.train, s.held_out)]
         if not np.isin(split.train, np.concatenate(scored)).any():
             raise ValueError(
                 "drop_fraction='auto' trains each split without samples that other "
                 "splits found harmful; got none that score a sample which split "
-                f"{number + 1} trains on. Let the splits share samples; with "
-                "engine=Trajectory(), which scores no held-out samples, this takes "
-                "three folds."
+                f"{number + 1} trains on. Let the splits share samples."
             )
 
 

@@ -1,4 +1,4 @@
-"""The two rounds: split, [train, score] per split, choose, retrain.
+"""The two rounds: split, [train, score] per split, judge, choose, retrain.
 
 The stages of ``fit``, as functions over a few values. The estimators, the selectors and
 `drop_curve` are made of them.
@@ -15,21 +15,29 @@ from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNet
 
 from sk_datadrop._auto import compare_candidates
-from sk_datadrop._drop import drop_fewer, keep_mask, mean_influence
+from sk_datadrop._drop import drop_fewer, keep_mask
 from sk_datadrop._engine import (
     Request,
     Scores,
-    View,
     n_groups_of,
-    recorders,
     score,
 )
 from sk_datadrop._functional import Evaluation, FunctionalNet
+from sk_datadrop._judge import Evidence, Predictions, chance_of_harm
 from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._plan import Plan
 from sk_datadrop._ranks import device_of, from_first_process
+from sk_datadrop._safeguards import (
+    Course,
+    DataDropoutWarning,
+    Verdict,
+    review,
+    summary_of,
+)
+from sk_datadrop._samples import Samples
 from sk_datadrop._schedule import SILENT, run
 from sk_datadrop._training import (
+    Training,
     check_predictions,
     prefix_errors,
     seeded,
@@ -43,39 +51,18 @@ class SplitResult:
     """Everything that came out of one split.
 
     The net as it stands at the end of its training; the influence of the training and
-    held-out samples, per view; their losses and outputs at the best epoch; the seconds
-    of "round_one" (training) and "scoring"; and warnings, (message, category), to be
-    issued where the user sees them, whoever did the work.
+    held-out samples, per view; what the net made of them at the best epoch; how the
+    training went; the seconds of "round_one" (training) and "scoring"; and warnings,
+    (message, category), to be issued where the user sees them, whoever did the work.
     """
 
     net: NeuralNet
     scores: Scores
     train: Evaluation
     held_out: Evaluation
+    course: Course
     seconds: dict[str, float]
     warnings: list[tuple[str, type[Warning]]]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The findings of all splits about the samples.
-
-    `influence_per_view`, (n_views, n_samples), is NaN where a view did not score a
-    sample.
-    """
-
-    influence_per_view: np.ndarray
-    views: list[View]
-
-    @property
-    def influence(self) -> np.ndarray:
-        """Mean over the views, shape (n_samples,)."""
-        return mean_influence(self.influence_per_view)
-
-    @property
-    def split_of_view(self) -> np.ndarray:
-        """Number of the split of each view, shape (n_views,)."""
-        return np.array([view.split for view in self.views])
 
 
 @dataclass(frozen=True)
@@ -127,7 +114,7 @@ def score_split(plan: Plan, number: int, bar: Any = SILENT) -> SplitResult:
             held_out,
             recipe,
             n_checkpoints=plan.engine.n_checkpoints,
-            callbacks=recorders(plan.engine),
+            ends_early=plan.ends_early,
         )
         trained = perf_counter()
         bar.set_description(f"{name}: scoring")
@@ -136,48 +123,99 @@ def score_split(plan: Plan, number: int, bar: Any = SILENT) -> SplitResult:
         with seeded(recipe.seed, device_of(training.net)), prefix_errors(name):
             objective = HeldOutObjective(plan.objective, held_out)
             scores = score(plan.engine, training, samples, objective, request)
-            best = training.checkpoints[training.best]
-            net = FunctionalNet(training.net, best.state_dict)
-            evaluations = net.evaluate(samples), net.evaluate(held_out)
+            on_train, on_held_out = evaluate(plan, training, samples, held_out)
     return SplitResult(
         training.net,
         from_first_process(scores, training.net),
-        *evaluations,
+        on_train,
+        on_held_out,
+        _course(plan, training, samples, held_out, on_held_out),
         {"round_one": trained - start, "scoring": perf_counter() - trained},
         [(str(w.message), w.category) for w in caught],
     )
 
 
+def evaluate(
+    plan: Plan, training: Training, samples: Samples, held_out: Samples
+) -> tuple[Evaluation, Evaluation]:
+    """Return what the net makes of both at its best epoch."""
+    best = training.checkpoints[training.best]
+    net = FunctionalNet(training.net, best.state_dict)
+    n_classes = None if plan.classes is None else len(plan.classes)
+    on_train = net.evaluate(samples, n_classes)
+    return on_train, net.evaluate(held_out, n_classes, on_train.mean_target)
+
+
+def _course(
+    plan: Plan,
+    training: Training,
+    samples: Samples,
+    held_out: Samples,
+    on_held_out: Evaluation,
+) -> Course:
+    """Return how a training went, beside a constant prediction."""
+    losses = np.array(training.held_out_losses)
+    log_proba, codes = on_held_out.log_proba, held_out.codes
+    if log_proba is None or codes is None or samples.codes is None:
+        lowest = float(on_held_out.losses.mean())
+        return Course(losses, lowest, on_held_out.constant_loss)
+    counts = np.bincount(samples.codes, minlength=log_proba.shape[1])
+    of_constant = np.log(counts / counts.sum())[codes]
+    of_net = log_proba[np.arange(len(codes)), codes]
+    return Course(losses, -float(of_net.mean()), -float(of_constant.mean()))
+
+
 def gather(plan: Plan, results: Sequence[SplitResult]) -> Evidence:
     """Put what the splits found in the order of the samples."""
-    per_view = []
-    for split, result in zip(plan.splits, results, strict=True):
-        scores = result.scores
-        influence = np.full((len(scores.views), len(plan.samples)), np.nan)
-        influence[:, split.train] = scores.train
-        if len(split.held_out):
-            influence[:, split.held_out] = scores.held_out
-        per_view.append(influence)
+    n_splits, n_samples = len(results), len(plan.samples)
     views = [view for result in results for view in result.scores.views]
-    return Evidence(np.concatenate(per_view), views)
+    split_of_view = np.array([view.split for view in views])
+    influence = np.full((len(views), n_samples), np.nan)
+    losses = np.full((n_splits, n_samples), np.nan)
+    held_out = np.zeros((n_splits, n_samples), dtype=bool)
+    predictions = []
+    for number, (split, result) in enumerate(zip(plan.splits, results, strict=True)):
+        parts = [(split.train, result.scores.train, result.train)]
+        if len(split.held_out):
+            parts.append((split.held_out, result.scores.held_out, result.held_out))
+            held_out[number, split.held_out] = True
+        for rows, scores, evaluation in parts:
+            influence[np.ix_(split_of_view == number, rows)] = scores
+            losses[number, rows] = evaluation.losses
+            if evaluation.log_proba is not None:
+                predictions.append(Predictions(number, rows, evaluation.log_proba))
+    codes = plan.samples.codes
+    return Evidence(influence, split_of_view, held_out, losses, predictions, codes)
+
+
+def judge(
+    plan: Plan, results: Sequence[SplitResult], evidence: Evidence, *, stacklevel: int
+) -> Verdict:
+    """Tell how likely each sample does harm, and warn of what could not be known."""
+    courses = [result.course for result in results]
+    verdict = review(evidence, chance_of_harm(evidence), courses, plan.classes)
+    for note in verdict.notes:
+        warnings.warn(note, DataDropoutWarning, stacklevel=stacklevel + 1)
+    return verdict
 
 
 def choose(
     plan: Plan,
     results: Sequence[SplitResult],
     evidence: Evidence,
+    verdict: Verdict,
     drop_fraction: str | float,
     bar: Any,
 ) -> Choice:
     """Decide which samples to keep."""
-    per_view, split_of_view = evidence.influence_per_view, evidence.split_of_view
+    influence, chance = evidence.influence, verdict.harm_probability
     rule = "harmful" if drop_fraction == "auto" else drop_fraction
-    keep = keep_mask(per_view, split_of_view, rule, plan.samples.codes)
+    keep = keep_mask(influence, chance, verdict.is_harmful, rule, plan.samples.codes)
     if drop_fraction != "auto":
         return Choice(keep)
     nets = [result.net for result in results]
-    best = compare_candidates(plan, nets, per_view, split_of_view, keep, bar)
-    keep = drop_fewer(keep, evidence.influence, best.fraction)
+    best = compare_candidates(plan, nets, evidence, keep, bar)
+    keep = drop_fewer(keep, influence, chance, best.fraction)
     return Choice(keep, best.cv_results, best.seconds)
 
 
@@ -186,10 +224,10 @@ def retrain(plan: Plan, keep: np.ndarray, bar: Any) -> Refit:
     start = perf_counter()
     bar.set_description("round 2: retraining on the kept samples")
     kept = np.flatnonzero(keep)
-    samples = plan.samples[kept]
-    recipe = plan.recipe("round 2", kept)
-    net = train(plan.net, samples, recipe, validation=plan.refit_validation)
-    check_predictions(net, samples.X, recipe.name)
+    rows = plan.rows_to_train(kept, len(keep))
+    recipe = plan.recipe("round 2", rows)
+    net = train(plan.net, plan.samples[rows], recipe, validation=plan.refit_validation)
+    check_predictions(net, plan.samples[kept].X, recipe.name)
     bar.update()
     return Refit(net, perf_counter() - start)
 
@@ -209,6 +247,7 @@ def store(
     plan: Plan,
     results: Sequence[SplitResult],
     evidence: Evidence,
+    verdict: Verdict,
     choice: Choice,
     refit: Refit | None = None,
 ) -> Any:
@@ -224,11 +263,13 @@ def store(
     owner.round_one_estimators_ = [result.net for result in results]
     owner.influence_per_view_ = evidence.influence_per_view
     owner.influence_ = influence
-    owner.views_ = evidence.views
+    owner.harm_probability_ = verdict.harm_probability
+    owner.views_ = [view for result in results for view in result.scores.views]
     owner.solver_results_ = [s for r in results for s in r.scores.solver_results]
     owner.sample_mask_ = keep
     owner.sample_indices_ = np.flatnonzero(keep)
     owner.n_dropped_ = int(np.sum(~keep))
+    owner.summary_ = summary_of(verdict, keep, [result.course for result in results])
     n_scored = np.sum(~np.isnan(influence))
     owner.drop_fraction_ = owner.n_dropped_ / max(n_scored, 1)
     owner.timings_ = {

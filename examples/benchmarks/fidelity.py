@@ -32,7 +32,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
 from time import perf_counter
@@ -56,11 +56,8 @@ from sk_datadrop import (
     GaussNewton,
     InfluenceFunctions,
     Lanczos,
-    Trajectory,
     influence_scores,
 )
-from sk_datadrop._engine import Request, recorders, score
-from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._samples import Samples
 from sk_datadrop._training import Recipe, Training, train, train_watched
 from sk_datadrop.datasets import corrupt_targets, flip_labels
@@ -68,7 +65,6 @@ from sk_datadrop.nets import DnCNN, SmallCNN
 
 BENCHMARKS = ("loo", "lds", "denoising", "mislabel")
 OBJECTIVES = ("held-out loss", "held-out bounded", "clean-test bounded")
-SMOOTHINGS = (0.0, 10.0, 100.0)
 LEAVE_OUT_ROWS = 1000
 FIRST_RETRAINING_SEED = 10_000
 """Retrainings share no seed with the trainings that are scored."""
@@ -275,7 +271,6 @@ class Context:
                 Samples(*self.task.held_out),
                 Recipe(f"training {index}", index),
                 n_checkpoints=2 * self.task.epochs,  # room for all of them
-                callbacks=recorders(Trajectory()),
             )
         return self.trainings[index]
 
@@ -320,7 +315,7 @@ class Context:
     def score(self, name: str, index: int, epochs: tuple, objective: str) -> dict:
         """Scores of one method at some epochs of one training, and the seconds."""
         method = METHODS[name]
-        if len(epochs) > 1 and not method.takes_epochs:
+        if len(epochs) > 1:
             parts = [self.score(name, index, (e,), objective) for e in epochs]
             return mean_of(parts)
 
@@ -381,19 +376,6 @@ def gauss_newton(*arguments, **options):
     return ours(*arguments, **options).influence
 
 
-def trajectory(context, index, epochs, objective, smoothing):
-    training, task = context.training(index), context.task
-    asked = as_asked(objective, task.row_losses, context.scale)
-    result = score(
-        Trajectory(smoothing=smoothing),
-        replace(training, checkpoints=[training.checkpoints[e - 1] for e in epochs]),
-        Samples(*task.train),
-        HeldOutObjective(asked, Samples(*task.held_out)),
-        Request(seed=0, score_held_out=False),
-    )
-    return result.train[0]
-
-
 def minus_loss(context, index, epochs, objective):
     X, y = context.task.train
     outputs, y = forward(net_at(context, index, epochs), X, y)
@@ -437,8 +419,6 @@ class Method:
 
     function: Callable
     is_peer: bool = False
-    takes_epochs: bool = False
-    """True if several epochs are one question, rather than one each."""
 
 
 METHODS = {
@@ -450,10 +430,6 @@ METHODS = {
         partial(gauss_newton, damping=0.01, scaling="tensor", n_samples=None)
     ),
     "first order": Method(partial(gauss_newton, damping=1e6)),
-    **{
-        f"trajectory {s:g}": Method(partial(trajectory, smoothing=s), takes_epochs=True)
-        for s in SMOOTHINGS
-    },
     "highest loss": Method(minus_loss),
     "kronfluence EK-FAC": Method(partial(peer, _peers.kronfluence_ekfac), is_peer=True),
     "captum TracInCP": Method(partial(peer, _peers.captum_tracin), is_peer=True),
@@ -512,11 +488,6 @@ LINES = [
     ),
     Line("first order", LAST),
     Line("first order", FOUR),
-    *(
-        Line(f"trajectory {s:g}", moment, several)
-        for s in SMOOTHINGS
-        for moment, several in [(LAST, False), (LAST, True), (FOUR, False)]
-    ),
     Line("kronfluence EK-FAC", LAST),
     Line("kronfluence EK-FAC", BEST),
     Line("kronfluence EK-FAC", FOUR),

@@ -1,0 +1,280 @@
+"""From what the splits found to a chance of harm per sample.
+
+Three witnesses, none of which is enough:
+
+- *the other splits*: how likely is a split to find a sample harmful, given what all
+  other splits say of it? Samples are pooled: a split is too noisy to tell about one
+  sample, but not about all that look alike to the others.
+- *the predictions* (classes only): how likely is the given label wrong, given how
+  often labels differ from the most confident predictions? On clean data this says no.
+- *a cluster of its own*: losses, or for real targets also influences, beyond a valley
+  of their density. The only witness where influence cannot see: errors of both signs
+  of a regression do harm by variance, inputs that show nothing by taking up room.
+
+The first two are averaged on the scale of log-odds, which came out calibrated on the
+cells of the gauntlet that are for choosing; a cluster counts by itself.
+
+It uses numpy, scipy and scikit-learn only, and knows neither nets nor estimators.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import QuantileTransformer, SplineTransformer
+
+from sk_datadrop._drop import mean_influence
+from sk_datadrop._label_noise import chance_of_wrong_label
+from sk_datadrop._valleys import chance_beyond_valley
+
+LARGEST_CERTAINTY = 0.99
+"""No witness is surer than this, so that none overrules another whatever it says."""
+
+N_FOLDS = 3
+MOST_SAMPLES_TO_FIT = 10_000
+FEWEST_OF_A_KIND = 5
+"""Samples found harmful, and not, below which looks teach nothing."""
+
+
+SMALLEST_LOG_PROBA = -50.0
+
+
+class Predictions(NamedTuple):
+    """Log-probabilities of the classes, (n_rows, n_classes), of which rows, by a split.
+
+    At the best epoch it does not know the samples by heart that it was trained on.
+    """
+
+    split: int
+    rows: np.ndarray
+    log_proba: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What all splits found out about the samples.
+
+    Attributes
+    ----------
+    influence_per_view : ndarray of shape (n_views, n_samples), dtype float64
+        NaN where a view did not score a sample.
+    split_of_view : ndarray of shape (n_views,), dtype int
+    held_out : ndarray of shape (n_splits, n_samples), dtype bool
+    losses : ndarray of shape (n_splits, n_samples), dtype float64
+        At the best epoch; NaN where a split neither trained on a sample nor held it
+        out.
+    predictions : list of Predictions
+        None unless targets are classes.
+    codes : ndarray of shape (n_samples,) or None
+        Classes as given.
+    """
+
+    influence_per_view: np.ndarray
+    split_of_view: np.ndarray
+    held_out: np.ndarray
+    losses: np.ndarray
+    predictions: list[Predictions]
+    codes: np.ndarray | None = None
+
+    @property
+    def influence(self) -> np.ndarray:
+        """Mean over the views, shape (n_samples,)."""
+        return mean_influence(self.influence_per_view)
+
+    def without_split(self, number: int) -> "Evidence":
+        """Return what all other splits found out."""
+        others = np.arange(len(self.losses)) != number
+        of_others = self.split_of_view != number
+        new_number = np.cumsum(others) - 1
+        return replace(
+            self,
+            influence_per_view=self.influence_per_view[of_others],
+            split_of_view=new_number[self.split_of_view[of_others]],
+            held_out=self.held_out[others],
+            losses=self.losses[others],
+            predictions=[
+                Predictions(int(new_number[p.split]), p.rows, p.log_proba)
+                for p in self.predictions
+                if p.split != number
+            ],
+        )
+
+    def log_proba(self, *, held_out: bool) -> np.ndarray | None:
+        """Return the mean over the splits that held a sample out, or over all splits.
+
+        It is of shape (n_samples, n_classes), NaN for samples that none predicts, and
+        None unless targets are classes.
+        """
+        if not self.predictions:
+            return None
+        n_classes = self.predictions[0].log_proba.shape[1]
+        total = np.zeros((self.losses.shape[1], n_classes))
+        count = np.zeros((len(total), 1))
+        for split, rows, log_proba in self.predictions:
+            wanted = self.held_out[split, rows] if held_out else slice(None)
+            total[rows[wanted]] += np.maximum(log_proba[wanted], SMALLEST_LOG_PROBA)
+            count[rows[wanted]] += 1
+        with np.errstate(invalid="ignore"):
+            return np.asarray(total / count)
+
+
+def chance_of_harm(evidence: Evidence) -> np.ndarray:
+    """Return how likely each sample does harm, (n_samples,), in [0, 1].
+
+    NaN for samples that no view scored.
+    """
+    is_scored = ~np.isnan(evidence.influence)
+    chance = np.full(len(is_scored), np.nan)
+    if not is_scored.any():
+        return chance
+    if evidence.codes is None:
+        found = [
+            _beyond_valley(np.log(_mean_loss(evidence, ~evidence.held_out))),
+            _beyond_valley(np.log(_mean_loss(evidence, evidence.held_out))),
+            _beyond_valley(-np.arcsinh(mean_influence(_opinions(evidence)[0]))),
+        ]
+    else:
+        witnesses = [_told_by_other_splits(evidence), _told_by_predictions(evidence)]
+        of_both = np.clip(witnesses, 1 - LARGEST_CERTAINTY, LARGEST_CERTAINTY)
+        losses = _mean_loss(evidence, ~evidence.held_out)
+        found = [expit(logit(of_both).mean(axis=0)), _beyond_valley(losses)]
+    chance[is_scored] = np.max(found, axis=0)[is_scored]
+    return chance
+
+
+def _mean_loss(evidence: Evidence, which: np.ndarray) -> np.ndarray:
+    """Return the mean over some of the splits, or all for samples that these miss."""
+    losses = np.where(which, evidence.losses, np.nan)
+    missing = np.isnan(losses).all(axis=0)
+    losses[:, missing] = evidence.losses[:, missing]
+    # Its logarithm is taken.
+    return np.asarray(np.maximum(mean_influence(losses), np.finfo(float).tiny))
+
+
+def _beyond_valley(values: np.ndarray) -> np.ndarray:
+    finite = np.isfinite(values)
+    chance = np.zeros(len(values))
+    if finite.any():
+        chance[finite] = chance_beyond_valley(values[finite])
+    return chance
+
+
+def _told_by_predictions(evidence: Evidence) -> np.ndarray:
+    """Return the chance of a wrong label; 1/2 for samples without a prediction."""
+    chance = np.full(evidence.losses.shape[1], 0.5)
+    every, codes = evidence.log_proba(held_out=False), evidence.codes
+    held_out = evidence.log_proba(held_out=True)
+    if every is None or held_out is None or codes is None:
+        return chance
+    known = ~np.isnan(every).any(axis=1)
+    if known.any():
+        chance[known] = chance_of_wrong_label(
+            held_out[known], codes[known], every[known]
+        )
+    return chance
+
+
+def _opinions(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+    """Return the influences that are told from each other, and their splits.
+
+    One per split, (n_splits, n_samples), since views of a split share its training; of
+    a single split its views. They are in units of the median size of their own.
+    """
+    views, splits = evidence.influence_per_view, evidence.split_of_view
+    if len(np.unique(splits)) > 1:
+        kinds = np.unique(splits)
+        views = np.stack([mean_influence(views[splits == kind]) for kind in kinds])
+        splits = kinds
+    sizes = np.array([_typical_size(view) for view in views])
+    return views / sizes[:, None], splits
+
+
+def _typical_size(influence: np.ndarray) -> float:
+    sizes = np.abs(influence[~np.isnan(influence)])
+    median = float(np.median(sizes)) if len(sizes) else 0.0
+    return median or float(sizes.max(initial=0.0)) or 1.0
+
+
+def _told_by_other_splits(evidence: Evidence) -> np.ndarray:
+    """Return how likely a split finds a sample harmful, by what all others say of it.
+
+    A logistic regression on what the others say, fitted on samples of other folds, and
+    averaged over the splits. With a single view its sign is all there is. Where all
+    influence is zero, as by a saturated net, there is no opinion.
+    """
+    opinions, splits = _opinions(evidence)
+    opinions[~np.nan_to_num(opinions).any(axis=1)] = np.nan
+    if len(opinions) == 1:
+        chance = np.where(opinions[0] < 0, LARGEST_CERTAINTY, 1 - LARGEST_CERTAINTY)
+        return np.where(np.isnan(opinions[0]), 0.5, chance)
+    chances = np.full(opinions.shape, np.nan)
+    for number, opinion in enumerate(opinions):
+        others = np.arange(len(opinions)) != number
+        looks = _looks(
+            opinions[others],
+            evidence.losses[splits[others]],
+            evidence.held_out[splits[others]],
+        )
+        scored = np.flatnonzero(~np.isnan(opinion))
+        chances[number, scored] = _out_of_fold(looks[scored], opinion[scored] < 0)
+    chance = mean_influence(chances)
+    return np.where(np.isnan(chance), 0.5, chance)
+
+
+def _looks(
+    opinions: np.ndarray, losses: np.ndarray, held_out: np.ndarray
+) -> np.ndarray:
+    """Return what some splits say of the samples, (n_samples, n_columns).
+
+    Mean, lowest and highest influence, and the mean loss, of all and when trained on.
+    """
+    when_trained_on = np.where(held_out, np.nan, losses)
+    columns = [
+        mean_influence(opinions),
+        np.min(np.where(np.isnan(opinions), np.inf, opinions), axis=0),
+        np.max(np.where(np.isnan(opinions), -np.inf, opinions), axis=0),
+        mean_influence(losses),
+        mean_influence(when_trained_on),
+    ]
+    return np.stack([np.where(np.isfinite(c), c, 0.0) for c in columns], axis=1)
+
+
+def _out_of_fold(looks: np.ndarray, is_harmful: np.ndarray) -> np.ndarray:
+    """Return the chance of harm by looks, from a model that did not see the sample.
+
+    Folds go by rank of the looks, so that the order of the samples does not matter.
+    """
+    order = np.lexsort(looks.T[::-1])
+    fold = np.empty(len(order), dtype=int)
+    fold[order] = np.arange(len(order)) % N_FOLDS
+    chance = np.empty(len(looks))
+    for number in range(N_FOLDS):
+        inside = fold == number
+        rows = order[~inside[order]]
+        rows = rows[:: 1 + len(rows) // MOST_SAMPLES_TO_FIT]
+        chance[inside] = _predict(looks[rows], is_harmful[rows], looks[inside])
+    return chance
+
+
+def _predict(
+    looks: np.ndarray, is_harmful: np.ndarray, of_others: np.ndarray
+) -> np.ndarray:
+    n_harmful = int(is_harmful.sum())
+    if min(n_harmful, len(looks) - n_harmful) < FEWEST_OF_A_KIND:
+        return np.full(len(of_others), (n_harmful + 1) / (len(looks) + 2))
+    if not len(of_others):
+        return np.empty(0)
+    model = _additive_model(len(looks)).fit(looks, is_harmful)
+    return np.asarray(model.predict_proba(of_others)[:, 1])
+
+
+def _additive_model(n_samples: int) -> Pipeline:
+    """Return a smooth curve per column, on the scale of ranks."""
+    return make_pipeline(
+        QuantileTransformer(n_quantiles=min(200, n_samples), subsample=None),
+        SplineTransformer(n_knots=6, degree=2),
+        LogisticRegression(C=0.3, max_iter=200),
+    )

@@ -1,0 +1,269 @@
+"""Look before anything is dropped: could the splits see, and can it be believed.
+
+Whatever fails is said in words that tell what to do, and kept to what is safe.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from sk_datadrop._drop import mean_influence
+from sk_datadrop._judge import Evidence
+from sk_datadrop._label_noise import chance_of_wrong_label
+from sk_datadrop._valleys import chance_beyond_valley
+
+HARMFUL = 0.5
+"""Samples with a larger chance of harm are dropped."""
+
+SMALLEST_GAIN = 0.02
+"""Share of a constant's held-out loss that nets must save for their word to count."""
+
+LARGEST_SHARE = 0.5
+"""Of a class, or of all samples, that may be found harmful: if most of what it was
+taught were wrong, the nets would have learned that."""
+
+SMALLEST_POWER = 0.3
+"""Share of planted errors that must be found, or nothing found says nothing."""
+
+PLANTED_SHARE = 0.1
+PLANTED_SIZE = 6.0
+"""Standard deviations of a planted error of a real target."""
+
+STILL_FALLING = 0.1
+"""Share of all that the held-out loss fell which lies in the last fifth of epochs."""
+
+
+class DataDropoutWarning(UserWarning):
+    """What a fit could not know, and what to do about it.
+
+    Issued by ``fit`` where nets, trainings or numbers of samples do not allow to tell
+    which samples do harm. In doubt nothing is dropped.
+
+    See Also
+    --------
+    DataDropoutClassifier : Issues it.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from sk_datadrop import DataDropoutWarning
+    >>> warnings.simplefilter("error", DataDropoutWarning)
+    """
+
+
+class Course(NamedTuple):
+    """How the training of a split went: what it lost on the samples held out.
+
+    `losses`, (n_epochs,), is the training loss after each epoch. At the best epoch the
+    samples lose `lowest` each, and the best constant prediction would lose `constant`.
+    """
+
+    losses: np.ndarray
+    lowest: float
+    constant: float
+
+    @property
+    def best_epoch(self) -> int:
+        """Epoch of the lowest loss, counted from 1."""
+        return int(np.argmin(np.where(np.isnan(self.losses), np.inf, self.losses))) + 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to believe of a chance of harm.
+
+    Attributes
+    ----------
+    harm_probability : ndarray of shape (n_samples,), dtype float64
+        NaN where not scored.
+    is_harmful : ndarray of shape (n_samples,), dtype bool
+        More likely harmful than not, unless a safeguard forbids to act on it.
+    power : float
+        Share of planted errors that the predictions and losses tell.
+    notes : list of str
+        What could not be known, and what to do.
+    """
+
+    harm_probability: np.ndarray
+    is_harmful: np.ndarray
+    power: float
+    notes: list[str]
+
+
+def review(
+    evidence: Evidence,
+    harm_probability: np.ndarray,
+    courses: Sequence[Course],
+    class_names: np.ndarray | None = None,
+) -> Verdict:
+    """Look at nets, trainings and numbers of samples before anything is dropped."""
+    suspected = np.nan_to_num(harm_probability) > HARMFUL
+    is_harmful, notes = suspected.copy(), []
+    gains = [(c.constant - c.lowest) / (abs(c.constant) or 1.0) for c in courses]
+    if np.median(gains) < SMALLEST_GAIN:
+        notes.append(_say_blind(float(np.median(gains)), int(suspected.sum())))
+        is_harmful[:] = False
+    notes += _look_at_epochs(courses)
+    if is_harmful.mean() > LARGEST_SHARE:
+        notes.append(
+            f"{is_harmful.mean():.0%} of all samples look harmful, which is more than "
+            "nets trained on them can know; none was dropped. Check the targets, or "
+            "measure on samples that you trust: X_val and y_val."
+        )
+        is_harmful[:] = False
+    if evidence.codes is not None:
+        notes += _spare_classes(is_harmful, evidence.codes, class_names)
+    power = power_of(evidence)
+    if (
+        power < SMALLEST_POWER
+        and not suspected.any()
+        and np.median(gains) >= SMALLEST_GAIN
+    ):
+        notes.append(
+            "nothing was found, but little could have been: of errors planted in the "
+            f"evidence only {power:.0%} were recognised. More samples or a better net "
+            "would tell; so would samples that you trust: X_val and y_val."
+        )
+    return Verdict(harm_probability, is_harmful, power, notes)
+
+
+def _say_blind(gain: float, n_suspected: int) -> str:
+    return (
+        "the nets of round 1 predict held-out samples hardly better than a constant "
+        f"does (they save {gain:.1%} of its loss), so that their word on single "
+        f"samples counts for nothing: {n_suspected} look harmful, none was dropped. "
+        "Scale the inputs, train longer or at another learning rate, or take another "
+        "net, until it predicts something."
+    )
+
+
+def _look_at_epochs(courses: Sequence[Course]) -> list[str]:
+    lengths = [len(course.losses) for course in courses]
+    first = [c.best_epoch == 1 and n > 2 for c, n in zip(courses, lengths, strict=True)]
+    if np.mean(first) > 0.5:
+        return [
+            "held-out samples are predicted best after the first epoch, so that it "
+            "alone was scored: single steps are too large, or an epoch has too many. "
+            "Lower the learning rate."
+        ]
+    if np.mean([_still_falls(course.losses) for course in courses]) > 0.5:
+        return [
+            "the loss of held-out samples was still falling when training ended: nets "
+            "that have not learned yet find too little, or the wrong samples. Raise "
+            "max_epochs."
+        ]
+    return []
+
+
+def _still_falls(losses: np.ndarray) -> bool:
+    n_last = len(losses) // 5
+    if not n_last or int(np.argmin(losses)) < len(losses) - 1:
+        return False
+    fell = losses[0] - losses[-1]
+    return bool(losses[-1 - n_last] - losses[-1] > STILL_FALLING * fell)
+
+
+def _spare_classes(
+    is_harmful: np.ndarray, codes: np.ndarray, class_names: np.ndarray | None
+) -> list[str]:
+    """Keep classes most of which look harmful, in place."""
+    n_harmful = np.bincount(codes, weights=is_harmful)
+    size = np.bincount(codes)
+    spared = np.flatnonzero(n_harmful > LARGEST_SHARE * size)
+    if not len(spared):
+        return []
+    is_harmful[np.isin(codes, spared)] = False
+    names = spared if class_names is None else class_names[spared]
+    shown = ", ".join(
+        f"{name!r} ({harmful:.0f} of {n})"
+        for name, harmful, n in zip(
+            np.asarray(names).tolist(), n_harmful[spared], size[spared], strict=True
+        )
+    )
+    return [
+        f"most samples of class {shown} look harmful, so that the class would be gone: "
+        "they were kept. Either its labels are mostly wrong, or the nets do not know "
+        "it: scale the inputs, train longer, weigh the classes, or look at its samples."
+    ]
+
+
+def power_of(evidence: Evidence) -> float:
+    """Return the share of planted errors that the evidence tells.
+
+    A tenth of the labels are replaced, or of the losses raised to those of errors of
+    six standard deviations, and the same rules look for them: a calibration by errors
+    that are known, like the threshold samples of Pleiss et al. (2020,
+    arXiv:2001.10528), but without a training.
+    """
+    if evidence.codes is not None:
+        log_proba = evidence.log_proba(held_out=bool(evidence.held_out.any()))
+        if log_proba is None:
+            return 0.0
+        known = ~np.isnan(log_proba).any(axis=1)
+        return _power_for_labels(log_proba[known], evidence.codes[known])
+    losses = mean_influence(evidence.losses)
+    return _power_for_losses(losses[np.isfinite(losses)])
+
+
+def _power_for_labels(log_proba: np.ndarray, codes: np.ndarray) -> float:
+    n_samples, n_classes = log_proba.shape
+    if n_classes < 2 or not n_samples:
+        return 0.0
+    planted = _every_tenth(log_proba[np.arange(n_samples), codes])
+    wrong = codes.copy()
+    steps = 1 + np.arange(len(planted)) % (n_classes - 1)
+    wrong[planted] = (codes[planted] + steps) % n_classes
+    before = chance_of_wrong_label(log_proba, codes)
+    return _share_found(before, chance_of_wrong_label(log_proba, wrong), planted)
+
+
+def _power_for_losses(losses: np.ndarray) -> float:
+    if not len(losses):
+        return 0.0
+    variance = np.median(losses) / 0.455  # the median of chi-squared
+    if not variance > 0:
+        return 0.0
+    planted = _every_tenth(losses)
+    raised = losses.copy()
+    raised[planted] = (
+        variance * (np.sqrt(losses[planted] / variance) + PLANTED_SIZE) ** 2
+    )
+    before, after = (
+        chance_beyond_valley(np.log(np.maximum(values, np.finfo(float).tiny)))
+        for values in (losses, raised)
+    )
+    return _share_found(before, after, planted)
+
+
+def _share_found(before: np.ndarray, after: np.ndarray, planted: np.ndarray) -> float:
+    """Return the share of planted errors found, corrected for chance.
+
+    Who suspects a share of all samples anyway finds as many of those planted.
+    """
+    by_chance = float(np.mean(before > HARMFUL))
+    found = float(np.mean(after[planted] > HARMFUL))
+    return max(found - by_chance, 0.0) / (1 - by_chance) if by_chance < 1 else 0.0
+
+
+def _every_tenth(values: np.ndarray) -> np.ndarray:
+    """Return positions by rank, so that the order of the samples does not matter."""
+    step = round(1 / PLANTED_SHARE)
+    first = min(step // 2, len(values) - 1)
+    return np.argsort(values, kind="stable")[first::step]
+
+
+def summary_of(verdict: Verdict, keep: np.ndarray, courses: Sequence[Course]) -> str:
+    """Return the fit in one line."""
+    n_dropped, n_samples = int(np.sum(~keep)), len(keep)
+    n_harmful = int(np.sum(np.nan_to_num(verdict.harm_probability) > HARMFUL))
+    epochs = ", ".join(str(course.best_epoch) for course in courses)
+    longest = max(len(course.losses) for course in courses)
+    remarks = f"; {len(verdict.notes)} warning(s)" if verdict.notes else ""
+    return (
+        f"dropped {n_dropped:,} of {n_samples:,} samples "
+        f"({n_dropped / n_samples:.1%}); {n_harmful:,} are more likely harmful than "
+        f"not; errors planted in the evidence are found at {verdict.power:.0%}; scored "
+        f"at epochs {epochs} of {longest} trained{remarks}"
+    )
