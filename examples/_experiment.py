@@ -36,7 +36,7 @@ def add_flags(parser, *, epochs, batch_size):
     dropout.add_argument(
         "--cv",
         type=number_or_name,
-        default=5,
+        default=3,
         help="folds, with one training of round 1 each; or a share such as 0.2 to hold "
         "out in a single training, which is cheaper and less certain",
     )
@@ -106,8 +106,8 @@ def net_parameters(arguments):
 def nets_to_compare(dropout, samples, labels, seed):
     """Return nets trained on all samples, on fewer at random, and on those kept.
 
-    With nothing dropped the three are the same net, trained once. Labels are None for
-    targets that are images.
+    All take as many optimiser steps. With nothing dropped the three are the same net,
+    trained once. Labels are None for targets that are images.
     """
     if not dropout.n_dropped_:
         print("nothing was dropped: without dropout the net would be the same")
@@ -117,9 +117,10 @@ def nets_to_compare(dropout, samples, labels, seed):
     plain = fit_net(dropout.estimator, samples, seed)
     print("training without as many samples at random", flush=True)
     kept = random_mask(dropout.sample_mask_, labels, seed)
+    rows = as_many_rows(kept, seed)
     return {
         "no dropout": plain,
-        "random drop": fit_net(dropout.estimator, samples[kept], seed),
+        "random drop": fit_net(dropout.estimator, samples[rows], seed),
         "data dropout": dropout.estimator_,
     }
 
@@ -146,6 +147,15 @@ def random_mask(kept, labels, seed):
         of_class = labels == label
         shuffled[of_class] = rng.permutation(kept[of_class])
     return shuffled
+
+
+def as_many_rows(kept, seed):
+    """Return the positions kept, some of them repeated, as many as `kept` has.
+
+    Round 2 does so, too: an epoch has as many optimiser steps as with all samples.
+    """
+    shuffled = np.random.default_rng(seed).permutation(np.flatnonzero(kept))
+    return np.sort(np.resize(shuffled, len(kept)))
 
 
 def print_dropped(dropout, spoiled):

@@ -4,8 +4,8 @@ When the answer is: do not drop
 
 On clean digits the default rule drops nothing, and no share that is dropped by force
 gains anything beyond the noise. ``drop_curve`` finds that out about your own data. It
-retrains without the samples of lowest influence, without as many samples at random, and
-on all samples, and scores the three on samples that no other step used.
+retrains without the samples most likely to do harm, without as many at random, and on
+all samples, and scores the three on samples that no other step used.
 """
 
 import os
@@ -48,7 +48,7 @@ net = NeuralNetClassifier(
 # samples.
 
 display = DropCurveDisplay.from_estimator(
-    DataDropoutClassifier(net, cv=3),
+    DataDropoutClassifier(net),
     X,
     digits.target,
     fractions=FRACTIONS,

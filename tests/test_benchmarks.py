@@ -4,52 +4,76 @@ import importlib
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from sklearn.datasets import make_blobs
 from sklearn.metrics import log_loss
+from sklearn.model_selection import train_test_split
+
+from sk_datadrop._samples import Samples
+from sk_datadrop._training import Recipe, train
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "examples" / "benchmarks"
+WINE = "MLP, wine, symmetric 20 %"
+DIABETES = "MLP, diabetes, gross 10 %"
+IMAGES = "DnCNN, photographs, shift 20 %"
+SMALL_RATE = ("MLP, digits", "CNN, 30 classes")
 
 
 @pytest.fixture
 def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("_peers", "fidelity", "speed", "retrain")
-    yield [importlib.import_module(name) for name in names]
+    names = ("_peers", "fidelity", "speed", "_nets", "_cells", "_rivals", "gauntlet")
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in names:
         del sys.modules[name]
 
 
 @pytest.fixture
 def fidelity(modules):
-    return modules[1]
+    return modules.fidelity
 
 
 @pytest.fixture
-def retrain(modules, monkeypatch):
+def cells(modules):
+    return modules._cells
+
+
+@pytest.fixture
+def rivals(modules):
+    return modules._rivals
+
+
+@pytest.fixture
+def gauntlet(modules, monkeypatch):
     for name in ("cleanlab", "mnist1d"):
         monkeypatch.setitem(sys.modules, name, None)
-    return modules[3]
+    return modules.gauntlet
 
 
 @pytest.fixture
-def small_problem(retrain):
-    """150 digits, a fifth of the labels wrong, and some epochs on them."""
-    problem = retrain.digits_problem(0, True, spoil=retrain.TWENTY)
-    return replace(problem, net=problem.net.set_params(max_epochs=8))
+def make_context(gauntlet, tmp_path):
+    """Of a tiny version of a cell, with some epochs on it."""
+
+    def make(cell=WINE, epochs=8):
+        problem = gauntlet.CELLS[cell](0, quick=True)
+        problem.net.set_params(max_epochs=epochs)
+        return gauntlet.Context(problem, tmp_path / "cache")
+
+    return make
 
 
 def test_fidelity_runs_resumes_and_adds_to_its_results(fidelity, tmp_path, capsys):
     output = tmp_path / "fidelity.json"
     arguments = ["lds", "denoising", "mislabel", "--quick", "--no-peers"]
     arguments += ["--tasks", "digits symmetric$|denoising", "--cache", str(tmp_path)]
-    arguments += ["--methods", "^Gauss-Newton|trajectory 10|captum"]
+    arguments += ["--methods", "^Gauss-Newton|first order|captum"]
     fidelity.main([*arguments, "--output", str(output)])
     results = json.loads(output.read_text())
     assert list(results) == ["digits symmetric (quick)", "denoising gamma (quick)"]
@@ -102,7 +126,7 @@ def test_speed(tmp_path):
     ],
 )
 def test_speed_reports_medians_or_why_there_are_none(modules, outcomes, expected):
-    assert modules[2].summarise(outcomes) == expected
+    assert modules.speed.summarise(outcomes) == expected
 
 
 def test_influence_is_the_derivative_by_the_weight_of_a_row(fidelity):
@@ -133,7 +157,7 @@ def test_torn_line_of_a_journal_is_computed_again(fidelity, tmp_path):
 
 
 def test_library_that_is_not_installed_gets_a_line(modules, monkeypatch):
-    peers = modules[0]
+    peers = modules._peers
     for name in ("captum", "captum.influence"):
         monkeypatch.setitem(sys.modules, name, None)
     scores, note = peers.answer(peers.captum_tracin, None)
@@ -142,7 +166,7 @@ def test_library_that_is_not_installed_gets_a_line(modules, monkeypatch):
 
 
 def test_plain_gradients_agree_with_first_order_influence(modules, tmp_path):
-    peers, fidelity, *_ = modules
+    peers, fidelity = modules._peers, modules.fidelity
     task = fidelity.denoising_task("gamma", quick=True)
     context = fidelity.Context(task, 1, False, fidelity.Journal(tmp_path / "scores"))
     plain = fidelity.peer(peers.gradient_dots, context, 0, (2,), "loss")
@@ -150,98 +174,278 @@ def test_plain_gradients_agree_with_first_order_influence(modules, tmp_path):
     assert np.corrcoef(plain, ours)[0, 1] > 0.9999
 
 
-def test_retrain_runs_resumes_and_adds_to_its_results(retrain, tmp_path, capsys):
-    output, cache = tmp_path / "retrain.json", tmp_path / "cache"
-    tasks = ["digits symmetric 20 %", "table, 10 % wrong unit", "denoising blur"]
-    arguments = [*tasks, "mnist1d clean", "--quick", "--seeds", "1"]
-    arguments += ["--cache", str(cache), "--output", str(output)]
-    retrain.main(arguments)
+def test_gauntlet_runs_resumes_and_replaces(gauntlet, tmp_path, capsys):
+    path, cache = tmp_path / "results" / "r.jsonl", tmp_path / "cache"
+    arguments = [WINE, DIABETES, IMAGES, "1-D CNN, MNIST-1D, clean", "--quick"]
+    arguments += ["--seeds", "1", "--results", str(path), "--cache", str(cache)]
+    gauntlet.main(arguments)
     shown = capsys.readouterr().out
-    assert "mnist1d clean: left out, mnist1d is not installed" in shown
+    assert "1-D CNN, MNIST-1D, clean: left out, mnist1d is not installed" in shown
     assert "; cleanlab: left out, not installed (cleanlab.classification)" in shown
     assert "; cleanlab: left out, labels and 1-D targets only" in shown
-    results = json.loads(output.read_text())
-    assert list(results) == tasks
-    for task, result in results.items():
-        lines = {name: line for name, [line] in result["lines"].items()}
-        for name, line in lines.items():
-            assert np.isfinite([line["score"], line["loss"]]).all()
-            kept_all = line["dropped"] == 0
-            assert kept_all == (line["precision"] is None)
-            if kept_all:
-                assert line["loss"] == lines["none"]["loss"], name
-        assert lines["oracle"]["dropped"] == lines["oracle"]["spoiled"] > 0
-        assert lines["oracle"]["precision"] == lines["oracle"]["recall"] == 1
-        equally_many = {"random", "highest loss", "EL2N", "data dropout"} & set(lines)
-        assert len({lines[name]["dropped"] for name in equally_many}) == 1
-        assert ("EL2N" in lines) == task.startswith("digits")
-    journal = cache / "results-quick.jsonl"
-    before = journal.read_bytes()
-    retrain.main([*arguments, "--methods", "none|random|data"])
-    retrain.main([*arguments, "--table"])
-    assert journal.read_bytes() == before
-    assert (
-        capsys.readouterr().out.count("| digits symmetric 20 % | 1 | 150 | 30 |") == 2
-    )
+    assert "; AUM: left out, classification only" in shown
+    assert "failed" not in shown
+    path = path.with_name("r-quick.jsonl")
+    for cell, answers in gauntlet.read_results(path).items():
+        assert [len(lines) for lines in answers.values()] == [1] * len(answers)
+        lines = {method: line[10] for method, line in answers.items()}
+        n_finals = 1 if cell == IMAGES else 3
+        for method, line in lines.items():
+            assert np.isfinite([line["score"], line["loss"], line["seconds"]]).all()
+            assert line["loss"] == pytest.approx(np.mean(line["losses"]), rel=1e-4)
+            if method != "mean of round 1's nets":
+                assert len(line["scores"]) == len(line["losses"]) == n_finals
+            assert (line["dropped"] == 0) == (line["precision"] is None)
+            assert json.dumps(gauntlet.rounded(line)) == json.dumps(line)
+        check_choices(lines)
+        check_costs(lines)
+        assert ("GCE" in lines) == ("AUM" in lines) == (cell == WINE)
+        assert ("L1" in lines) == (cell != WINE)
+        assert ("Huber" in lines) == (cell == DIABETES)
+    before = path.read_bytes()
+    gauntlet.main([*arguments, "--methods", "none|random|data"])
+    gauntlet.main([*arguments, "--table"])
+    assert path.read_bytes() == before
+    assert capsys.readouterr().out.count(f"| {WINE} | 120 | 24 | 1 |") == 2
+    gauntlet.main([*arguments, "--methods", "^none$|^data dropout$", "--replace"])
+    old, new = (text.splitlines() for text in (before.decode(), path.read_text()))
+    assert new[: len(old)] == old
+    assert len(new) == len(old) + 2 * 3
+    # The same to the last digit, from the cache or not, but for the time it took.
+    for text in new[len(old) :]:
+        line = json.loads(text)
+        key = line["cell"], line["seed"], line["method"]
+        earlier = [x for x in map(json.loads, old) if tuple(x.values())[:3] == key]
+        assert [line | {"seconds": 0}] == [x | {"seconds": 0} for x in earlier]
+        assert gauntlet.read_lines(path)[key] == line
 
 
-def test_retrain_as_a_script_keeps_its_splits(tmp_path):
-    arguments = ["table clean", "--quick", "--seeds", "1", "--cache", str(tmp_path)]
-    arguments += ["--methods", "data dropout"]
+def check_choices(lines):
+    rates = {m: [line["precision"], line["recall"]] for m, line in lines.items()}
+    for method in ("oracle", "oracle, as many steps"):
+        assert rates[method] == [1, 1]
+        assert lines[method]["clean_dropped"] == 0
+    assert lines["none"]["dropped"] == 0
+    as_ours = {"random", "highest loss", "data dropout, fewer steps"}
+    assert {lines[m]["dropped"] for m in as_ours} == {lines["data dropout"]["dropped"]}
+    assert rates["data dropout, fewer steps"] == rates["data dropout"]
+
+
+def check_costs(lines):
+    costs = {method: line["trainings"] for method, line in lines.items()}
+    assert costs["none"] == costs["oracle, as many steps"] == costs["random"] == 1
+    n_rows = lines["none"]["rows"]
+    assert costs["oracle"] == pytest.approx(1 - lines["none"]["spoiled"] / n_rows)
+    saved = costs["data dropout"] - costs["data dropout, fewer steps"]
+    assert saved == pytest.approx(lines["data dropout"]["dropped"] / n_rows, abs=1e-4)
+    assert costs["mean of round 1's nets"] == pytest.approx(costs["data dropout"] - 1)
+    assert costs["early stopping"] == 0.8
+
+
+def test_gauntlet_as_a_script_keeps_its_splits(tmp_path):
+    arguments = [WINE, "--quick", "--seeds", "1", "--methods", "^data dropout$"]
+    arguments += ["--results", str(tmp_path / "r.jsonl"), "--cache", str(tmp_path)]
     subprocess.run(
-        [sys.executable, str(BENCHMARKS / "retrain.py"), *arguments],
+        [sys.executable, str(BENCHMARKS / "gauntlet.py"), *arguments],
         env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         check=True,
     )
-    assert json.loads((tmp_path / "results-quick.jsonl").read_text())["trainings"] == 6
+    line = json.loads((tmp_path / "r-quick.jsonl").read_text())
     # joblib only warns of what it cannot write.
-    assert len(list((tmp_path / "splits").rglob("output.pkl"))) == 5
+    assert not [m for m in line.get("warnings", []) if "Persisting" in m]
+    assert len(list(tmp_path.rglob("output.pkl"))) >= 2
 
 
-def test_held_out_outputs_are_those_of_the_best_epoch_in_order(
-    retrain, small_problem, tmp_path
+def test_torn_line_of_the_gauntlet_is_left_alone(gauntlet, tmp_path):
+    path = tmp_path / "r.jsonl"
+    line = {"cell": "a", "seed": 0, "method": "none", "loss": 1 / 3}
+    gauntlet.add_line(path, line)
+    with path.open("a") as file:
+        file.write('{"cell": "a", "se')
+    gauntlet.add_line(path, {**line, "seed": 1})
+    lines = gauntlet.read_lines(path)
+    assert list(lines) == [("a", 0, "none"), ("a", 1, "none")]
+    assert lines["a", 0, "none"]["loss"] == 0.333333
+
+
+@pytest.mark.parametrize("n_kept", [1, 3, 7, 10, 19, 20])
+def test_topped_up_rows_are_as_many_and_about_as_often(gauntlet, n_kept):
+    kept = np.arange(100, 100 + n_kept)
+    rows = gauntlet.as_many_rows(kept, 20, 0)
+    assert len(rows) == 20
+    np.testing.assert_array_equal(rows[:n_kept], kept)
+    found, counts = np.unique(rows, return_counts=True)
+    np.testing.assert_array_equal(found, kept)
+    assert counts.max() - counts.min() <= 1
+    np.testing.assert_array_equal(rows, gauntlet.as_many_rows(kept, 20, 0))
+    if 1 < n_kept < 20 and 20 % n_kept:
+        others = [gauntlet.as_many_rows(kept, 20, seed) for seed in range(5)]
+        assert any(not np.array_equal(rows, other) for other in others)
+
+
+@pytest.mark.parametrize("cell", [WINE, DIABETES, IMAGES])
+def test_held_out_losses_are_those_of_the_best_epoch_in_order(
+    gauntlet, make_context, cell
 ):
-    context = retrain.Context(small_problem, tmp_path)
-    y = small_problem.train[1]
-    outputs = context.held_out_outputs
-    for (_, held_out), net in zip(
-        context.folds, context.round_one.round_one_estimators_, strict=True
-    ):
-        probabilities = retrain.softmax(outputs[held_out].astype(float), axis=1)
-        loss = log_loss(y[held_out], probabilities, labels=np.arange(10))
-        assert loss == pytest.approx(min(net.history[:, "valid_loss"]), rel=1e-5)
+    context = make_context(cell, epochs=3 if cell == IMAGES else 8)
+    losses = gauntlet.held_out_losses(context)
+    for split, net in zip(context.splits, context.best_nets, strict=True):
+        best = min(net.history[:, "valid_loss"])
+        assert losses[split.held_out].mean() == pytest.approx(best, rel=1e-4)
+
+
+def test_mean_of_nets_is_that_of_their_best_epochs(gauntlet, make_context):
+    context = make_context()
+    X, y = context.problem.test
+    probabilities = np.mean([n.predict_proba(X) for n in context.best_nets], axis=0)
+    outcome = gauntlet.mean_of_nets(context).outcome
+    assert outcome["loss"] == pytest.approx(log_loss(y, probabilities), rel=1e-5)
+    assert outcome["score"] == np.mean(probabilities.argmax(1) == y)
 
 
 def test_final_nets_share_their_weights_and_are_trained_once(
-    retrain, small_problem, tmp_path, monkeypatch
+    gauntlet, make_context, monkeypatch
 ):
-    context = retrain.Context(small_problem, tmp_path)
-    everything = np.ones(150, dtype=bool)
+    context, again = make_context(), make_context()
+    everything = gauntlet.keep_all(context)
     first = context.result_of(everything)
-    assert retrain.Context(small_problem, tmp_path).result_of(everything) == first | {
-        "seconds of final training": pytest.approx(0, abs=60)
-    }
-    monkeypatch.setattr(retrain, "final_training", None)
-    assert context.result_of(everything.copy()) is first
+    assert len(set(first["losses"])) == 3
+    assert again.result_of(everything) | {"seconds": 0} == first | {"seconds": 0}
+    robust = gauntlet.METHODS["label smoothing"](context)
+    assert context.result_of(robust)["loss"] != first["loss"]
+    monkeypatch.setattr(gauntlet, "outcome_of", None)
+    # Topped up, all rows are the same rows, in the same order.
+    kept = context.everything
+    rows = context.topped_up(kept)
+    assert context.result_of(gauntlet.Answer(kept, rows=rows)) is first
 
 
-def test_random_rows_are_as_many_of_each_class(retrain, small_problem, tmp_path):
-    context = retrain.Context(small_problem, tmp_path)
-    dropped = np.random.default_rng(0).permutation(150) < 60
-    context.round_one = SimpleNamespace(sample_mask_=~dropped)
-    shuffled = ~retrain.random(context).kept
-    labels = small_problem.labels
+def test_random_rows_are_as_many_of_each_class(gauntlet, make_context):
+    context = make_context()
+    n_rows = len(context.problem.spoiled)
+    dropped = np.random.default_rng(0).permutation(n_rows) < n_rows // 3
+    context.round_one = SimpleNamespace(sample_mask_=~dropped), []
+    answer = gauntlet.random(context)
+    labels, shuffled = context.problem.labels, ~answer.kept
     np.testing.assert_array_equal(
-        np.bincount(labels[shuffled], minlength=10),
-        np.bincount(labels[dropped], minlength=10),
+        np.bincount(labels[shuffled]), np.bincount(labels[dropped])
     )
     assert not np.array_equal(shuffled, dropped)
+    assert len(answer.rows) == n_rows
 
 
-def test_rare_class_keeps_a_twentieth_and_most_of_its_labels(retrain):
+# Rivals.
+
+
+@pytest.fixture
+def blobs_problem(modules):
+    """Three classes far apart, a tenth of the labels wrong, and a few epochs."""
+    X, truth = make_blobs(300, cluster_std=1.0, random_state=3)
+    X, y, spoiled = modules._cells.flip(X.astype(np.float32), truth, 0, rate=0.1)
+    net = modules._cells.table_classifier(300, epochs=10, n_outputs=3)
+    return modules._cells.Problem(net, (X, y), (X, truth), spoiled, 0)
+
+
+def test_area_under_margin_finds_flipped_labels(rivals, blobs_problem):
+    dropped = ~rivals.area_under_margin(blobs_problem)
+    spoiled = blobs_problem.spoiled
+    assert dropped[spoiled].mean() > 0.9
+    assert dropped[~spoiled].mean() < 0.3
+    np.testing.assert_array_equal(dropped, ~rivals.area_under_margin(blobs_problem))
+
+
+def test_margin_is_that_of_the_given_label(rivals):
+    logits = np.array([[1.0, 4.0, 2.0], [1.0, 4.0, 2.0]])
+    np.testing.assert_array_equal(rivals.margins(logits, np.array([1, 2])), [2, -2])
+
+
+def test_margins_are_measured_at_the_end_of_an_epoch(rivals, blobs_problem):
+    X, y = blobs_problem.train
+    recorder = rivals.Margins(X, y)
+    net = blobs_problem.net.set_params(max_epochs=1)
+    net = train(net, Samples(X, y), Recipe("margins", 0), first=[recorder])
+    last = rivals.margins(net.forward(X).double().numpy(), y)
+    np.testing.assert_allclose(recorder.total_, last, rtol=1e-6)
+
+
+def test_generalised_cross_entropy_is_its_closed_form(rivals):
+    logits = torch.tensor(np.random.default_rng(0).standard_normal((20, 5)))
+    y = torch.arange(20) % 5
+    p = logits.softmax(1)[torch.arange(20), y]
+    for q in (0.3, 0.7, 1.0):
+        loss = rivals.GeneralisedCrossEntropy(q)(logits, y)
+        torch.testing.assert_close(loss, ((1 - p**q) / q).mean())
+    limit = rivals.GeneralisedCrossEntropy(1e-6)(logits, y)
+    expected = torch.nn.functional.cross_entropy(logits, y)
+    torch.testing.assert_close(limit, expected, rtol=1e-4, atol=0)
+
+
+def test_probabilities_of_a_net_with_a_robust_loss_are_such(rivals, blobs_problem):
+    net = blobs_problem.net.set_params(criterion=rivals.GeneralisedCrossEntropy)
+    X, y = blobs_problem.train
+    probabilities = net.fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    assert (probabilities >= 0).all()
+
+
+@pytest.mark.parametrize("cell", [WINE, DIABETES])
+def test_early_stopping_has_the_weights_of_the_best_epoch(
+    gauntlet, rivals, make_context, cell
+):
+    problem = make_context(cell, epochs=40).problem
+    net = rivals.stopped_early(problem, Recipe("early stopping", 7))
+    _, held_out = train_test_split(
+        np.arange(len(problem.spoiled)),
+        test_size=0.2,
+        stratify=problem.labels,
+        random_state=7,
+    )
+    losses = net.history[:, "valid_loss"]
+    assert np.argmin(losses) < len(losses) - 1
+    X, y = problem.rows(held_out)
+    _, loss = gauntlet.evaluate(
+        (net.predict_proba if problem.is_classifier else net.predict)(X),
+        SimpleNamespace(test=(X, y), is_classifier=problem.is_classifier),
+    )
+    assert loss == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_literal_rule_drops_rows_it_has_scored(rivals, make_context):
+    kept = rivals.literal_rule(make_context().problem)
+    assert 0 < np.sum(~kept) <= 0.8 * len(kept)
+
+
+# Cells.
+
+
+def test_every_cell_has_rows_for_its_net(cells, modules):
+    for name, make in (cells.CHOOSING | cells.REPORTING).items():
+        try:
+            problem = make(3, quick=True)
+        except modules._peers.CannotAnswer:
+            continue
+        (X, y), (X_test, y_test), spoiled = problem.train, problem.test, problem.spoiled
+        assert len(X) == len(y) == len(spoiled) <= 150, name
+        assert len(X_test) == len(y_test) <= 100, name
+        clean = name.endswith(("clean", "noise", "tails", "spread"))
+        assert spoiled.any() != clean, name
+        with torch.no_grad():
+            outputs = problem.net.initialize().forward(X[:4])
+        if problem.is_classifier:
+            assert y.max() < outputs.shape[1], name
+        else:
+            assert outputs.shape == y[:4].shape, name
+            assert X.dtype == y.dtype == np.float32, name
+
+
+def test_no_cell_is_for_choosing_and_for_reporting(cells):
+    assert not set(cells.CHOOSING) & set(cells.REPORTING)
+
+
+def test_rare_class_keeps_a_twentieth_and_most_of_its_labels(cells):
     X, y = np.arange(4000), np.repeat(np.arange(10), 400)
-    kept, given, spoiled = retrain.make_rare_and_flip(X, y, 0, label=8, rate=0.2)
+    kept, given, spoiled = cells.make_rare_and_flip(X, y, 0, label=8, rate=0.2)
     truth = y[kept]
     np.testing.assert_array_equal(np.bincount(truth), [400] * 8 + [20, 400])
     np.testing.assert_array_equal(given != truth, spoiled)
@@ -249,32 +453,229 @@ def test_rare_class_keeps_a_twentieth_and_most_of_its_labels(retrain):
     assert np.mean(truth[given == 8] == 8) > 0.5
 
 
-def test_one_class_is_half_wrong(retrain):
+def test_one_class_is_half_wrong(cells):
     y = np.repeat(np.arange(10), 40)
-    _, given, spoiled = retrain.spoil_one_class(y, y, 0, label=3)
+    _, given, spoiled = cells.spoil_one_class(y, y, 0, label=3)
     np.testing.assert_array_equal(given != y, spoiled)
     np.testing.assert_array_equal(np.bincount(y[spoiled]), [0, 0, 0, 20])
     assert len(np.unique(given[spoiled])) > 5
 
 
-def lines_of(*scores):
-    return {seed: {"score": score} for seed, score in enumerate(scores)}
+def test_weak_annotator_labels_all_rows_by_the_inputs(cells):
+    (X, y), _ = cells.digits(0, 600)
+    X_given, given, spoiled = cells.weak_annotator(X, y, 0)
+    assert X_given is X
+    np.testing.assert_array_equal(given != y, spoiled)
+    assert 0.05 < spoiled.mean() < 0.4
+    # Equal inputs get equal labels, wrong ones too: it is no coin that was tossed.
+    twice = np.concatenate([X, X]), np.concatenate([y, y])
+    _, given, _ = cells.weak_annotator(*twice, 0)
+    np.testing.assert_array_equal(given[:600], given[600:])
 
 
-def test_paired_interval_is_that_of_scipy_over_the_common_seeds(retrain):
-    first, second = lines_of(0.9, 0.8, 0.85), lines_of(0.7, 0.75, 0.6, 0.1)
-    mean, half = retrain.paired_interval(first, second, "score")
-    expected = stats.ttest_rel([0.9, 0.8, 0.85], [0.7, 0.75, 0.6]).confidence_interval()
+def test_foreign_inputs_are_no_digits_and_have_random_labels(cells):
+    (X, y), _ = cells.digits(0, 1000)
+    X_given, given, spoiled = cells.foreign_inputs(X, y, 0, rate=0.3)
+    assert spoiled.sum() == 300
+    changed = (X_given != X).reshape(len(X), -1).any(1)
+    np.testing.assert_array_equal(changed, spoiled)
+    np.testing.assert_array_equal(given[~spoiled], y[~spoiled])
+    assert X_given.dtype == np.float32
+    assert X_given.min() >= 0
+    assert X_given.max() <= 1
+    assert np.mean(given[spoiled] == y[spoiled]) < 0.2
+
+
+def test_shuffled_pixels_are_those_of_the_row(cells):
+    (X, y), _ = cells.digits(0, 200)
+    X_given, given, spoiled = cells.shuffled_pixels(X, y, 0, rate=0.2)
+    changed = (X_given != X).reshape(200, -1).any(1)
+    np.testing.assert_array_equal(changed, spoiled)
+    assert spoiled.sum() == 40
+    before, after = (np.sort(images.reshape(200, -1)) for images in (X, X_given))
+    np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(given, y)
+
+
+@pytest.mark.parametrize("shape", [(50,), (50, 1, 3, 3)])
+def test_swapped_targets_go_around_among_the_spoiled(cells, shape):
+    y = np.random.default_rng(0).random(shape)
+    _, given, spoiled = cells.swap_targets(y, y, 0, rate=0.2)
+    assert spoiled.sum() == 10
+    changed = (given != y).reshape(50, -1).any(1)
+    np.testing.assert_array_equal(changed, spoiled)
+    before, after = (np.sort(v.reshape(50, -1)[:, 0]) for v in (y, given))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_errors_of_values(cells):
+    y = np.random.default_rng(0).random(100)
+    _, given, spoiled = cells.add_errors(y, y, 0, rate=0.1, size=20)
+    np.testing.assert_allclose(np.abs(given - y), 20 * spoiled)
+    assert len(np.unique(np.sign(given - y))) == 3
+    _, given, spoiled = cells.mistake_unit(y, y, 0, rate=0.1)
+    np.testing.assert_allclose(given / y, np.where(spoiled, 2.54, 1))
+    _, given, spoiled = cells.add_constant(y, y, 0, rate=0.1, constant=2)
+    np.testing.assert_allclose(given - y, 2 * spoiled)
+    assert spoiled.sum() == 10
+
+
+@pytest.mark.parametrize("noise", ["normal", "skewed", "heavy tails", "varying"])
+def test_honest_noise_has_no_bias(cells, noise):
+    (X, y), (_, y_test) = cells.friedman(0, 20_000, noise=noise)
+    (_, same), _ = cells.friedman(0, 20_000)
+    assert len(y_test) == 2000
+    errors = y - same + np.random.default_rng(3000).standard_normal(20_000)
+    assert abs(errors.mean()) < 0.1
+    assert np.corrcoef(X[:, 0], np.abs(errors))[0, 1] > (
+        0.3 if noise == "varying" else -1
+    )
+
+
+# Tables.
+
+
+def lines_of(*losses, spoiled=2, dropped=3, clean_dropped=0.1):
+    return {
+        seed: {
+            "loss": loss,
+            "score": 1 - loss,
+            "losses": [loss],
+            "rows": 10,
+            "spoiled": spoiled,
+            "dropped": dropped,
+            "precision": 0.5,
+            "recall": 1.0,
+            "clean_dropped": clean_dropped,
+            "trainings": 2.0,
+            "seconds": 3.0,
+        }
+        for seed, loss in enumerate(losses)
+    }
+
+
+@pytest.fixture
+def results():
+    """Two cells with a gap, one without beyond noise, and a clean one."""
+    oracle = lines_of(0.1, 0.12, 0.11)
+    return {
+        "easy": {
+            "none": lines_of(0.5, 0.52, 0.51),
+            "oracle": oracle,
+            "cleanlab": lines_of(0.4, 0.42, 0.41),
+            "data dropout": lines_of(0.2, 0.22, 0.21),
+        },
+        "hard": {
+            "none": lines_of(0.2, 0.22, 0.21),
+            "oracle": oracle,
+            "GCE": lines_of(0.11, 0.13, 0.12),
+            "data dropout": lines_of(0.5, 0.52, 0.51),
+        },
+        "noisy": {
+            "none": lines_of(0.1, 0.3, 0.2),
+            "oracle": lines_of(0.2, 0.1, 0.15),
+            "data dropout": lines_of(0.1, 0.3, 0.2),
+        },
+        "clean": {
+            "none": lines_of(0.1, 0.3, 0.2, spoiled=0),
+            "cleanlab": lines_of(0.2, 0.4, 0.31, spoiled=0),
+            "data dropout": lines_of(0.1, 0.3, 0.2, spoiled=0, clean_dropped=0.02),
+        },
+    }
+
+
+def test_paired_interval_is_that_of_scipy_over_the_common_seeds(gauntlet):
+    first, second = (0.9, 0.8, 0.85), (0.7, 0.75, 0.6, 0.1)
+    methods = {"a": lines_of(*first), "b": lines_of(*second)}
+    mean, half = gauntlet.paired_interval(methods, "a", "b", "loss")
+    expected = stats.ttest_rel(first, second[:3]).confidence_interval()
     assert (mean - half, mean + half) == pytest.approx(tuple(expected))
-    assert retrain.interval_cell(first, second, "score") == "+0.167 ± 0.26"
-    assert retrain.interval_cell(first, {}, "score") == ""
-    first = lines_of(0.9, 0.9, 0.91)
-    assert retrain.interval_cell(first, second, "score").startswith("**+0.22 ± ")
+    assert gauntlet.interval_cell(mean, half) == "+0.17 ± 0.26"
+    assert gauntlet.interval_cell(3.0, 1.0, " %") == "**+3 % ± 1**"
+    assert gauntlet.interval_cell(3.0, np.nan) == "+3"
+    assert gauntlet.interval_cell(-123.4, 456.0) == "-123 ± 456"
+    missing = gauntlet.paired_interval(methods, "a", "c", "loss")
+    assert gauntlet.interval_cell(*missing) == ""
 
 
-def test_gap_closed(retrain):
-    methods = {"none": lines_of(0.5), "auto": lines_of(0.7), "oracle": lines_of(0.9, 0)}
-    assert retrain.gap_closed(methods, "auto", "score") == pytest.approx(0.5)
-    assert np.isnan(retrain.gap_closed(methods, "data dropout", "score"))
-    methods["oracle"] = lines_of(0.5)
-    assert np.isnan(retrain.gap_closed(methods, "auto", "score"))
+def test_gap_closed_is_pooled_and_only_where_there_is_one(gauntlet, results):
+    assert gauntlet.gap_closed(results["easy"], "data dropout") == pytest.approx(0.75)
+    assert gauntlet.gap_closed(results["easy"], "cleanlab") == pytest.approx(0.25)
+    assert gauntlet.gap_closed(results["easy"], "cleanlab", "score") == pytest.approx(
+        0.25
+    )
+    assert np.isnan(gauntlet.gap_closed(results["easy"], "GCE"))
+    backwards = {"none": lines_of(0.1), "oracle": lines_of(0.2)}
+    assert np.isnan(gauntlet.gap_closed(backwards, "none"))
+    gaps = [cell for cell, methods in results.items() if gauntlet.has_gap(methods)]
+    assert gaps == ["easy", "hard"]
+    assert gauntlet.mean_share([5, 0.5, -9]) == pytest.approx((1.5 + 0.5 - 1) / 3)
+
+
+def test_share_without_a_gap_is_in_brackets(gauntlet, results):
+    table = gauntlet.gap_table(results)
+    rows = {row.split(" | ")[0].strip("| "): row for row in table.splitlines()}
+    assert rows["easy"] == "| easy | **+78 % ± 0** | 25% |  | 75% |"
+    assert rows["noisy"].endswith("|  |  | (0%) |")
+    assert rows["mean where there is a gap"].endswith("|  | 25% | 90% | -12% |")
+    assert "clean" not in rows
+
+
+def test_summary_counts_cells_with_a_gap(gauntlet, results):
+    summary = gauntlet.summary(results)
+    assert summary["cells with a gap"] == 2
+    assert summary["mean gap closed"] == pytest.approx((0.75 - 1) / 2)
+    assert summary["worst cell"] == "hard"
+    assert summary["its gap closed"] == pytest.approx(-3)
+    assert summary["worse than none"] == ["hard"]
+    assert summary["worse than cleanlab"] == []
+    assert summary["clean rows dropped in clean cells"] == pytest.approx(0.02)
+    assert list(summary["rivals"]) == ["cleanlab", "GCE"]
+    assert summary["rivals"]["cleanlab"] == {
+        "cells": 1,
+        "mean gap closed": pytest.approx(0.25),
+        "mean gap closed by data dropout there": pytest.approx(0.75),
+    }
+    assert np.isnan(gauntlet.summary({})["mean gap closed"])
+    assert "| mean gap closed by GCE | 90.0% in 1 cells" in gauntlet.tables(results)
+
+
+@pytest.mark.parametrize("chosen", [["easy", "hard", "noisy"], ["noisy"]])
+def test_figure_of_the_gauntlet(gauntlet, results, tmp_path, chosen):
+    path = tmp_path / "figure.png"
+    gauntlet.plot({cell: results[cell] for cell in chosen}, path)
+    assert path.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "runs"),
+    [
+        (["--cells", "wine, clean"], [("MLP, wine, clean", 10)]),
+        (["--cells", "y 10", "--first-seed", "4"], []),
+        (
+            ["--group", "choosing", "--cells", "s, symmetric 10", "--seeds", "2"],
+            [(f"{name}, symmetric 10 %", 0) for name in SMALL_RATE]
+            + [(f"{name}, symmetric 10 %", 1) for name in SMALL_RATE],
+        ),
+        (
+            ["--group", "all", "--cells", "wine|Friedman, clean"],
+            [("MLP, Friedman, clean", 0), ("MLP, wine, clean", 10), (WINE, 10)],
+        ),
+        (["MLP, wine, clean", "--first-seed", "4"], [("MLP, wine, clean", 4)]),
+        (["MLP, wine, clean", "--table"], []),
+    ],
+)
+def test_seeds_and_cells_chosen(gauntlet, tmp_path, monkeypatch, arguments, runs):
+    seen = []
+    monkeypatch.setattr(
+        gauntlet, "run_seed", lambda cell, seed, *rest: seen.append((cell, seed))
+    )
+    results = ["--results", str(tmp_path / "r.jsonl")]
+    gauntlet.main(["--seeds", "1", *results, *arguments])
+    assert seen == runs
+
+
+def test_unknown_cell_is_refused(gauntlet, capsys):
+    with pytest.raises(SystemExit):
+        gauntlet.main(["MLP, whine"])
+    assert "MLP, wine, clean" in capsys.readouterr().err

@@ -28,7 +28,6 @@ from sk_datadrop import (
     GaussNewton,
     InfluenceFunctions,
     Lanczos,
-    Trajectory,
 )
 from sk_datadrop._cache import cache_key
 from sk_datadrop._training import seeded
@@ -85,7 +84,6 @@ def test_memory_object(classifier, blobs, tmp_path, trainings):
         {"engine": InfluenceFunctions(autocast="bfloat16")},
         {"engine": InfluenceFunctions(n_checkpoints=2)},
         {"engine": InfluenceFunctions(n_groups=3)},
-        {"engine": Trajectory()},
         {"cv": 3},
     ],
     ids=lambda change: next(iter(change)),

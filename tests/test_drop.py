@@ -3,26 +3,19 @@
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.isotonic import isotonic_regression
 
 from sk_datadrop._drop import (
+    as_many_rows,
     candidate_fractions,
     check_drop_fraction,
     drop_fewer,
     keep_mask,
     mean_influence,
+    most_harmful_first,
     one_standard_error,
     paired_standard_error,
-    significantly_negative,
     standard_error,
 )
-
-SPLITS = np.arange(5)
-
-
-def make_views(effects, noise, n_views=5, seed=0):
-    rng = np.random.default_rng(seed)
-    return effects + noise * rng.standard_normal((n_views, len(effects)))
 
 
 def test_mean_ignores_views_that_did_not_score():
@@ -38,162 +31,111 @@ def test_standard_error_is_that_of_scipy():
     np.testing.assert_allclose(standard_error(views), expected)
 
 
-def test_splits_that_agree_give_the_sign_rule():
-    effects = np.r_[np.full(200, -1.0), np.full(800, 0.3)]
-    selected = significantly_negative(make_views(effects, 0.05), SPLITS)
-    np.testing.assert_array_equal(selected, effects < 0)
+class TestKeepMask:
+    """Which samples stay, given a chance of harm and what is harmful."""
+
+    CHANCE = np.array([0.1, 0.9, np.nan, 0.6, 0.9, 0.6, 0.0, 0.4])
+    INFLUENCE = np.array([-5.0, -1.0, np.nan, -2.0, -3.0, 1.0, 2.0, -4.0])
+
+    def dropped(self, drop_fraction, is_harmful=None, codes=None):
+        is_harmful = np.zeros(8, dtype=bool) if is_harmful is None else is_harmful
+        keep = keep_mask(self.INFLUENCE, self.CHANCE, is_harmful, drop_fraction, codes)
+        return np.flatnonzero(~keep)
+
+    def test_order_is_by_chance_and_then_influence(self):
+        order = most_harmful_first(self.INFLUENCE, self.CHANCE)
+        np.testing.assert_array_equal(order, [4, 1, 3, 5, 7, 0, 6, 2])
+
+    def test_order_of_samples_that_are_scored_but_not_judged(self):
+        """They come after all others, by their influence."""
+        order = most_harmful_first(
+            np.array([1.0, np.nan, -1.0, 0.0]), np.array([np.nan, np.nan, np.nan, 0.0])
+        )
+        np.testing.assert_array_equal(order, [3, 2, 0, 1])
+
+    def test_harmful_drops_what_is_found_harmful(self):
+        """Whatever chance and influence say: safeguards have looked at them."""
+        is_harmful = np.isin(np.arange(8), [0, 4])
+        np.testing.assert_array_equal(self.dropped("harmful", is_harmful), [0, 4])
+        assert not len(self.dropped("harmful"))
+
+    @pytest.mark.parametrize("n_dropped", range(7))
+    def test_a_fraction_drops_the_most_harmful(self, n_dropped):
+        """Whatever was found harmful; of the seven that are scored."""
+        expected = np.sort([4, 1, 3, 5, 7, 0, 6][:n_dropped])
+        for is_harmful in (None, np.ones(8, dtype=bool)):
+            np.testing.assert_array_equal(
+                self.dropped(n_dropped / 7, is_harmful), expected
+            )
+
+    def test_unscored_samples_are_kept(self):
+        everything = np.ones(8, dtype=bool)
+        np.testing.assert_array_equal(
+            self.dropped("harmful", everything), [0, 1, 3, 4, 5, 6, 7]
+        )
+        np.testing.assert_array_equal(self.dropped(0.99), [0, 1, 3, 4, 5, 6, 7])
+
+    @pytest.mark.parametrize("drop_fraction", ["harmful", 0.99])
+    def test_no_class_is_emptied(self, drop_fraction):
+        """Of class 1 the third has the lowest chance, of equal ones class 2 the sixth.
+
+        Class 0 has a sample that was not scored.
+        """
+        codes = np.array([1, 1, 0, 2, 1, 2, 0, 0])
+        everything = np.ones(8, dtype=bool)
+        kept = np.setdiff1d(
+            np.arange(8), self.dropped(drop_fraction, everything, codes)
+        )
+        np.testing.assert_array_equal(kept, [0, 2, 5])
+
+    def test_some_sample_is_always_kept(self):
+        influence, chance = np.array([-1.0, -3.0, -2.0]), np.array([0.9, 0.8, 0.8])
+        everything = np.ones(3, dtype=bool)
+        keep = keep_mask(influence, chance, everything, "harmful")
+        np.testing.assert_array_equal(keep, [False, False, True])
+
+    def test_others_go_where_the_last_of_a_class_may_not(self):
+        """The share is that of all samples scored, as far as there are enough."""
+        codes = np.array([0, 0, 0, 1])
+        influence, chance = np.zeros(4), np.array([0.1, 0.2, 0.3, 1.0])
+        keep = keep_mask(influence, chance, np.zeros(4, dtype=bool), 0.5, codes)
+        np.testing.assert_array_equal(keep, [True, False, False, True])
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_splits_that_disagree_drop_nothing(seed):
-    views = make_views(np.zeros(1000), 1.0, seed=seed)
-    assert np.mean(views.mean(0) < 0) > 0.4
-    assert significantly_negative(views, SPLITS).sum() <= 2
+class TestAsManyRows:
+    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize("n_rows", [5, 6, 7, 9, 10, 23])
+    def test_each_is_repeated_about_as_often(self, n_rows, seed):
+        kept = np.array([2, 3, 5, 7, 11])
+        rows = as_many_rows(kept, n_rows, np.random.default_rng(seed))
+        assert len(rows) == n_rows
+        assert (np.diff(rows) >= 0).all()
+        found, counts = np.unique(rows, return_counts=True)
+        np.testing.assert_array_equal(found, kept)
+        assert set(counts) <= {n_rows // 5, n_rows // 5 + 1}
 
+    def test_nothing_is_repeated_where_all_are_kept(self):
+        kept = np.arange(9)
+        rows = as_many_rows(kept, 9, np.random.default_rng(0))
+        np.testing.assert_array_equal(rows, kept)
 
-def test_false_discoveries_stay_below_the_rate():
-    """Half the samples without effect, half harmful."""
-    effects = np.r_[np.zeros(2000), np.full(2000, -1.5)]
-    rates = []
-    for seed in range(10):
-        selected = significantly_negative(make_views(effects, 1.0, seed=seed), SPLITS)
-        rates.append(np.mean(effects[selected] == 0))
-        assert selected[2000:].mean() > 0.7
-    assert np.mean(rates) <= 0.2
+    def test_repeats_are_drawn_evenly(self):
+        kept = np.arange(10)
+        counts = np.zeros(10)
+        for seed in range(400):
+            rows = as_many_rows(kept, 13, np.random.default_rng(seed))
+            counts += np.bincount(rows) - 1
+        assert counts.sum() == 3 * 400
+        # 120 each, with a standard deviation of 9.
+        assert abs(counts - 120).max() < 40
 
-
-def test_heavy_tails_are_no_evidence():
-    """Of each sample one view is far larger than the others: |t| is near one."""
-    rng = np.random.default_rng(0)
-    views = rng.standard_normal((5, 1000)) * 1e-3
-    views[rng.integers(5, size=1000), np.arange(1000)] = rng.standard_cauchy(1000)
-    assert significantly_negative(views, SPLITS).sum() == 0
-
-
-def by_hand(views):
-    """The rule from scipy's t-test and a fitted decreasing density."""
-    m = views.shape[1]
-    p = stats.ttest_1samp(views, 0, alternative="less").pvalue
-    two_sided = stats.ttest_1samp(views, 0).pvalue
-    null_share = min(1, (np.sum(two_sided > 0.3) + 1) / (0.7 * m))
-    widths = np.diff(np.r_[0, np.sort(p)])
-    density = isotonic_regression(
-        1 / (m * widths), sample_weight=widths, increasing=False
-    )
-    dense = density > 2 * null_share
-    cut = np.sort(p)[dense].max() if dense.any() else -1
-    return p <= cut, null_share * m * cut / max(np.sum(p <= cut), 1)
-
-
-@pytest.mark.parametrize("effect", [-2.0, -4.0])
-def test_cut_against_the_grenander_density(effect):
-    views = make_views(np.r_[np.zeros(300), np.full(300, effect)], 1.0)
-    expected, false_discovery_rate = by_hand(views)
-    assert false_discovery_rate < 0.2
-    np.testing.assert_array_equal(significantly_negative(views, SPLITS), expected)
-
-
-def test_agreement_about_others_is_no_evidence_against_a_rare_class():
-    """Splits agree about 900 samples, and disagree about the 30 of one class."""
-    rng = np.random.default_rng(0)
-    effects = np.r_[np.full(200, -1.0), np.full(700, 0.5), np.zeros(30)]
-    codes = np.repeat([0, 1], [900, 30])
-    views = make_views(effects, 0.1)
-    views[:, 900:] = rng.normal(-0.02, 0.1, size=(5, 30))
-    pooled = significantly_negative(views, SPLITS)
-    assert pooled[900:].sum() >= 5
-    selected = significantly_negative(views, SPLITS, codes)
-    assert selected[900:].sum() <= 1
-    np.testing.assert_array_equal(selected[:900], effects[:900] < 0)
-
-
-def test_classes_together_are_no_easier_than_one_class():
-    """A class of harmful samples alone would lose more of them than among others."""
-    codes = np.repeat([0, 1], [1000, 50])
-    views = make_views(np.where(codes, -1.5, 0.0), 1.0)
-    together = significantly_negative(views, SPLITS)
-    np.testing.assert_array_equal(
-        significantly_negative(views, SPLITS, np.zeros(1050)), together
-    )
-    by_class = significantly_negative(views, SPLITS, codes)
-    assert not np.any(by_class & ~together)
-    alone = significantly_negative(views[:, codes == 1], SPLITS)
-    assert alone.sum() > by_class[codes == 1].sum() > 0
-
-
-def test_views_of_one_split_are_no_independent_evidence():
-    """Copies of a split's view change nothing."""
-    views = make_views(np.linspace(-0.5, 0.5, 100), 0.4)
-    once = significantly_negative(views, SPLITS)
-    many = significantly_negative(np.repeat(views, 10, axis=0), np.repeat(SPLITS, 10))
-    np.testing.assert_array_equal(once, many)
-    of_own_splits = significantly_negative(np.repeat(views, 10, axis=0), np.arange(50))
-    assert 0 < once.sum() < of_own_splits.sum()
-
-
-def test_a_single_view_decides_by_its_sign():
-    views = np.array([[-1.0, 1.0, -0.1, np.nan]])
-    np.testing.assert_array_equal(
-        significantly_negative(views, np.zeros(1)), [True, False, True, False]
-    )
-
-
-def test_groups_of_a_single_split_are_tested():
-    effects = np.r_[np.full(50, -1.0), np.full(150, 0.5)]
-    views = make_views(effects, 0.1, n_views=8)
-    selected = significantly_negative(views, np.zeros(8))
-    np.testing.assert_array_equal(selected, effects < 0)
-
-
-def test_samples_without_enough_views_are_kept():
-    views = make_views(np.full(50, -1.0), 0.01)
-    views[1:, 0] = np.nan
-    views[:, 1] = np.nan
-    selected = significantly_negative(views, SPLITS)
-    assert not selected[:2].any()
-    assert selected[2:].all()
-
-
-def test_identical_views_are_certain_and_zeros_are_not():
-    views = np.tile(np.r_[np.full(10, -1.0), np.full(10, 1.0), 0.0], (5, 1))
-    np.testing.assert_array_equal(significantly_negative(views, SPLITS), views[0] < 0)
-
-
-@pytest.mark.parametrize(("fraction", "n_dropped"), [(0, 0), (0.25, 5), (0.5, 10)])
-def test_fraction_drops_the_lowest(fraction, n_dropped):
-    views = np.random.default_rng(0).standard_normal((1, 20))
-    keep = keep_mask(views, np.zeros(1), fraction)
-    np.testing.assert_array_equal(
-        np.flatnonzero(~keep), np.sort(np.argsort(views[0])[:n_dropped])
-    )
-
-
-def test_fraction_counts_scored_samples_only():
-    views = np.r_[np.full(10, np.nan), np.arange(10.0)][None]
-    keep = keep_mask(views, np.zeros(1), 0.2)
-    np.testing.assert_array_equal(np.flatnonzero(~keep), [10, 11])
-
-
-@pytest.mark.parametrize("drop_fraction", ["harmful", 0.9])
-def test_no_class_is_emptied(drop_fraction):
-    codes = np.r_[np.zeros(20, dtype=int), np.ones(3, dtype=int)]
-    views = make_views(np.r_[np.full(20, 1.0), [-3.0, -1.0, -2.0]], 0.01)
-    keep = keep_mask(views, SPLITS, drop_fraction, codes)
-    assert keep[21]
-    np.testing.assert_array_equal(np.flatnonzero(keep & (codes == 1)), [21])
-
-
-def test_some_sample_is_always_kept():
-    views = make_views(np.full(10, -1.0), 0.01)
-    assert keep_mask(views, SPLITS, "harmful").sum() == 1
-
-
-def test_an_unscored_sample_serves_its_class():
-    codes = np.array([0, 0, 1, 1])
-    views = np.array([[1.0, 1.0, -1.0, np.nan]])
-    np.testing.assert_array_equal(
-        keep_mask(views, np.zeros(1), "harmful", codes), [True, True, False, True]
-    )
+    def test_same_generator_same_rows(self):
+        first, again, other = (
+            as_many_rows(np.arange(50), 70, np.random.default_rng(seed))
+            for seed in (0, 0, 1)
+        )
+        np.testing.assert_array_equal(first, again)
+        assert (first != other).any()
 
 
 class TestAuto:
@@ -210,11 +152,13 @@ class TestAuto:
         keep = np.ones(9, dtype=bool)
         np.testing.assert_array_equal(candidate_fractions(keep, np.ones(9)), [0])
 
-    def test_fewer_are_the_lowest_of_those_dropped(self):
-        keep = np.array([True, False, False, False, True])
-        influence = np.array([-9.0, -2.0, -3.0, -1.0, np.nan])
-        for n_dropped, expected in enumerate([[], [2], [1, 2], [1, 2, 3]]):
-            fewer = drop_fewer(keep, influence, n_dropped / 4)
+    def test_fewer_are_the_most_harmful_of_those_dropped(self):
+        """Also of three that a rule keeps, and of which one is not scored."""
+        keep = np.array([True, False, False, False, True, True])
+        influence = np.array([-9.0, -2.0, -3.0, -1.0, np.nan, 5.0])
+        chance = np.array([1.0, 0.7, 0.7, 0.8, np.nan, 0.9])
+        for n_dropped, expected in enumerate([[], [3], [2, 3], [1, 2, 3], [1, 2, 3]]):
+            fewer = drop_fewer(keep, influence, chance, n_dropped / 5)
             np.testing.assert_array_equal(np.flatnonzero(~fewer), expected)
 
     @pytest.mark.parametrize(("gain", "chosen"), [(0.1, 0), (0.18, 0), (0.19, 2)])
@@ -248,14 +192,3 @@ def test_drop_fraction_out_of_range(drop_fraction):
         ValueError, match="drop_fraction must be 'harmful', 'auto' or a"
     ):
         check_drop_fraction(drop_fraction)
-
-
-def test_samples_without_any_influence_count_as_without_effect():
-    """Views that agree on zero are no evidence, and weak ones beside them are none."""
-    spread = np.array([-1, -0.5, 0, 0.5, 1])[:, None]
-    # Student's t is -1.53, a one-sided p-value of .1 with five views.
-    weak = np.repeat(spread - 0.542, 10, axis=1)
-    splits = np.arange(5)
-    assert significantly_negative(weak, splits).all()
-    beside = np.hstack([weak, np.zeros((5, 30))])
-    assert not significantly_negative(beside, splits).any()

@@ -19,15 +19,12 @@ from sk_datadrop import (
     Hessian,
     InfluenceFunctions,
     SolverResult,
-    Trajectory,
     View,
 )
 from sk_datadrop._engine import (
     Request,
     check_engine,
-    check_trainable,
     n_groups_of,
-    recorders,
     score,
     split_groups,
 )
@@ -39,11 +36,7 @@ from sk_datadrop._training import Recipe, train_watched
 ENGINES = {
     "influence functions": InfluenceFunctions(),
     "Hessian and CG": InfluenceFunctions(curvature=Hessian(damping=0.5), solver=CG()),
-    "trajectory": Trajectory(),
-    "trajectory, few states": Trajectory(smoothing=1.0, max_memory=2e3),
 }
-SCORING_HELD_OUT = [name for name in ENGINES if ENGINES[name].scores_held_out]
-BLIND_TO_TRAINING = [name for name in ENGINES if not recorders(ENGINES[name])]
 NUMBER = 2
 ROUNDING = 1e-3
 
@@ -77,23 +70,17 @@ HELD_OUT = Samples(X[60:], Y[60:], Y[60:])
 
 
 @cache
-def train(name, n_checkpoints=1):
+def train(n_checkpoints=1):
     """Train a net that is to be scored, and that no test may change."""
-    return train_watched(
-        NET,
-        SAMPLES,
-        HELD_OUT,
-        Recipe("training", seed=0),
-        n_checkpoints=n_checkpoints,
-        callbacks=recorders(ENGINES[name]),
-    )
+    recipe = Recipe("training", seed=0)
+    return train_watched(NET, SAMPLES, HELD_OUT, recipe, n_checkpoints=n_checkpoints)
 
 
 def ask(
     name, training=None, samples=SAMPLES, held_out=HELD_OUT, kind="bounded", **options
 ):
     """Score samples; the options are those of the request."""
-    training = training or train(name)
+    training = training or train()
     objective = HeldOutObjective(kind, held_out)
     request = Request(**({"seed": 0, "number": NUMBER} | options))
     return score(ENGINES[name], training, samples, objective, request)
@@ -168,7 +155,7 @@ class TestScores:
     def test_have_the_shapes_and_views_they_promise(
         self, name, n_checkpoints, n_groups
     ):
-        training = train(name, n_checkpoints)
+        training = train(n_checkpoints)
         scores = ask(name, training, n_groups=n_groups)
         assert scores.train.shape == (len(scores.views), 60)
         assert scores.held_out.shape == (len(scores.views), 30)
@@ -190,20 +177,15 @@ class TestScores:
         assert influence[SPOILED].mean() < 0 < influence[~SPOILED].mean()
 
     @each_engine
-    def test_of_held_out_samples_are_nan_unless_scored(self, name):
-        one = ask(name).held_out
+    def test_of_held_out_samples_are_nan_unless_asked_for(self, name):
+        assert np.isfinite(ask(name).held_out).all()
         three = ask(name, n_groups=3).held_out
-        if ENGINES[name].scores_held_out:
-            assert np.isfinite(one).all()
-            # Every sample is in one of the groups, and not scored by it.
-            np.testing.assert_array_equal(np.isnan(three).sum(axis=0), np.ones(30))
-        else:
-            assert np.isnan(one).all()
-            assert np.isnan(three).all()
+        # Every sample is in one of the groups, and not scored by it.
+        np.testing.assert_array_equal(np.isnan(three).sum(axis=0), np.ones(30))
         unasked = ask(name, n_groups=3, score_held_out=False).held_out
         assert np.isnan(unasked).all()
 
-    @pytest.mark.parametrize("name", SCORING_HELD_OUT)
+    @each_engine
     @pytest.mark.parametrize("number", range(3))
     def test_of_a_held_out_sample_come_from_groups_without_it(self, name, number):
         """Views that score a sample do not change with it, and all others do."""
@@ -243,7 +225,7 @@ class TestScores:
         )
         assert_close(first.train, second.train)
 
-    @pytest.mark.parametrize("name", BLIND_TO_TRAINING)
+    @each_engine
     def test_do_not_depend_on_the_order_of_samples(self, name):
         order = np.random.default_rng(0).permutation(60)
         first, second = (ask(name, samples=s) for s in (SAMPLES, SAMPLES[order]))
@@ -260,7 +242,7 @@ class TestScores:
 class TestLeftAsFound:
     @each_engine
     def test_net_and_engine(self, name):
-        training = train.__wrapped__(name)
+        training = train.__wrapped__()
         net, module = training.net, training.net.module_
         module.train()
         module[1].eval()
@@ -279,17 +261,10 @@ class TestLeftAsFound:
 
     @each_engine
     def test_generators(self, name):
-        train(name)
+        train()
         before = states_of_generators()
         ask(name)
         assert states_of_generators() == before
-
-    @each_engine
-    def test_net_that_is_only_checked(self, name):
-        net = clone(NET).initialize()
-        before = copy.deepcopy(net.module_)
-        check_trainable(ENGINES[name], net, SAMPLES)
-        assert_same_modules(net.module_, before)
 
 
 class TestViewsOfFits:
@@ -303,11 +278,7 @@ class TestViewsOfFits:
         assert [(view.split, view.group) for view in model.views_] == [
             (k, 0) for k in range(3)
         ]
-        is_held_out = folds == np.arange(3)[:, None]
-        np.testing.assert_array_equal(
-            np.isnan(model.influence_per_view_),
-            is_held_out & (not ENGINES[name].scores_held_out),
-        )
+        assert np.isfinite(model.influence_per_view_).all()
 
     @each_engine
     def test_default_of_a_single_split_is_eight_groups(self, name):
@@ -316,8 +287,7 @@ class TestViewsOfFits:
         ).fit(X, Y)
         assert [view.group for view in model.views_] == list(range(8))
         n_missing = np.isnan(model.influence_per_view_).sum(axis=0)
-        expected = 1 if ENGINES[name].scores_held_out else 8
-        assert sorted(n_missing) == [0] * 63 + [expected] * 27
+        assert sorted(n_missing) == [0] * 63 + [1] * 27
 
     def test_checkpoints_times_groups_of_influence_functions(self):
         engine = InfluenceFunctions(n_checkpoints=3, n_groups=2)

@@ -19,7 +19,6 @@ from sk_datadrop import (
     DataDropoutSampler,
     DataDropoutTransformer,
     InfluenceFunctions,
-    Trajectory,
 )
 
 
@@ -103,8 +102,9 @@ VARIANTS = {
     "regressor, callable": DataDropoutRegressor(
         REGRESSOR, objective=absolute_error, **QUICK
     ),
-    "regressor, trajectory": DataDropoutRegressor(
-        REGRESSOR, **QUICK | {"engine": Trajectory(n_groups=1)}
+    "regressor, checkpoints": DataDropoutRegressor(
+        REGRESSOR,
+        **QUICK | {"engine": InfluenceFunctions(n_checkpoints=3, n_groups=1)},
     ),
     "transformer of a share": DataDropoutTransformer(CLASSIFIER, **SHARE),
     "sampler of a share": DataDropoutSampler(REGRESSOR, **SHARE),

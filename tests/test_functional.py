@@ -303,49 +303,53 @@ def test_an_error_in_get_loss_leaves_the_criterion_in_place(batch):
 def test_samples_are_evaluated_as_the_criterion_itself_measures_them(batch):
     X, y = batch
     net = fitted(PenalisedNet, nn.CrossEntropyLoss, criterion__label_smoothing=0.2)
-    found = FunctionalNet(net).evaluate(Samples(X.numpy(), y.numpy()), batch_size=4)
+    n_classes = net.module_(X).shape[1]
+    found = FunctionalNet(net).evaluate(Samples(X.numpy(), y.numpy()), n_classes)
     logits = net.module_(X).detach()
     expected = F.cross_entropy(logits, y, reduction="none")
     np.testing.assert_allclose(found.losses, expected, rtol=1e-12)
-    np.testing.assert_array_equal(found.outputs, logits.float())
-    assert found.outputs.dtype == np.float32
+    np.testing.assert_allclose(found.log_proba, logits.log_softmax(1), rtol=1e-5)
+    assert found.log_proba.dtype == np.float32
+    assert found.mean_target is None
 
 
-def test_outputs_as_large_as_images_are_not_kept():
+class Twice(nn.Module):
+    """A criterion that torch does not know: twice the cross entropy."""
+
+    reduction = "mean"
+
+    def forward(self, outputs, y):
+        losses = -2 * outputs.log_softmax(1)[torch.arange(len(y)), y]
+        return losses if self.reduction == "none" else losses.mean()
+
+
+def test_of_any_criterion_classes_are_as_likely_as_their_losses_say(batch):
+    X, y = batch
+    net = fitted(NeuralNetClassifier, Twice)
+    logits = net.module_(X).detach()
+    found = FunctionalNet(net).evaluate(Samples(X.numpy(), y.numpy()), logits.shape[1])
+    expected = (2 * logits).log_softmax(1)
+    np.testing.assert_allclose(found.log_proba, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_compared_with_a_constant():
     net = NeuralNetRegressor(nn.Conv2d, module__in_channels=1, module__out_channels=1)
-    net.set_params(module__kernel_size=1).initialize()
-    X = torch.randn(6, 1, 2, 2)
-    found = FunctionalNet(net).evaluate(Samples(X, X), batch_size=4)
-    assert found.outputs is None
+    net.set_params(module__kernel_size=1, batch_size=4).initialize()
+    X, constant = torch.randn(6, 1, 2, 2), torch.randn(1, 2, 2)
+    found = FunctionalNet(net).evaluate(Samples(X, X), constant=constant.numpy())
+    assert found.log_proba is None
     expected = ((net.module_(X) - X) ** 2).mean((1, 2, 3)).detach()
     np.testing.assert_allclose(found.losses, expected, rtol=1e-6)
+    np.testing.assert_allclose(found.mean_target, X.mean(0), rtol=1e-5)
+    assert found.constant_loss == pytest.approx(float(((constant - X) ** 2).mean()))
 
 
 def test_no_samples_have_no_losses():
     functional = FunctionalNet(fitted(NeuralNetClassifier, nn.CrossEntropyLoss))
     found = functional.evaluate(Samples(np.empty((0, 4)), np.empty(0, dtype=int)))
     assert found.losses.shape == (0,)
-    assert found.outputs is None
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_a_unit_of_loss_is_one_over_the_sum_of_the_weights(reduction, batch):
-    X, y = batch
-    weights = torch.tensor([1.0, 2.0, 50.0], dtype=torch.float64)
-    net = fitted(
-        NeuralNetClassifier,
-        nn.CrossEntropyLoss,
-        criterion__weight=weights,
-        criterion__reduction=reduction,
-    )
-    functional = FunctionalNet(net)
-    of_samples = torch.ones(6, dtype=torch.float64, requires_grad=True)
-    loss = functional.training_loss(functional.theta, X, y, of_samples)
-    torch.testing.assert_close(loss, net.get_loss(net.module_(X), y))
-    total = weights[y].sum() if reduction == "mean" else 1
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, of_samples)[0], losses_of(functional, X, y) / total
-    )
+    assert found.log_proba is None
+    assert np.isnan(found.constant_loss)
 
 
 @pytest.mark.filterwarnings("ignore:You set iterator_valid__shuffle=True")

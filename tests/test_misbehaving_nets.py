@@ -25,13 +25,11 @@ from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
     InfluenceFunctions,
-    Trajectory,
     influence_scores,
 )
 
 ONE_SPLIT = {"cv": 0.5, "random_state": 0}
-ENGINES = [InfluenceFunctions(n_groups=1), Trajectory(n_groups=1)]
-every_engine = pytest.mark.parametrize("engine", ENGINES, ids=repr)
+ENGINE = InfluenceFunctions(n_groups=1)
 every_kind = pytest.mark.parametrize(
     "is_classifier", [True, False], ids=["classifier", "regressor"]
 )
@@ -153,10 +151,10 @@ WARNED = {
     "constant": "the gradient of the held-out objective is zero",
     "detached layer": "no output depends on the parameters first.weight",
 }
-FINE = ["float64", "frozen layer", "batch norm", None]
+FINE = ["float64", "frozen layer", "batch norm", "changes its input", None]
 
 
-def outcome_of_net(fault, engine, is_classifier):
+def outcome_of_net(fault, is_classifier):
     """Fit a faulty net; the global generator must not move."""
     X, y = table(0)
     model, y = model_and_targets(
@@ -168,52 +166,32 @@ def outcome_of_net(fault, engine, is_classifier):
         batch_size=16,
     )
     before = torch.get_rng_state()
-    error, warned = fit(model.set_params(engine=engine), X, y)
+    error, warned = fit(model.set_params(engine=ENGINE), X, y)
     assert torch.equal(before, torch.get_rng_state())
     return model, X, y, error, warned
 
 
-@every_engine
 @every_kind
 @pytest.mark.parametrize("fault", REFUSED)
-def test_nets_that_are_refused(fault, engine, is_classifier):
-    model, _, _, error, _ = outcome_of_net(fault, engine, is_classifier)
+def test_nets_that_are_refused(fault, is_classifier):
+    model, _, _, error, _ = outcome_of_net(fault, is_classifier)
     assert re.search(REFUSED[fault], str(error)), repr(error)
     assert not hasattr(model, "estimator_")
 
 
 @every_kind
-def test_a_training_that_changes_its_input_cannot_be_replayed(is_classifier):
-    """It is not what it was."""
-    model, _, _, error, _ = outcome_of_net(
-        "changes its input", ENGINES[1], is_classifier
-    )
-    assert "cannot be replayed" in str(error)
-    assert not hasattr(model, "estimator_")
-
-
-@every_engine
-@every_kind
 @pytest.mark.parametrize("fault", WARNED)
-def test_nets_that_are_warned_of(fault, engine, is_classifier):
-    model, X, y, error, warned = outcome_of_net(fault, engine, is_classifier)
+def test_nets_that_are_warned_of(fault, is_classifier):
+    model, X, y, error, warned = outcome_of_net(fault, is_classifier)
     assert error is None, error
     check_predictions(model, X, y)
-    # A trajectory is not told which parameters the outputs depend on.
-    is_unseen = fault == "detached layer" and isinstance(engine, Trajectory)
-    assert any(WARNED[fault] in message for message in warned) != is_unseen
+    assert any(WARNED[fault] in message for message in warned)
 
 
 @every_kind
-@pytest.mark.parametrize(
-    ("fault", "engine"),
-    [
-        *[(fault, engine) for fault in FINE for engine in ENGINES],
-        ("changes its input", ENGINES[0]),
-    ],
-)
-def test_nets_that_are_no_matter(fault, engine, is_classifier):
-    model, X, y, error, _ = outcome_of_net(fault, engine, is_classifier)
+@pytest.mark.parametrize("fault", FINE)
+def test_nets_that_are_no_matter(fault, is_classifier):
+    model, X, y, error, _ = outcome_of_net(fault, is_classifier)
     if fault == "float64" and not is_classifier and "expected Double" in str(error):
         pytest.skip("older versions of torch do not measure float64 by float32")
     assert error is None, error
@@ -232,11 +210,10 @@ class BlowsUp(Net):
         return outputs + torch.inf if blown_up else outputs
 
 
-@every_engine
-def test_a_last_net_that_predicts_no_numbers_is_refused(engine):
+def test_a_last_net_that_predicts_no_numbers_is_refused():
     X, y = table(5)
     net = small_classifier(3, 2, module=BlowsUp, batch_size=16)
-    model = DataDropoutClassifier(net, **ONE_SPLIT, engine=engine, drop_fraction=0.0)
+    model = DataDropoutClassifier(net, **ONE_SPLIT, engine=ENGINE, drop_fraction=0.0)
     error, _ = fit(model, X, y)
     assert re.search("round 2: .* for 16 of the 16 samples it was tr", str(error))
     assert not hasattr(model, "estimator_")
@@ -280,24 +257,22 @@ REFUSED_CRITERIA = {
 }
 
 
-def outcome_of_criterion(fault, engine):
+def outcome_of_criterion(fault):
     X, y = table(0)
     net = small_classifier(3, 2, criterion=FaultyCriterion, criterion__fault=fault)
-    model = DataDropoutClassifier(net, **ONE_SPLIT, engine=engine)
+    model = DataDropoutClassifier(net, **ONE_SPLIT, engine=ENGINE)
     return model, X, y, *fit(model, X, y)
 
 
-@every_engine
 @pytest.mark.parametrize("fault", REFUSED_CRITERIA)
-def test_criteria_that_are_refused(fault, engine):
-    *_, error, _ = outcome_of_criterion(fault, engine)
+def test_criteria_that_are_refused(fault):
+    *_, error, _ = outcome_of_criterion(fault)
     assert re.search(REFUSED_CRITERIA[fault], str(error)), repr(error)
 
 
-@every_engine
 @pytest.mark.parametrize("fault", ["zero", "float64"])
-def test_criteria_that_are_not(fault, engine):
-    model, X, y, error, warned = outcome_of_criterion(fault, engine)
+def test_criteria_that_are_not(fault):
+    model, X, y, error, warned = outcome_of_criterion(fault)
     assert error is None, error
     check_predictions(model, X, y)
     is_zero = any("objective is zero" in message for message in warned)
@@ -324,24 +299,22 @@ FINE_OBJECTIVES = {
 }
 
 
-def with_objective(objective, engine):
+def with_objective(objective):
     return DataDropoutClassifier(
-        small_classifier(3, 2), objective=objective, engine=engine, **ONE_SPLIT
+        small_classifier(3, 2), objective=objective, engine=ENGINE, **ONE_SPLIT
     )
 
 
-@every_engine
 @pytest.mark.parametrize("name", REFUSED_OBJECTIVES)
-def test_objectives_that_are_refused(name, engine):
+def test_objectives_that_are_refused(name):
     objective, message = REFUSED_OBJECTIVES[name]
-    error, _ = fit(with_objective(objective, engine), *table(3))
+    error, _ = fit(with_objective(objective), *table(3))
     assert re.search(message, str(error)), repr(error)
 
 
-@every_engine
 @pytest.mark.parametrize("name", FINE_OBJECTIVES)
-def test_objectives_that_are_no_matter(name, engine):
-    model, (X, y) = with_objective(FINE_OBJECTIVES[name], engine), table(3)
+def test_objectives_that_are_no_matter(name):
+    model, (X, y) = with_objective(FINE_OBJECTIVES[name]), table(3)
     error, _ = fit(model, X, y)
     assert error is None, error
     check_same_again(model, X, y)
@@ -350,24 +323,22 @@ def test_objectives_that_are_no_matter(name, engine):
 # Steps.
 
 
-def outcome_of_steps(lr, engine, is_classifier, max_epochs):
+def outcome_of_steps(lr, is_classifier, max_epochs):
     X, y = table(1)
     model, y = model_and_targets(
         is_classifier, y, X[:, 0], lr=lr, max_epochs=max_epochs
     )
-    return model, X, y, *fit(model.set_params(engine=engine), X, y)
+    return model, X, y, *fit(model.set_params(engine=ENGINE), X, y)
 
 
-@every_engine
 @every_kind
 @pytest.mark.parametrize("lr", [0.0, 1e-30, 1e-3, 1.0, 1e2])
-def test_learning_rates_that_are_no_matter(lr, engine, is_classifier):
-    model, X, y, error, _ = outcome_of_steps(lr, engine, is_classifier, 2)
+def test_learning_rates_that_are_no_matter(lr, is_classifier):
+    model, X, y, error, _ = outcome_of_steps(lr, is_classifier, 2)
     assert error is None, error
     check_predictions(model, X, y)
 
 
-@every_engine
 @every_kind
 @pytest.mark.parametrize(
     ("lr", "max_epochs", "message"),
@@ -379,12 +350,11 @@ def test_learning_rates_that_are_no_matter(lr, engine, is_classifier):
         (np.inf, 2, "split 1 of 1: the training loss became nan in epoch 2"),
     ],
 )
-def test_learning_rates_that_are_none(lr, max_epochs, message, engine, is_classifier):
-    *_, error, _ = outcome_of_steps(lr, engine, is_classifier, max_epochs)
+def test_learning_rates_that_are_none(lr, max_epochs, message, is_classifier):
+    *_, error, _ = outcome_of_steps(lr, is_classifier, max_epochs)
     assert re.search(message, str(error)), repr(error)
 
 
-@every_engine
 @pytest.mark.parametrize(
     ("max_epochs", "message"),
     [
@@ -392,20 +362,20 @@ def test_learning_rates_that_are_none(lr, max_epochs, message, engine, is_classi
         (2, "split 1 of 1: the training loss became inf in epoch 2"),
     ],
 )
-def test_steps_beyond_float32_are_refused(max_epochs, message, engine):
-    *_, error, _ = outcome_of_steps(1e30, engine, False, max_epochs)
+def test_steps_beyond_float32_are_refused(max_epochs, message):
+    *_, error, _ = outcome_of_steps(1e30, False, max_epochs)
     assert re.search(message, str(error)), repr(error)
 
 
 def test_a_net_far_beyond_rounding_is_not_scored_by_influence_functions():
     """Nothing is left of a change of the parameters."""
-    *_, error, _ = outcome_of_steps(1e30, ENGINES[0], True, 2)
+    *_, error, _ = outcome_of_steps(1e30, True, 2)
     assert re.search("split 1 of 1: the net cannot be differentiated", str(error))
 
 
 def test_a_saturated_net_is_not_scored_by_influence_functions():
     """Only rounding is left of its curvature."""
-    model, X, y, error, warned = outcome_of_steps(1e6, ENGINES[0], True, 2)
+    model, X, y, error, warned = outcome_of_steps(1e6, True, 2)
     assert error is None, error
     check_predictions(model, X, y)
     assert any("not positive definite" in message for message in warned)
@@ -424,9 +394,7 @@ def test_batches_of_one_sample(batch_size, has_norm, drop_last):
         batch_size=batch_size,
         iterator_train__drop_last=drop_last,
     )
-    model = DataDropoutClassifier(
-        net, **ONE_SPLIT, engine=ENGINES[0], drop_fraction=0.0
-    )
+    model = DataDropoutClassifier(net, **ONE_SPLIT, engine=ENGINE, drop_fraction=0.0)
     error, _ = fit(model, X, y)
     if drop_last and batch_size > 8:
         assert "the net saw no batch" in str(error)

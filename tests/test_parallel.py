@@ -23,7 +23,6 @@ from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
     InfluenceFunctions,
-    Trajectory,
     influence_scores,
 )
 from sk_datadrop._functional import FunctionalNet
@@ -215,8 +214,7 @@ def large():
 def test_samples_are_passed_whole_and_once(large):
     """Workers map the very same file into memory, and cut it themselves."""
     X, y, net = large
-    # Trajectories are scored faster than that many targets are by influence functions.
-    owner = DataDropoutRegressor(net, cv=3, random_state=0, engine=Trajectory())
+    owner = DataDropoutRegressor(net, cv=3, random_state=0)
     plan = make_plan(owner, X, y, None, None, {})
     assert plan.samples.X is X
     assert plan.samples.y is y

@@ -23,7 +23,6 @@ from sk_datadrop import (
     GaussNewton,
     InfluenceFunctions,
     Lanczos,
-    Trajectory,
 )
 from sk_datadrop._plan import cut, derived_seed, make_plan, takes_classes
 
@@ -91,7 +90,7 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("engine", "message"),
         [
-            (3, r"engine must be InfluenceFunctions\(...\), .* or None; got 3"),
+            (3, r"engine must be InfluenceFunctions\(...\) or None; got 3"),
             (InfluenceFunctions, "engine must be .* got <class"),
             (
                 InfluenceFunctions(curvature="gauss-newton"),
@@ -121,7 +120,7 @@ class TestParameters:
                 "max_iter == 0, must be >= 1",
             ),
             (InfluenceFunctions(n_groups=0), "n_groups == 0, must be >= 1"),
-            (Trajectory(n_checkpoints=0), "n_checkpoints == 0, must be >= 1"),
+            (InfluenceFunctions(n_checkpoints=0), "n_checkpoints == 0, must be >= 1"),
         ],
     )
     def test_of_the_engine(self, classifier, blobs, engine, message):
@@ -269,11 +268,11 @@ class TestSeeds:
         plan = self.plan(classifier, blobs, 7)
         seeds = [plan.recipe("", s.train, k).seed for k, s in enumerate(plan.splits)]
         assert seeds[0] == plan.recipe("round 2", np.arange(90)).seed == 7
-        assert len(set(seeds)) == 5
+        assert len(set(seeds)) == 3
 
     def test_the_folds_are_those_of_a_derived_seed(self, classifier, blobs):
         X, y = blobs
-        expected = StratifiedKFold(5, shuffle=True, random_state=derived_seed(7))
+        expected = StratifiedKFold(3, shuffle=True, random_state=derived_seed(7))
         splits = self.plan(classifier, blobs, 7).splits
         for split, (train, held_out) in zip(splits, expected.split(X, y), strict=True):
             np.testing.assert_array_equal(split.train, train)

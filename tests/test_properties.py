@@ -37,19 +37,20 @@ from sk_datadrop import (
     InfluenceFunctions,
     Lanczos,
     LiSSA,
-    Trajectory,
     influence_scores,
 )
 from sk_datadrop._curvature import CurvatureOperator
 from sk_datadrop._drop import (
+    as_many_rows,
     candidate_fractions,
     drop_fewer,
     keep_mask,
     mean_influence,
-    significantly_negative,
+    most_harmful_first,
     standard_error,
 )
 from sk_datadrop._influence import _finite
+from sk_datadrop._judge import Evidence, Predictions, chance_of_harm
 from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._samples import Samples, class_codes
 from sk_datadrop._solvers import solve
@@ -72,8 +73,7 @@ def cases(n):
 
 seeds = st.integers(0, 2**31 - 1)
 engines = st.builds(
-    lambda kind, views: kind(n_checkpoints=views[0], n_groups=views[1]),
-    st.sampled_from([InfluenceFunctions, Trajectory]),
+    lambda views: InfluenceFunctions(n_checkpoints=views[0], n_groups=views[1]),
     st.sampled_from([(1, 1), (1, 2), (2, 1)]),
 )
 
@@ -210,15 +210,15 @@ def test_values_that_are_no_numbers_are_refused(seed, value, where, data):
 @cases(20)
 @given(
     seeds, st.integers(0, 12), st.integers(0, 12), st.sampled_from([None, 1, 3, 8]),
-    st.integers(1, 3), st.sampled_from([InfluenceFunctions, Trajectory]),
+    st.integers(1, 3),
 )  # fmt: skip
-def test_samples_may_be_held_out_by_the_caller(
-    seed, n, n_y, n_groups, n_features, engine
-):
+def test_samples_may_be_held_out_by_the_caller(seed, n, n_y, n_groups, n_features):
     X, y = table(seed)
     X_val, y_val = np.resize(X, (n, n_features)), np.resize(y, n_y)
     model = DataDropoutClassifier(
-        small_classifier(3, 2), engine=engine(n_groups=n_groups), random_state=0
+        small_classifier(3, 2),
+        engine=InfluenceFunctions(n_groups=n_groups),
+        random_state=0,
     )
     error, _ = fit(model, X, y, X_val=X_val, y_val=y_val)
     if n == n_y > 1 and n_features == 3:
@@ -489,53 +489,121 @@ influences = arrays(
 codes_or_none = st.one_of(st.none(), st.lists(st.integers(0, 3), min_size=12))
 
 
+def judged(views, seed):
+    """Return influence, chances of harm, some of them equal, and what is harmful."""
+    rng = np.random.default_rng(seed)
+    influence = mean_influence(views)
+    chance = rng.choice(rng.random(5), size=len(influence))
+    chance[np.isnan(influence)] = np.nan
+    return influence, chance, np.nan_to_num(chance) > 0.5
+
+
 @cases(150)
 @given(
     influences,
+    seeds,
     st.one_of(st.just("harmful"), st.floats(0, 1, exclude_max=True)),
     codes_or_none,
-    st.integers(1, 5),
 )
-def test_drop_rule(views, drop_fraction, codes, n_splits):
-    n = views.shape[1]
+def test_drop_rule(views, seed, drop_fraction, codes):
+    influence, chance, is_harmful = judged(views, seed)
+    n, scored = len(influence), ~np.isnan(influence)
     codes = None if codes is None else np.array(codes[:n])
-    splits = np.arange(len(views)) % n_splits
-    keep = keep_mask(views, splits, drop_fraction, codes)
-    mean = mean_influence(views)
-    scored = ~np.isnan(mean)
+    keep = keep_mask(influence, chance, is_harmful, drop_fraction, codes)
     assert keep.shape == (n,)
     assert keep.dtype == bool
     assert keep[~scored].all()
     assert keep.any()
-    if codes is not None:
-        assert set(codes[keep]) == set(codes)
+    classes = np.zeros(n) if codes is None else codes
+    assert set(classes[keep]) == set(classes)
+    n_dropped, n_classes = np.sum(~keep), len(set(classes))
     if drop_fraction == "harmful":
-        assert (mean[~keep] < 0).all()
+        assert is_harmful[~keep].all()
+        # The last of a class, and no other.
+        spared = classes[keep & is_harmful]
+        assert len(set(spared)) == len(spared)
+        assert all(np.sum(keep & (classes == kind)) == 1 for kind in spared)
     else:
-        n_classes = 1 if codes is None else len(set(codes))
         wanted = round(drop_fraction * scored.sum())
-        n_dropped = np.sum(~keep)
-        assert min(wanted, n - n_classes) - np.sum(~scored) <= n_dropped <= wanted
-        if codes is None and n_dropped:
-            assert mean[~keep].max() <= np.nanmin(np.r_[np.inf, mean[keep & scored]])
+        assert min(wanted, scored.sum() - n_classes) <= n_dropped <= wanted
+    if isinstance(drop_fraction, float) and codes is None and n_dropped:
+        assert chance[~keep].min() >= np.nanmax(np.r_[-1, chance[keep]])
     # Which samples, not where they stand.
     order = np.random.default_rng(0).permutation(n)
-    if len(np.unique(mean)) == n:
+    if len(np.unique(np.column_stack([influence, chance]), axis=0)) == n:
+        parts = [part[order] for part in (influence, chance, is_harmful)]
         of_order = None if codes is None else codes[order]
-        again = keep_mask(views[:, order], splits, drop_fraction, of_order)
+        again = keep_mask(*parts, drop_fraction, of_order)
         np.testing.assert_array_equal(again, keep[order])
 
 
 @cases(60)
-@given(influences, st.integers(-20, 20), st.integers(1, 5))
-def test_units_of_the_objective_do_not_matter(views, exponent, n_splits):
-    assume(not np.isin(views, [1e-300, -1e30, 1e30]).any())
-    splits = np.arange(len(views)) % n_splits
-    # Powers of two change no digit.
-    np.testing.assert_array_equal(
-        significantly_negative(views, splits),
-        significantly_negative(views * 2.0**exponent, splits),
+@given(influences, seeds)
+def test_order_of_dropping_is_that_of_pandas(views, seed):
+    influence, chance, _ = judged(views, seed)
+    frame = pd.DataFrame({"chance": chance, "influence": influence})
+    expected = frame.sort_values(
+        ["chance", "influence"], ascending=[False, True], kind="stable"
     )
+    order = most_harmful_first(influence, chance)
+    np.testing.assert_array_equal(order, expected.index)
+
+
+@cases(60)
+@given(st.integers(1, 20), st.integers(0, 60), seeds)
+def test_rows_are_as_many_as_asked_for(n_kept, n_more, seed):
+    rng = np.random.default_rng(seed)
+    kept = np.sort(rng.choice(100, size=n_kept, replace=False))
+    rows = as_many_rows(kept, n_kept + n_more, rng)
+    counts = pd.Series(rows).value_counts().reindex(kept, fill_value=0)
+    assert counts.sum() == len(rows) == n_kept + n_more
+    assert counts.max() - counts.min() <= 1
+    assert counts.min() >= 1
+
+
+@cases(40)
+@given(
+    arrays(
+        np.float64,
+        st.tuples(st.integers(1, 6), st.integers(1, 40)),
+        elements=st.one_of(st.sampled_from([0.0, np.nan]), st.floats(-1e3, 1e3)),
+    ),
+    st.integers(-20, 20),
+    st.integers(1, 5),
+    seeds,
+    st.booleans(),
+)
+def test_units_of_the_objective_do_not_matter(views, exponent, n_splits, seed, classes):
+    assume(not np.any((abs(views) < 1e-290) & (views != 0)))
+    rng, n = np.random.default_rng(seed), views.shape[1]
+    n_splits = min(n_splits, len(views))
+    held_out = rng.integers(n_splits, size=n) == np.arange(n_splits)[:, None]
+    log_proba = np.log(rng.dirichlet(np.ones(3), size=n))
+    predictions = [
+        Predictions(number, rows, log_proba[rows])
+        for number, rows in enumerate(map(np.flatnonzero, held_out))
+    ]
+
+    def chance(views):
+        return chance_of_harm(
+            Evidence(
+                views,
+                np.arange(len(views)) % n_splits,
+                held_out,
+                np.tile(rng.permutation(np.arange(n) + 0.5), (n_splits, 1)),
+                predictions if classes else [],
+                rng.integers(3, size=n) if classes else None,
+            )
+        )
+
+    state = rng.bit_generator.state
+    found = chance(views)
+    rng.bit_generator.state = state
+    # Powers of two change no digit.
+    np.testing.assert_array_equal(chance(views * 2.0**exponent), found)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(views).all(axis=0))
+    scored = found[~np.isnan(found)]
+    assert ((scored >= 0) & (scored <= 1)).all()
 
 
 @cases(60)
@@ -552,18 +620,21 @@ def test_means_and_their_errors(views):
 
 
 @cases(60)
-@given(influences)
-def test_candidates_drop_the_share_they_say(views):
-    influence = mean_influence(views)
-    keep = keep_mask(views, np.arange(len(views)), 0.7)
+@given(influences, seeds)
+def test_candidates_drop_the_share_they_say(views, seed):
+    influence, chance, is_harmful = judged(views, seed)
+    keep = keep_mask(influence, chance, is_harmful, "harmful")
     tried = candidate_fractions(keep, influence)
     n_scored = np.sum(~np.isnan(influence))
     assert tried[0] == 0
     assert tried[-1] * max(n_scored, 1) == pytest.approx(np.sum(~keep))
     for fraction in tried:
-        fewer = drop_fewer(keep, influence, fraction)
+        fewer = drop_fewer(keep, influence, chance, fraction)
         assert np.sum(~fewer) == round(fraction * n_scored)
         assert not (~fewer & keep).any()
+        # The most harmful of them.
+        rest = chance[~keep & fewer]
+        assert np.all(chance[~fewer, None] >= rest)
 
 
 # Contaminated data sets, and metrics.

@@ -31,6 +31,7 @@ def test_tells_what_was_given_predicted_scored_and_decided(fitted):
         "target",
         "prediction",
         "influence",
+        "harm_probability",
         "z",
         "n_views",
         "kept",
@@ -39,6 +40,7 @@ def test_tells_what_was_given_predicted_scored_and_decided(fitted):
     assert table["target"].tolist() == y.tolist()
     assert table["prediction"].tolist() == model.predict(X).tolist()
     np.testing.assert_array_equal(table["influence"], model.influence_)
+    np.testing.assert_array_equal(table["harm_probability"], model.harm_probability_)
     np.testing.assert_array_equal(table["kept"], model.sample_mask_)
     views = model.influence_per_view_[:, 5]
     error = np.std(views, ddof=1) / np.sqrt(3)
@@ -71,7 +73,8 @@ def test_of_a_selector_has_no_predictions(classifier, blobs):
 def test_without_targets_tells_the_rest(fitted):
     model, X, y = fitted
     report = influence_report(model, X)
-    assert report.dtype.names == ("row", "influence", "z", "n_views", "kept")
+    rest = ("row", "influence", "harm_probability", "z", "n_views", "kept")
+    assert report.dtype.names == rest
     np.testing.assert_array_equal(report["z"], influence_report(model, X, y)["z"])
 
 

@@ -114,23 +114,20 @@ HALVES = [([0, 1, 2], [3, 4, 5]), ([3, 4, 5], [0, 1, 2])]
 APART = [([0, 1], [2, 3]), ([4, 5], [6, 7])]
 
 
-@pytest.mark.parametrize(
-    ("pairs", "score_held_out"), [(FOLDS, True), (FOLDS, False), (HALVES, True)]
-)
-def test_candidates_of_auto_can_be_compared(pairs, score_held_out):
-    check_candidate_splits(splits_of(*pairs), score_held_out=score_held_out)
+@pytest.mark.parametrize("pairs", [FOLDS, HALVES])
+def test_candidates_of_auto_can_be_compared(pairs):
+    check_candidate_splits(splits_of(*pairs))
 
 
 @pytest.mark.parametrize(
-    ("pairs", "score_held_out", "message"),
+    ("pairs", "message"),
     [
-        (FOLDS[:1], True, r"got 1 split\(s\) that hold out 2 samples in 2 places"),
-        ([FOLDS[0]] * 2, True, r"got 2 split\(s\) that hold out 2 samples in 4 places"),
-        (HALVES, False, "a sample which split 1 trains on"),
-        (APART, True, "a sample which split 1 trains on"),
-        ([*FOLDS, ([6, 7], [8, 9])], True, "a sample which split 4 trains on"),
+        (FOLDS[:1], r"got 1 split\(s\) that hold out 2 samples in 2 places"),
+        ([FOLDS[0]] * 2, r"got 2 split\(s\) that hold out 2 samples in 4 places"),
+        (APART, "a sample which split 1 trains on"),
+        ([*FOLDS, ([6, 7], [8, 9])], "a sample which split 4 trains on"),
     ],
 )
-def test_candidates_of_auto_cannot_be_compared(pairs, score_held_out, message):
+def test_candidates_of_auto_cannot_be_compared(pairs, message):
     with pytest.raises(ValueError, match=f"drop_fraction='auto' .*{message}"):
-        check_candidate_splits(splits_of(*pairs), score_held_out=score_held_out)
+        check_candidate_splits(splits_of(*pairs))

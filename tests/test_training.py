@@ -21,9 +21,11 @@ def weights(net):
     return torch.cat([p.detach().reshape(-1) for p in net.module_.parameters()])
 
 
-def watched(net, samples, held_out):
+def watched(net, samples, held_out, *, ends_early=False):
     """Return the trained net and the checkpoint of its best epoch."""
-    training = train_watched(net, samples, held_out, RECIPE, n_checkpoints=1)
+    training = train_watched(
+        net, samples, held_out, RECIPE, n_checkpoints=1, ends_early=ends_early
+    )
     (checkpoint,) = training.checkpoints
     return training.net, checkpoint
 
@@ -153,7 +155,9 @@ def test_checkpoint_is_that_of_the_lowest_held_out_loss(overfitting):
 
 @pytest.mark.parametrize("n_checkpoints", [1, 2, 3, 5])
 def test_checkpoints_surround_the_lowest_held_out_loss(overfitting, n_checkpoints):
-    training = train_watched(*overfitting, RECIPE, n_checkpoints=n_checkpoints)
+    training = train_watched(
+        *overfitting, RECIPE, n_checkpoints=n_checkpoints, ends_early=False
+    )
     best = 1 + np.argmin(held_out_losses(training.net))
     first = max(best - (n_checkpoints - 1) // 2, 1)
     epochs = [checkpoint.epoch for checkpoint in training.checkpoints]
@@ -250,5 +254,120 @@ def test_the_first_of_epochs_with_the_same_loss_is_the_best(classifier, blobs):
     samples = Samples(*blobs)
     net = classifier.set_params(lr=0.0)
     recipe = Recipe("training", seed=0)
-    training = train_watched(net, samples, samples, recipe, n_checkpoints=1)
+    training = train_watched(
+        net, samples, samples, recipe, n_checkpoints=1, ends_early=False
+    )
     assert [checkpoint.epoch for checkpoint in training.checkpoints] == [1]
+
+
+class TestEarlyEnd:
+    """The training ends once its best epoch has surely passed."""
+
+    class Scripted(NeuralNetClassifier):
+        """A net whose losses after each epoch are given."""
+
+        train = held_out = ()
+
+        def get_loss(self, *args, training=False, **kwargs):
+            loss = super().get_loss(*args, training=training, **kwargs)
+            script = self.train if training else self.held_out
+            return 0 * loss + script[len(self.history) - 1]
+
+    def run(self, classifier, blobs, train, held_out, *, ends_early=True):
+        """Return the number of epochs trained, and the best one."""
+        kind = type("Net", (self.Scripted,), {"train": train, "held_out": held_out})
+        net = kind(**classifier.get_params(deep=False))
+        net.set_params(max_epochs=len(held_out))
+        samples = Samples(*blobs)
+        trained, checkpoint = watched(net, samples, samples, ends_early=ends_early)
+        return len(trained.history), checkpoint.epoch
+
+    @pytest.mark.parametrize(
+        ("held_out", "n_epochs"),
+        [
+            # Twice as many epochs as the best, and three more at least.
+            ([5, 6, 6, 6, 6, 6], 4),
+            ([8, 5, 6, 6, 6, 6], 5),
+            ([8, 7, 6, 5, 6, 6, 6, 6, 6], 8),
+            ([9, 8, 7, 6, 5, 6, 6, 6, 6, 6, 6], 10),
+            # Well above its lowest: by more than a tenth, twice in a row.
+            ([8, 5, 5.4, 5.4, 5.4, 5.4], 6),
+            ([8, 5, 6, 6, 5.4, 6, 6, 6], 7),
+            ([8, 5, 6, 5.4, 6, 6, 6, 6], 6),
+            ([8, 5, 5.4, 5.4, 5.4, 5.6, 5.6, 5.6], 7),
+            # A lower one is a new beginning.
+            ([8, 5, 6, 4, 6, 6, 6, 6, 6], 8),
+        ],
+    )
+    def test_of_a_net_that_memorises(self, classifier, blobs, held_out, n_epochs):
+        train = [0.1] * len(held_out)
+        found = self.run(classifier, blobs, train, held_out)
+        assert found == (n_epochs, 1 + np.argmin(held_out[:n_epochs]))
+        left_alone = self.run(classifier, blobs, train, held_out, ends_early=False)
+        assert left_alone == (len(held_out), found[1])
+
+    @pytest.mark.parametrize(("train", "n_epochs"), [(4.9, 8), (4.7, 5)])
+    def test_of_a_net_that_knows_its_samples_far_better(
+        self, classifier, blobs, train, n_epochs
+    ):
+        """By a fifth; else the loss is merely noisy."""
+        held_out = [8, 5, 6, 6, 6, 6, 6, 6]
+        assert self.run(classifier, blobs, [train] * 8, held_out) == (n_epochs, 2)
+
+    def test_while_the_held_out_loss_falls_it_goes_on(self, classifier, blobs):
+        held_out = list(np.geomspace(8, 4, 20))
+        assert self.run(classifier, blobs, [0.1] * 20, held_out) == (20, 20)
+
+    def test_a_loss_of_nan_is_not_the_lowest(self, classifier, blobs):
+        held_out = [np.nan, 8, 5, 6, 6, 6, 6]
+        assert self.run(classifier, blobs, [0.1] * 7, held_out) == (6, 3)
+
+    def test_its_limit_is_a_loss_that_falls_a_second_time(self, classifier, blobs):
+        """After a rise that looks like the end; left alone, it is found."""
+        held_out = [8, 5, 6, 6, 6, 3, 3]
+        train = [0.1] * 7
+        assert self.run(classifier, blobs, train, held_out) == (5, 2)
+        assert self.run(classifier, blobs, train, held_out, ends_early=False) == (7, 6)
+
+    def test_the_moment_is_the_same_as_without(self, overfitting):
+        net, samples, held_out = overfitting
+        net.set_params(max_epochs=60)
+        whole, expected = watched(net, samples, held_out)
+        short, checkpoint = watched(net, samples, held_out, ends_early=True)
+        assert len(short.history) < 30 < len(whole.history) == 60
+        assert checkpoint.epoch == expected.epoch
+        assert checkpoint.state_dict.keys() == expected.state_dict.keys()
+        for name, value in expected.state_dict.items():
+            assert torch.equal(checkpoint.state_dict[name], value)
+        np.testing.assert_array_equal(
+            held_out_losses(short), held_out_losses(whole)[: len(short.history)]
+        )
+
+    def test_callbacks_of_the_user_see_all_of_it(self, overfitting):
+        """Also of the epoch that is the last, and that training has ended."""
+        seen = []
+
+        class Recorder(Callback):
+            def on_epoch_end(self, net, **kwargs):
+                seen.append(net.history[-1, ("valid_loss", "train_loss", "valid_acc")])
+
+            def on_train_end(self, net, **kwargs):
+                seen.append("end")
+
+        net, samples, held_out = overfitting
+        net.set_params(max_epochs=60, callbacks=[Recorder()])
+        trained, _ = watched(net, samples, held_out, ends_early=True)
+        columns = ("valid_loss", "train_loss", "valid_acc")
+        assert len(trained.history) < 60
+        assert seen == [*trained.history[:, columns], "end"]
+        assert all("dur" in row for row in trained.history)
+        assert len(trained.callbacks_) == len(
+            watched(net, samples, held_out)[0].callbacks_
+        )
+
+    def test_other_trainings_are_never_cut(self, overfitting):
+        net, samples, held_out = overfitting
+        net.set_params(max_epochs=40)
+        assert len(watched(net, samples, held_out)[0].history) == 40
+        trained = train(net, samples, RECIPE, validation=held_out)
+        assert len(trained.history) == 40

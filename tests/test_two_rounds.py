@@ -27,9 +27,9 @@ from sk_datadrop import (
     DataDropoutRegressor,
     InfluenceFunctions,
     Lanczos,
-    Trajectory,
     View,
 )
+from sk_datadrop._drop import as_many_rows
 from sk_datadrop._engine import Scores
 from sk_datadrop._functional import Evaluation
 from sk_datadrop._plan import derived_seed, make_plan
@@ -162,7 +162,7 @@ class TestScoreSplit:
         return plan.splits[1], result, module, best
 
     @pytest.mark.parametrize("name", KINDS)
-    def test_losses_and_outputs_are_those_of_the_best_epoch(self, name):
+    def test_evaluations_are_those_of_the_best_epoch(self, name):
         kind, parameters, loss_of = KINDS[name]
         X, y = noise(kind)
         net = kind(
@@ -183,15 +183,22 @@ class TestScoreSplit:
                 if kind is NeuralNetBinaryClassifier:
                     outputs = outputs[:, 0]
                 losses = loss_of(outputs, torch.from_numpy(y[part]))
-            assert found.outputs.dtype == np.float32
             assert found.losses.dtype == np.float64
-            np.testing.assert_allclose(found.outputs, outputs, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(found.losses, losses, rtol=1e-4, atol=1e-6)
+            if kind is NeuralNetRegressor:
+                assert found.log_proba is None
+                np.testing.assert_allclose(
+                    found.mean_target, y[part].mean(0), rtol=1e-5
+                )
+                continue
+            assert found.log_proba.dtype == np.float32
+            proba = np.exp(found.log_proba.astype(float))
+            np.testing.assert_allclose(proba.sum(1), 1, rtol=1e-5)
+            of_given = proba[np.arange(len(part)), y[part].astype(int)]
+            expected = np.exp(-losses.numpy())
+            np.testing.assert_allclose(of_given, expected, rtol=1e-4, atol=1e-6)
 
-    @pytest.mark.parametrize(
-        "engine", [InfluenceFunctions(n_checkpoints=3), Trajectory(n_checkpoints=3)]
-    )
-    def test_it_is_the_best_of_several_checkpoints(self, engine):
+    def test_it_is_the_best_of_several_checkpoints(self):
         X, y = noise(NeuralNetClassifier)
         net = NeuralNetClassifier(
             MLP,
@@ -202,12 +209,23 @@ class TestScoreSplit:
             batch_size=16,
             callbacks=[StatesOfEpochs],
         )
+        engine = InfluenceFunctions(n_checkpoints=3)
         split, result, module, best = self.results(net, X, y, engine)
         assert best > 0
         assert result.scores.views[-1].epoch == best + 2
         with torch.no_grad():
             outputs = module(torch.from_numpy(X[split.held_out]))
-        np.testing.assert_allclose(result.held_out.outputs, outputs, rtol=1e-5)
+        np.testing.assert_allclose(
+            result.held_out.log_proba, outputs.log_softmax(1), rtol=1e-4, atol=1e-6
+        )
+        losses = result.course.losses
+        assert result.course.best_epoch == best + 1
+        assert losses.tolist() == result.net.history[:, "valid_loss"]
+        frequencies = np.bincount(y[split.train]) / len(split.train)
+        assert result.course.constant == pytest.approx(
+            -np.log(frequencies[y[split.held_out]]).mean()
+        )
+        assert result.course.lowest == pytest.approx(result.held_out.losses.mean())
 
     def test_of_image_targets_there_are_losses_only(self):
         X = np.random.default_rng(0).random((30, 1, 6, 6)).astype(np.float32)
@@ -231,15 +249,19 @@ class TestScoreSplit:
                 outputs = module(torch.from_numpy(X[part])).numpy()
             expected = ((outputs - y[part]) ** 2).mean((1, 2, 3))
             np.testing.assert_allclose(found.losses, expected, rtol=1e-4)
-            assert found.outputs is None
+            assert found.log_proba is None
+        constant = y[split.train].mean(0)
+        assert result.course.constant == pytest.approx(
+            ((constant - y[split.held_out]) ** 2).mean(), rel=1e-5
+        )
 
     def test_given_held_out_samples_are_evaluated(self, classifier, blobs):
         X, y = blobs
         model = DataDropoutClassifier(classifier, random_state=0)
         plan = plan_of(model, X[:60], y[:60], X[60:], y[60:])
         result = score_split(plan, 0)
-        assert len(result.train.losses) == len(result.train.outputs) == 60
-        assert len(result.held_out.losses) == len(result.held_out.outputs) == 30
+        assert len(result.train.losses) == len(result.train.log_proba) == 60
+        assert len(result.held_out.losses) == len(result.held_out.log_proba) == 30
         assert np.isnan(result.scores.held_out).all()
 
 
@@ -272,8 +294,12 @@ class TestGather:
         )
 
     def result(self, scores):
-        nothing = Evaluation(np.empty(0), None)
-        return SplitResult(None, scores, nothing, nothing, {}, [])
+        """Losses are the influences of the first view, and so are log-probabilities."""
+        on_train, on_held_out = (
+            Evaluation(part[0], np.stack([part[0]] * 3, axis=1))
+            for part in (scores.train, scores.held_out)
+        )
+        return SplitResult(None, scores, on_train, on_held_out, None, {}, [])
 
     def test_numbers_go_to_their_samples(self, classifier, blobs):
         splits = [(np.array([5, 2]), np.array([7, 0, 3])), ([1, 9], [4, 5])]
@@ -294,10 +320,19 @@ class TestGather:
         expected[1, [5, 2, 7, 0, 3]] = [100, 101, -101, -102, -103]
         expected[2, [1, 9, 4, 5]] = [1000, 1001, -1001, -1002]
         np.testing.assert_array_equal(evidence.influence_per_view, expected)
-        assert evidence.views == [*views[0], *views[1]]
         np.testing.assert_array_equal(evidence.split_of_view, [0, 0, 1])
         assert evidence.influence[5] == np.mean([0, 100, -1002])
         assert np.isnan(evidence.influence[10:]).all()
+        np.testing.assert_array_equal(evidence.losses, expected[[0, 2]])
+        rows, columns = np.nonzero(evidence.held_out)
+        assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == {
+            *((0, 7), (0, 0), (0, 3)),
+            *((1, 4), (1, 5)),
+        }
+        assert [p.split for p in evidence.predictions] == [0, 0, 1, 1]
+        for split, rows, log_proba in evidence.predictions:
+            np.testing.assert_array_equal(log_proba[:, 2], evidence.losses[split, rows])
+        np.testing.assert_array_equal(evidence.codes, plan.samples.codes)
 
     def test_given_held_out_samples_have_no_place(self, classifier, blobs):
         X, y = blobs
@@ -310,26 +345,36 @@ class TestGather:
         np.testing.assert_array_equal(evidence.influence, np.arange(60))
 
 
-def test_a_share_drops_the_lowest(classifier, blobs):
+def test_a_share_drops_the_most_harmful(classifier, blobs):
     model = DataDropoutClassifier(classifier, cv=3, drop_fraction=0.1, random_state=0)
     model.fit(*blobs)
-    lowest = np.sort(np.argsort(model.influence_)[:9])
-    np.testing.assert_array_equal(np.flatnonzero(~model.sample_mask_), lowest)
+    dropped = np.sort(np.argsort(-model.harm_probability_)[:9])
+    np.testing.assert_array_equal(np.flatnonzero(~model.sample_mask_), dropped)
 
 
 class TestRoundTwo:
     @pytest.mark.parametrize("drop_fraction", [0.0, 0.1])
+    @pytest.mark.parametrize("same_steps", [True, False])
     def test_is_plain_training_on_the_kept_samples(
-        self, classifier, blobs, drop_fraction
+        self, classifier, blobs, drop_fraction, same_steps
     ):
         X, y = blobs
         model = DataDropoutClassifier(
-            classifier, cv=3, drop_fraction=drop_fraction, random_state=4
+            classifier,
+            cv=3,
+            drop_fraction=drop_fraction,
+            same_steps=same_steps,
+            random_state=4,
         ).fit(X, y)
-        keep = model.sample_mask_
-        assert keep.sum() == (1 - drop_fraction) * 90
-        plain = plain_training(classifier, X[keep], y[keep], 4, train_split=None)
+        rows = model.sample_indices_
+        assert len(rows) == (1 - drop_fraction) * 90
+        if same_steps:
+            rows = as_many_rows(rows, 90, np.random.default_rng(4))
+        plain = plain_training(classifier, X[rows], y[rows], 4, train_split=None)
         assert torch.equal(weights(plain), weights(model.estimator_))
+        n_batches = [len(batches) for batches in model.estimator_.history[:, "batches"]]
+        size = 90 if same_steps else len(rows)
+        assert set(n_batches) == {-(-size // classifier.batch_size)}
 
     def test_given_held_out_samples_serve_early_stopping(self, classifier, blobs):
         X, y = blobs
@@ -338,10 +383,10 @@ class TestRoundTwo:
         )
         model = DataDropoutClassifier(classifier, drop_fraction=0.1, random_state=0)
         model.fit(X[:60], y[:60], X_val=X[60:], y_val=y[60:])
-        keep = model.sample_indices_
+        rows = as_many_rows(model.sample_indices_, 60, np.random.default_rng(0))
         for kept, net in [
             (np.arange(60), model.round_one_estimators_[0]),
-            (keep, model.estimator_),
+            (rows, model.estimator_),
         ]:
             split = predefined_split(Dataset(X[60:], y[60:]))
             plain = plain_training(classifier, X[kept], y[kept], 0, train_split=split)
@@ -437,10 +482,11 @@ class TestStore:
     def test_shapes(self, fitted):
         model, _ = fitted
         assert model.influence_.shape == model.sample_mask_.shape == (90,)
-        assert model.influence_per_view_.shape == (5, 90)
-        assert [view.split for view in model.views_] == list(range(5))
-        assert len(model.solver_results_) == 5
-        assert len(model.round_one_estimators_) == 5
+        assert model.influence_per_view_.shape == (3, 90)
+        assert model.harm_probability_.shape == (90,)
+        assert [view.split for view in model.views_] == list(range(3))
+        assert len(model.solver_results_) == 3
+        assert len(model.round_one_estimators_) == 3
         assert model.input_shape_ == (4,)
         assert model.n_features_in_ == 4
         assert model.classes_.tolist() == ["a", "b", "c"]
@@ -462,8 +508,10 @@ class TestStore:
         assert all(seconds > 0 for seconds in model.timings_.values())
 
     def test_the_share_dropped_is_that_of_the_samples_scored(self, classifier, blobs):
+        # The first 18 samples take no part.
+        cv = [(np.arange(18, 72), np.arange(72, 90))]
         model = DataDropoutClassifier(
-            classifier, cv=0.2, drop_fraction=0.25, engine=Trajectory(), random_state=0
+            classifier, cv=cv, drop_fraction=0.25, random_state=0
         ).fit(*blobs)
         assert np.isnan(model.influence_).sum() == 18
         assert model.n_dropped_ == 18
