@@ -7,6 +7,7 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 from skorch import NeuralNet, NeuralNetClassifier
+from skorch.callbacks import EarlyStopping
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from tqdm.auto import tqdm
@@ -424,6 +425,38 @@ class TestAuto:
         alone = clone(changed).set_params(memory=None).fit(X, y)
         np.testing.assert_array_equal(
             changed.cv_results_["objective"], alone.cv_results_["objective"]
+        )
+
+    def test_as_many_steps_or_fewer_are_other_candidates(
+        self, classifier, spoiled_blobs, tmp_path, fits
+    ):
+        X, y, _ = spoiled_blobs
+        options = {"cv": 2, "random_state": 0, "memory": str(tmp_path)}
+        model = DataDropoutClassifier(classifier, drop_fraction="auto", **options)
+        assert len(model.fit(X, y).cv_results_["drop_fraction"]) == 3
+        fits.clear()
+        fewer = clone(model).set_params(same_steps=False).fit(X, y)
+        # Round 1 is the same, and its trainings are not repeated.
+        assert len(fits) == 2 * 2 + 1
+        alone = clone(fewer).set_params(memory=None).fit(X, y)
+        np.testing.assert_array_equal(
+            fewer.cv_results_["objective"], alone.cv_results_["objective"]
+        )
+
+    @pytest.mark.parametrize("n_jobs", [None, 2])
+    def test_where_round_two_repeats_no_sample_candidates_do_not(
+        self, classifier, spoiled_blobs, n_jobs
+    ):
+        """The net withholds some there, for its early stopping."""
+        X, y, _ = spoiled_blobs
+        classifier.set_params(callbacks=[EarlyStopping(sink=lambda text: None)])
+        model = DataDropoutClassifier(
+            classifier, drop_fraction="auto", cv=2, random_state=0, n_jobs=n_jobs
+        ).fit(X, y)
+        fewer = clone(model).set_params(n_jobs=None, same_steps=False).fit(X, y)
+        assert len(model.cv_results_["drop_fraction"]) == 3
+        np.testing.assert_array_equal(
+            model.cv_results_["objective"], fewer.cv_results_["objective"]
         )
 
     def test_another_rule_leaves_no_candidates_behind(self, classifier, blobs):

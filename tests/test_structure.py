@@ -445,7 +445,7 @@ PARAMETERS = ", ".join(f"p{number}" for number in range(MAX_PARAMETERS + 1))
             wide_constructors,
             "_plan",
             f"class A:\n    def __init__(self, a, *, {PARAMETERS}): ...",
-            f"2: a constructor with {MAX_PARAMETERS + 2} parameters; at most {MAX_PARAMETERS}",
+            f"2: a constructor with {MAX_PARAMETERS + 2} parameters; at most ",
         ),
     ],
 )
