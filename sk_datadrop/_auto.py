@@ -71,7 +71,9 @@ def compare_candidates(
             kept = kept_for_candidate(
                 plan, number, others.influence, chance, float(fraction)
             )
-            calls.append((number, float(fraction), kept, objective.scales))
+            # Told to whoever trains, so that the cache tells them apart.
+            rows = plan.rows_to_train(kept, len(plan.splits[number].train))
+            calls.append((number, float(fraction), rows, objective.scales))
     candidates = run(train_candidate, plan, calls, n_jobs=plan.n_jobs, bar=bar)
     measured = np.array([candidate.objective for candidate in candidates])
     objectives[:, 1:] = measured.reshape(len(nets), -1)
@@ -112,18 +114,17 @@ def train_candidate(
     plan: Plan,
     number: int,
     fraction: float,
-    kept: np.ndarray,
+    rows: np.ndarray,
     scales: np.ndarray,
     bar: Any = SILENT,
 ) -> Candidate:
-    """Train a clone on the samples kept, and measure it on those held out.
+    """Train a clone on the samples at some positions, and measure it on those held out.
 
     The scales of the objective are those by the net of round 1; `fraction`, the share
     that is left out, is for messages.
     """
     start = perf_counter()
     name = f"round 1, split {number + 1}, without {fraction:.1%} of the samples"
-    rows = plan.rows_to_train(kept, len(plan.splits[number].train))
     recipe = plan.recipe(name, rows, number)
     # The held-out samples serve the callbacks of the net, as they do in round 1.
     held_out = plan.held_out(number)

@@ -44,13 +44,15 @@ class Evaluation(NamedTuple):
     Losses, (n_samples,), are those by the criterion, without class weights, label
     smoothing and penalties. Of classes there are log-probabilities, (n_samples,
     n_classes), by a softmax over minus the losses that each label would have; of other
-    targets, their mean and the mean loss of a constant prediction.
+    targets, their mean, the mean loss of a constant prediction, and, of targets of one
+    value, what is left of it, (n_samples,).
     """
 
     losses: np.ndarray
     log_proba: np.ndarray | None = None
     mean_target: np.ndarray | None = None
     constant_loss: float = np.nan
+    residuals: np.ndarray | None = None
 
 
 class FunctionalNet:
@@ -232,7 +234,7 @@ class FunctionalNet:
         Without a number of classes, targets are real; the constant is a prediction for
         all samples.
         """
-        losses, log_proba, constant_losses = [], [], []
+        losses, log_proba, constant_losses, residuals = [], [], [], []
         total = torch.zeros((), dtype=torch.float64)
         for X, y in self.batches(samples):
             outputs = self.outputs(self.theta, X)
@@ -241,6 +243,8 @@ class FunctionalNet:
                 log_proba.append(self._log_proba(outputs, y, n_classes).cpu())
             else:
                 total = total + y.double().sum(0).cpu()
+                if outputs.shape == y.shape and y[0].numel() == 1:
+                    residuals.append((y - outputs).double().reshape(-1).cpu())
             if constant is not None:
                 same = torch.as_tensor(constant).to(outputs).expand_as(outputs)
                 constant_losses.append(self.criterion_losses(same, y).double().cpu())
@@ -251,6 +255,7 @@ class FunctionalNet:
             torch.cat(log_proba).numpy() if log_proba else None,
             (total / len(samples)).numpy() if n_classes is None else None,
             float(torch.cat(constant_losses).mean()) if constant_losses else np.nan,
+            torch.cat(residuals).numpy() if residuals else None,
         )
 
     def _log_proba(self, outputs: Tensor, y: Tensor, n_classes: int) -> Tensor:

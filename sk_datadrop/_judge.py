@@ -9,7 +9,9 @@ Three witnesses, none of which is enough:
   often labels differ from the most confident predictions? On clean data this says no.
 - *a cluster of its own*: losses, or for real targets also influences, beyond a valley
   of their density. The only witness where influence cannot see: errors of both signs
-  of a regression do harm by variance, inputs that show nothing by taking up room.
+  of a regression do harm by variance, inputs that show nothing by taking up room. For
+  targets of one value and no cluster, a few residuals of a much wider distribution
+  count instead.
 
 The first two are averaged on the scale of log-odds, which came out calibrated on the
 cells of the gauntlet that are for choosing; a cluster counts by itself.
@@ -26,6 +28,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import QuantileTransformer, SplineTransformer
 
+from sk_datadrop._contamination import chance_of_contamination
 from sk_datadrop._drop import mean_influence
 from sk_datadrop._label_noise import chance_of_wrong_label
 from sk_datadrop._valleys import chance_beyond_valley
@@ -70,6 +73,8 @@ class Evidence:
         None unless targets are classes.
     codes : ndarray of shape (n_samples,) or None
         Classes as given.
+    residuals : ndarray of shape (n_splits, n_samples), dtype float64, or None
+        Of held-out samples, NaN elsewhere; None unless targets are single values.
     """
 
     influence_per_view: np.ndarray
@@ -78,6 +83,7 @@ class Evidence:
     losses: np.ndarray
     predictions: list[Predictions]
     codes: np.ndarray | None = None
+    residuals: np.ndarray | None = None
 
     @property
     def influence(self) -> np.ndarray:
@@ -95,6 +101,7 @@ class Evidence:
             split_of_view=new_number[self.split_of_view[of_others]],
             held_out=self.held_out[others],
             losses=self.losses[others],
+            residuals=None if self.residuals is None else self.residuals[others],
             predictions=[
                 Predictions(int(new_number[p.split]), p.rows, p.log_proba)
                 for p in self.predictions
@@ -136,6 +143,8 @@ def chance_of_harm(evidence: Evidence) -> np.ndarray:
             _beyond_valley(np.log(_mean_loss(evidence, evidence.held_out))),
             _beyond_valley(-np.arcsinh(mean_influence(_opinions(evidence)[0]))),
         ]
+        if not np.any(found):
+            found.append(_contamination(evidence))
     else:
         witnesses = [_told_by_other_splits(evidence), _told_by_predictions(evidence)]
         of_both = np.clip(witnesses, 1 - LARGEST_CERTAINTY, LARGEST_CERTAINTY)
@@ -159,6 +168,16 @@ def _beyond_valley(values: np.ndarray) -> np.ndarray:
     chance = np.zeros(len(values))
     if finite.any():
         chance[finite] = chance_beyond_valley(values[finite])
+    return chance
+
+
+def _contamination(evidence: Evidence) -> np.ndarray:
+    chance = np.zeros(evidence.losses.shape[1])
+    if evidence.residuals is not None:
+        residuals = mean_influence(evidence.residuals)
+        finite = np.isfinite(residuals)
+        if finite.any():
+            chance[finite] = chance_of_contamination(residuals[finite])
     return chance
 
 

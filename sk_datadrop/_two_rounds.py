@@ -173,19 +173,30 @@ def gather(plan: Plan, results: Sequence[SplitResult]) -> Evidence:
     influence = np.full((len(views), n_samples), np.nan)
     losses = np.full((n_splits, n_samples), np.nan)
     held_out = np.zeros((n_splits, n_samples), dtype=bool)
+    residuals = np.full((n_splits, n_samples), np.nan)
     predictions = []
     for number, (split, result) in enumerate(zip(plan.splits, results, strict=True)):
         parts = [(split.train, result.scores.train, result.train)]
         if len(split.held_out):
             parts.append((split.held_out, result.scores.held_out, result.held_out))
             held_out[number, split.held_out] = True
+            if result.held_out.residuals is not None:
+                residuals[number, split.held_out] = result.held_out.residuals
         for rows, scores, evaluation in parts:
             influence[np.ix_(split_of_view == number, rows)] = scores
             losses[number, rows] = evaluation.losses
             if evaluation.log_proba is not None:
                 predictions.append(Predictions(number, rows, evaluation.log_proba))
     codes = plan.samples.codes
-    return Evidence(influence, split_of_view, held_out, losses, predictions, codes)
+    return Evidence(
+        influence,
+        split_of_view,
+        held_out,
+        losses,
+        predictions,
+        codes,
+        None if np.isnan(residuals).all() else residuals,
+    )
 
 
 def judge(

@@ -13,6 +13,9 @@ SIGNIFICANCE = 1e-4
 """Largest p-value of a rise of the density. It is small as all pairs of windows are
 tried: of 1,920 samples of honest noise, one had a valley."""
 
+LARGEST_CLUSTER = 1 / 3
+"""Share of the values above a valley, at most: more are no exceptions."""
+
 SMALLEST_SHARE_OF_DISTINCT = 0.5
 """Values that repeat, as those of few distinct inputs do, have peaks and valleys of
 their own, and tell nothing."""
@@ -68,7 +71,8 @@ def _find_valley(values: np.ndarray) -> tuple[float, float, np.ndarray] | None:
     density = kde(grid)
     top = int(np.argmax(np.where(grid >= edges[peak.start], density, 0)))
     bottom = int(np.argmin(density[: top + 1]))
-    if not density[bottom] < DEEPEST_SHARE * density[top]:
+    is_large = np.mean(values > grid[bottom]) > LARGEST_CLUSTER
+    if is_large or not density[bottom] < DEEPEST_SHARE * density[top]:
         return None
     at_values = np.interp(values, grid, density)
     beyond = values > grid[-1]

@@ -53,6 +53,7 @@ def weights(net):
 
 def check_same(first, second):
     np.testing.assert_array_equal(first.influence_, second.influence_)
+    np.testing.assert_array_equal(first.harm_probability_, second.harm_probability_)
     np.testing.assert_array_equal(first.sample_mask_, second.sample_mask_)
     assert hasattr(first, "estimator_") == hasattr(second, "estimator_")
     if hasattr(first, "estimator_"):

@@ -238,11 +238,13 @@ def test_transformed_target(regressor, plane):
 def test_frames_in_and_names_out(model, blobs):
     X, y = blobs
     frame = pd.DataFrame(X, columns=list("abcd"), index=np.arange(90) + 500)
-    model.fit(frame, pd.Series(y, index=frame.index).map({0: "x", 1: "y", 2: "z"}))
+    model.set_params(drop_fraction=0.1).fit(
+        frame, pd.Series(y, index=frame.index).map({0: "x", 1: "y", 2: "z"})
+    )
     assert model.feature_names_in_.tolist() == list("abcd")
     assert model.classes_.tolist() == ["x", "y", "z"]
     kept = frame[model.sample_mask_]
-    assert len(kept) == 90 - model.n_dropped_
+    assert len(kept) == 90 - model.n_dropped_ == 81
     with pytest.raises(ValueError, match="feature names"):
         model.predict(frame.rename(columns={"a": "e"}))
 
@@ -263,7 +265,7 @@ def test_read_only_memmap(model, blobs, tmp_path):
 @pytest.mark.parametrize("way", ["pickle", "joblib", "deepcopy"])
 def test_pickle_joblib_deepcopy(model, blobs, tmp_path, way):
     X, y = blobs
-    model.fit(X, y)
+    model.set_params(drop_fraction=0.1).fit(X, y)
     if way == "pickle":
         again = pickle.loads(pickle.dumps(model))
     elif way == "joblib":
@@ -273,6 +275,7 @@ def test_pickle_joblib_deepcopy(model, blobs, tmp_path, way):
         again = copy.deepcopy(model)
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
     np.testing.assert_array_equal(again.sample_mask_, model.sample_mask_)
+    np.testing.assert_array_equal(again.harm_probability_, model.harm_probability_)
     again.fit(X, y)
     np.testing.assert_array_equal(again.influence_, model.influence_)
 
@@ -298,9 +301,11 @@ def test_html(model, blobs):
 
 
 def test_splits_side_by_side_are_bitwise_the_same(model, blobs):
-    alone = clone(model).set_params(cv=3).fit(*blobs)
-    together = clone(model).set_params(cv=3, n_jobs=2).fit(*blobs)
+    model.set_params(cv=3, drop_fraction=0.1)
+    alone = clone(model).fit(*blobs)
+    together = clone(model).set_params(n_jobs=2).fit(*blobs)
     np.testing.assert_array_equal(alone.influence_, together.influence_)
+    np.testing.assert_array_equal(alone.harm_probability_, together.harm_probability_)
     np.testing.assert_array_equal(alone.sample_mask_, together.sample_mask_)
     for a, b in zip(
         alone.round_one_estimators_, together.round_one_estimators_, strict=True
@@ -422,13 +427,17 @@ def test_fit_parameters_reach_the_net_cut_as_the_samples_are(blobs, is_routed):
     X, y = blobs
     net = NetWithOffset(MLP, criterion=nn.CrossEntropyLoss, lr=0.1)
     folds = list(KFold(3).split(X))
-    model = DataDropoutClassifier(net, cv=folds, random_state=0)
+    model = DataDropoutClassifier(net, cv=folds, drop_fraction=0.1, random_state=0)
     numbers = np.arange(90)
     with sklearn.config_context(enable_metadata_routing=is_routed):
         if is_routed:
             net.set_fit_request(offset=True, times=True)
         model.fit(X, y, offset=numbers, times=2)
-    np.testing.assert_array_equal(model.estimator_.offset_, model.sample_indices_)
+    of_round_two = model.estimator_.offset_
+    np.testing.assert_array_equal(np.unique(of_round_two), model.sample_indices_)
+    assert len(model.sample_indices_) == 81
+    # Some of them twice.
+    assert len(of_round_two) == 90
     assert len(model.estimator_.history) == 2
     for fitted, (train, _) in zip(model.round_one_estimators_, folds, strict=True):
         np.testing.assert_array_equal(fitted.offset_, train)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from joblib import hash as joblib_hash
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, KFold
@@ -171,11 +172,11 @@ def test_regressor_sees_what_it_sees_of_arrays(kind, pairs, tmp_path):
 
 def test_candidates_of_auto_read_data_sets(pairs, tmp_path):
     X, y = pairs
-    y = np.where(np.arange(len(y))[:, None, None, None] < 16, 5 - y, y)
-    expected = denoiser(drop_fraction="auto").fit(X, y)
-    model = denoiser(drop_fraction="auto").fit(
-        TensorDataset(*map(torch.tensor, (X, y)))
-    )
+    y = np.where(np.arange(len(y))[:, None, None, None] < 16, 1 - y, y)
+    expected = denoiser(drop_fraction="auto")
+    expected.set_params(estimator__lr=0.5, estimator__max_epochs=10).fit(X, y)
+    assert len(expected.cv_results_["drop_fraction"]) == 3
+    model = clone(expected).fit(TensorDataset(*map(torch.tensor, (X, y))))
     np.testing.assert_array_equal(
         model.cv_results_["objective"], expected.cv_results_["objective"]
     )

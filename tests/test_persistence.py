@@ -84,6 +84,8 @@ def test_the_list_of_trusted_types_is_enough(
     again = page["load"](tmp_path / "model", regressor)
     np.testing.assert_array_equal(again.predict(plane[0]), model.predict(plane[0]))
     np.testing.assert_array_equal(again.influence_, model.influence_)
+    np.testing.assert_array_equal(again.harm_probability_, model.harm_probability_)
+    assert again.summary_ == model.summary_
     assert again.views_ == model.views_
     for a, b in zip(again.solver_results_, model.solver_results_, strict=True):
         assert repr(a) == repr(b)
@@ -95,7 +97,7 @@ def test_the_list_of_trusted_types_is_enough(
 @pytest.mark.parametrize("kind", [DataDropoutTransformer, DataDropoutSampler])
 def test_selectors_have_no_weights_to_keep(classifier, blobs, tmp_path, kind):
     page = functions()
-    selector = kind(classifier, cv=2, random_state=0).fit(*blobs)
+    selector = kind(classifier, drop_fraction=0.1, cv=2, random_state=0).fit(*blobs)
     page["save"](selector, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model.skops"]
     again = page["load"](tmp_path / "model", classifier)

@@ -51,6 +51,7 @@ ORDER = [
     "_drop",
     "_label_noise",
     "_valleys",
+    "_contamination",
     "_judge",
     "_safeguards",
     "_inputs",
@@ -68,7 +69,7 @@ ORDER = [
     "__init__",
 ]
 LIGHT = {"metrics", "datasets", "_splits", "_drop", "_label_noise", "_valleys"}
-LIGHT |= {"_judge", "_safeguards"}
+LIGHT |= {"_contamination", "_judge", "_safeguards"}
 HEAVY = {"torch", "skorch", "joblib"}
 
 # Private names of other packages, and since when there is no public way.
@@ -87,7 +88,7 @@ STAND_INS = {
 
 MAX_LINES_OF_MODULE = 450
 MAX_LINES_OF_FUNCTION = 50
-MAX_LINES_OF_PACKAGE = 8_960
+MAX_LINES_OF_PACKAGE = 9_100
 MAX_PARAMETERS = 11
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -45,12 +45,18 @@ def test_a_cluster_above_is_found(share):
     assert np.median(chance[~is_upper]) < 0.01
 
 
+def test_more_than_a_third_is_no_exception():
+    for share, is_found in [(0.3, True), (0.4, False)]:
+        values, _ = two_normals(share=share, distance=10.0)
+        assert chance_beyond_valley(values).any() == is_found
+
+
 def test_a_chance_of_one_half_is_at_the_bottom():
-    """Between clusters of equal spread and size, halfway."""
-    values, _ = two_normals(n=4000, share=0.4, distance=5.0)
+    """Between clusters of equal spread, nearer to the smaller one than halfway."""
+    values, _ = two_normals(n=4000, share=0.3, distance=5.0)
     chance = chance_beyond_valley(values)
     below, above = values[chance <= 0.5].max(), values[chance > 0.5].min()
-    assert 2 < below < above < 3
+    assert 2.3 < below < above < 3.2
     near = (values > below - 0.1) & (values < above + 0.1)
     np.testing.assert_allclose(chance[near], 0.5, atol=0.1)
 

@@ -65,7 +65,7 @@ from sklearn.base import clone
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
 
-from sk_datadrop import DataDropoutTransformer
+from sk_datadrop import DataDropoutTransformer, DataDropoutWarning
 from sk_datadrop._drop import as_many_rows
 from sk_datadrop._plan import make_plan
 from sk_datadrop._samples import Samples
@@ -236,7 +236,8 @@ class Context:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             selector.fit(*self.problem.train)
-        return selector, [str(warning.message) for warning in caught]
+        ours = [w for w in caught if issubclass(w.category, DataDropoutWarning)]
+        return selector, [str(warning.message) for warning in ours]
 
     @property
     def selector(self) -> DataDropoutTransformer:
