@@ -269,21 +269,6 @@ def test_torn_line_of_the_gauntlet_is_left_alone(gauntlet, tmp_path):
     assert lines["a", 0, "none"]["loss"] == 0.333333
 
 
-@pytest.mark.parametrize("n_kept", [1, 3, 7, 10, 19, 20])
-def test_topped_up_rows_are_as_many_and_about_as_often(gauntlet, n_kept):
-    kept = np.arange(100, 100 + n_kept)
-    rows = gauntlet.as_many_rows(kept, 20, 0)
-    assert len(rows) == 20
-    np.testing.assert_array_equal(rows[:n_kept], kept)
-    found, counts = np.unique(rows, return_counts=True)
-    np.testing.assert_array_equal(found, kept)
-    assert counts.max() - counts.min() <= 1
-    np.testing.assert_array_equal(rows, gauntlet.as_many_rows(kept, 20, 0))
-    if 1 < n_kept < 20 and 20 % n_kept:
-        others = [gauntlet.as_many_rows(kept, 20, seed) for seed in range(5)]
-        assert any(not np.array_equal(rows, other) for other in others)
-
-
 @pytest.mark.parametrize("cell", [WINE, DIABETES, IMAGES])
 def test_held_out_losses_are_those_of_the_best_epoch_in_order(
     gauntlet, make_context, cell
