@@ -176,7 +176,8 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         How samples are scored. None uses ``InfluenceFunctions()``.
     memory : str, object with the joblib.Memory interface or None, default=None
         Folder for the splits, trained and scored, and the candidates of "auto", so that
-        a fit that differs in `drop_fraction` only, or was killed, does not repeat them.
+        a fit that differs in `drop_fraction` only, or was killed, does not repeat them
+        ("auto" trains to the end, and shares none with the other rules).
         Requires an integer `random_state`. The key holds the samples, the parameters,
         the seed, the code of the net as Python has loaded it, and the versions of the
         libraries. Whoever can write there can execute code here.
