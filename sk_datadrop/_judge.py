@@ -19,6 +19,7 @@ cells of the gauntlet that are for choosing; a cluster counts by itself.
 It uses numpy, scipy and scikit-learn only, and knows neither nets nor estimators.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -139,17 +140,24 @@ def chance_of_harm(evidence: Evidence) -> np.ndarray:
         return chance
     if evidence.codes is None:
         found = [
-            _beyond_valley(np.log(_mean_loss(evidence, ~evidence.held_out))),
-            _beyond_valley(np.log(_mean_loss(evidence, evidence.held_out))),
-            _beyond_valley(-np.arcsinh(mean_influence(_opinions(evidence)[0]))),
+            _of_finite(chance_beyond_valley, values)
+            for values in (
+                np.log(_mean_loss(evidence, ~evidence.held_out)),
+                np.log(_mean_loss(evidence, evidence.held_out)),
+                -np.arcsinh(mean_influence(_opinions(evidence)[0])),
+            )
         ]
-        if not np.any(found):
-            found.append(_contamination(evidence))
+        if not np.any(found) and evidence.residuals is not None:
+            residuals = mean_influence(evidence.residuals)
+            found.append(_of_finite(chance_of_contamination, residuals))
     else:
         witnesses = [_told_by_other_splits(evidence), _told_by_predictions(evidence)]
         of_both = np.clip(witnesses, 1 - LARGEST_CERTAINTY, LARGEST_CERTAINTY)
         losses = _mean_loss(evidence, ~evidence.held_out)
-        found = [expit(logit(of_both).mean(axis=0)), _beyond_valley(losses)]
+        found = [
+            expit(logit(of_both).mean(axis=0)),
+            _of_finite(chance_beyond_valley, losses),
+        ]
     chance[is_scored] = np.max(found, axis=0)[is_scored]
     return chance
 
@@ -163,21 +171,14 @@ def _mean_loss(evidence: Evidence, which: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(mean_influence(losses), np.finfo(float).tiny))
 
 
-def _beyond_valley(values: np.ndarray) -> np.ndarray:
+def _of_finite(
+    chance_of: Callable[[np.ndarray], np.ndarray], values: np.ndarray
+) -> np.ndarray:
+    """Return the chances of finite values, and zero for others."""
     finite = np.isfinite(values)
     chance = np.zeros(len(values))
     if finite.any():
-        chance[finite] = chance_beyond_valley(values[finite])
-    return chance
-
-
-def _contamination(evidence: Evidence) -> np.ndarray:
-    chance = np.zeros(evidence.losses.shape[1])
-    if evidence.residuals is not None:
-        residuals = mean_influence(evidence.residuals)
-        finite = np.isfinite(residuals)
-        if finite.any():
-            chance[finite] = chance_of_contamination(residuals[finite])
+        chance[finite] = chance_of(values[finite])
     return chance
 
 

@@ -36,7 +36,7 @@ def chance_beyond_valley(values: np.ndarray) -> np.ndarray:
     valley = _find_valley(values)
     if valley is None:
         return np.zeros(len(values))
-    bottom, density_at_bottom, density = valley
+    mode, bottom, density_at_bottom, density = valley
     # Each population's density is about half of the bottom's there, and falls towards
     # the other's peak.
     other = 0.5 * np.minimum(1, density_at_bottom / density)
@@ -44,11 +44,11 @@ def chance_beyond_valley(values: np.ndarray) -> np.ndarray:
     order = np.argsort(values, kind="stable")
     chance[order] = np.maximum.accumulate(chance[order])
     # Values on the far side of the mode are not at all of the upper cluster.
-    return np.where(values < _mode(np.sort(values)), 0.0, chance)
+    return np.where(values < mode, 0.0, chance)
 
 
-def _find_valley(values: np.ndarray) -> tuple[float, float, np.ndarray] | None:
-    """Return where the density is lowest, its value there, and that at all values."""
+def _find_valley(values: np.ndarray) -> tuple[float, float, float, np.ndarray] | None:
+    """Return the mode, the bottom, and the density there and at all values."""
     ordered = np.sort(values)
     mode, largest = _mode(ordered), float(ordered[-1])
     if not mode < largest:
@@ -77,7 +77,7 @@ def _find_valley(values: np.ndarray) -> tuple[float, float, np.ndarray] | None:
     at_values = np.interp(values, grid, density)
     beyond = values > grid[-1]
     at_values[beyond] = np.maximum(kde(values[beyond]), np.finfo(float).tiny)
-    return float(grid[bottom]), float(density[bottom]), at_values
+    return mode, float(grid[bottom]), float(density[bottom]), at_values
 
 
 def _mode(ordered: np.ndarray) -> float:

@@ -13,12 +13,12 @@ from sk_datadrop._judge import (
     LARGEST_CERTAINTY,
     Evidence,
     Predictions,
-    _beyond_valley,
     _out_of_fold,
     _told_by_other_splits,
     _told_by_predictions,
     chance_of_harm,
 )
+from sk_datadrop._valleys import chance_beyond_valley
 
 
 def labels(
@@ -216,7 +216,7 @@ class TestLabels:
     def test_two_witnesses_meet_on_the_scale_of_log_odds(self):
         """They are a split's word and the predictions', and neither is certain."""
         evidence, _ = labels(effect=0.5, spread=2.0, sure=1.5)
-        assert not _beyond_valley(evidence.losses.mean(axis=0)).any()
+        assert not chance_beyond_valley(evidence.losses.mean(axis=0)).any()
         low, high = 1 - LARGEST_CERTAINTY, LARGEST_CERTAINTY
         influence = np.clip(_told_by_other_splits(evidence), low, high)
         predictions = np.clip(_told_by_predictions(evidence), low, high)
@@ -270,7 +270,7 @@ class TestLabels:
         losses = 1e-6 * np.exp(0.3 * rng.normal(size=600))
         losses[:100] *= 100
         losses[0] = 5.0
-        assert np.sum(_beyond_valley(np.log(losses)) > 0.5) >= 100
+        assert np.sum(chance_beyond_valley(np.log(losses)) > 0.5) >= 100
         small = changed(evidence, losses=np.tile(losses, (5, 1)))
         assert np.sum(chance_of_harm(small) > 0.5) <= 1
 
