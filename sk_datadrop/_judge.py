@@ -21,7 +21,7 @@ It uses numpy, scipy and scikit-learn only, and knows neither nets nor estimator
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
@@ -110,8 +110,8 @@ class Evidence:
             ],
         )
 
-    def log_proba(self, *, held_out: bool) -> np.ndarray | None:
-        """Return the mean over the splits that held a sample out, or over all splits.
+    def log_proba(self, of: Literal["held out", "trained on", "all"]) -> Any:
+        """Return the mean over the splits that held a sample out, or trained on it.
 
         It is of shape (n_samples, n_classes), NaN for samples that none predicts, and
         None unless targets are classes.
@@ -122,7 +122,10 @@ class Evidence:
         total = np.zeros((self.losses.shape[1], n_classes))
         count = np.zeros((len(total), 1))
         for split, rows, log_proba in self.predictions:
-            wanted = self.held_out[split, rows] if held_out else slice(None)
+            is_held_out = self.held_out[split, rows]
+            wanted = np.full(len(rows), True)
+            if of != "all":
+                wanted = is_held_out if of == "held out" else ~is_held_out
             total[rows[wanted]] += np.maximum(log_proba[wanted], SMALLEST_LOG_PROBA)
             count[rows[wanted]] += 1
         with np.errstate(invalid="ignore"):
@@ -185,14 +188,16 @@ def _of_finite(
 def _told_by_predictions(evidence: Evidence) -> np.ndarray:
     """Return the chance of a wrong label; 1/2 for samples without a prediction."""
     chance = np.full(evidence.losses.shape[1], 0.5)
-    every, codes = evidence.log_proba(held_out=False), evidence.codes
-    held_out = evidence.log_proba(held_out=True)
-    if every is None or held_out is None or codes is None:
+    every, codes = evidence.log_proba("all"), evidence.codes
+    if every is None or codes is None:
         return chance
     known = ~np.isnan(every).any(axis=1)
     if known.any():
         chance[known] = chance_of_wrong_label(
-            held_out[known], codes[known], every[known]
+            evidence.log_proba("held out")[known],
+            codes[known],
+            every[known],
+            evidence.log_proba("trained on")[known],
         )
     return chance
 

@@ -5,13 +5,13 @@ Whatever fails is said in words that tell what to do, and kept to what is safe.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from sk_datadrop._drop import mean_influence
 from sk_datadrop._judge import Evidence
-from sk_datadrop._label_noise import chance_of_wrong_label
+from sk_datadrop._label_noise import chance_of_wrong_label, contradiction
 from sk_datadrop._valleys import chance_beyond_valley
 
 HARMFUL = 0.5
@@ -19,6 +19,13 @@ HARMFUL = 0.5
 
 SMALLEST_GAIN = 0.02
 """Share of a constant's held-out loss that nets must save for their word to count."""
+
+SMALLEST_GAIN_IN_SPREAD = 0.2
+"""Or of the variance of the targets, by their median absolute deviation: gross errors
+may outweigh what a net has learned of all the others."""
+
+LARGEST_UNEXPLAINED = 0.05
+"""Share of the surest predictions that may contradict the labels of hard samples."""
 
 LARGEST_SHARE = 0.5
 """Of a class, or of all samples, that may be found harmful: if most of what it was
@@ -58,11 +65,22 @@ class Course(NamedTuple):
 
     `losses`, (n_epochs,), is the training loss after each epoch. At the best epoch the
     samples lose `lowest` each, and the best constant prediction would lose `constant`.
+    Of targets of one value, `gain_in_spread` is the share of their variance that the
+    net explains, by median absolute deviations.
     """
 
     losses: np.ndarray
     lowest: float
     constant: float
+    gain_in_spread: float = 0.0
+
+    @property
+    def gain(self) -> float:
+        """Share of the constant's loss that the net saves."""
+        gain = (self.constant - self.lowest) / (abs(self.constant) or 1.0)
+        if self.gain_in_spread < SMALLEST_GAIN_IN_SPREAD:
+            return gain
+        return max(gain, self.gain_in_spread)
 
     @property
     def best_epoch(self) -> int:
@@ -101,11 +119,13 @@ def review(
     """Look at nets, trainings and numbers of samples before anything is dropped."""
     suspected = np.nan_to_num(harm_probability) > HARMFUL
     is_harmful, notes = suspected.copy(), []
-    gains = [(c.constant - c.lowest) / (abs(c.constant) or 1.0) for c in courses]
-    if np.median(gains) < SMALLEST_GAIN:
-        notes.append(_say_blind(float(np.median(gains)), int(suspected.sum())))
+    gain = float(np.median([course.gain for course in courses]))
+    if gain < SMALLEST_GAIN:
+        notes.append(_say_blind(gain, int(suspected.sum())))
         is_harmful[:] = False
     notes += _look_at_epochs(courses)
+    of_hard_samples = _look_at_hard_samples(evidence) if gain >= SMALLEST_GAIN else []
+    notes += of_hard_samples
     if is_harmful.mean() > LARGEST_SHARE:
         notes.append(
             f"{is_harmful.mean():.0%} of all samples look harmful, which is more than "
@@ -116,11 +136,8 @@ def review(
     if evidence.codes is not None:
         notes += _spare_classes(is_harmful, evidence.codes, class_names)
     power = power_of(evidence)
-    if (
-        power < SMALLEST_POWER
-        and not suspected.any()
-        and np.median(gains) >= SMALLEST_GAIN
-    ):
+    found_nothing = gain >= SMALLEST_GAIN and not suspected.any()
+    if found_nothing and power < SMALLEST_POWER and not of_hard_samples:
         notes.append(
             "nothing was found, but little could have been: of errors planted in the "
             f"evidence only {power:.0%} were recognised. More samples or a better net "
@@ -165,6 +182,25 @@ def _still_falls(losses: np.ndarray) -> bool:
     return bool(losses[-1 - n_last] - losses[-1] > STILL_FALLING * fell)
 
 
+def _look_at_hard_samples(evidence: Evidence) -> list[str]:
+    log_proba, codes = evidence.log_proba("held out"), evidence.codes
+    if log_proba is None or codes is None:
+        return []
+    known = ~np.isnan(log_proba).any(axis=1)
+    if not known.any():
+        return []
+    trained_on = evidence.log_proba("trained on")[known]
+    rate, share_wrong = contradiction(log_proba[known], codes[known], trained_on)
+    if rate * (1 - share_wrong) <= LARGEST_UNEXPLAINED:
+        return []
+    return [
+        f"even the surest tenth of the predictions contradict {rate:.0%} of the labels "
+        "of held-out samples, and much of that looks as if the samples were hard, not "
+        "their labels wrong, so that only part of the suspicion was believed. A better "
+        "net or more samples would tell the two apart."
+    ]
+
+
 def _spare_classes(
     is_harmful: np.ndarray, codes: np.ndarray, class_names: np.ndarray | None
 ) -> list[str]:
@@ -198,7 +234,10 @@ def power_of(evidence: Evidence) -> float:
     arXiv:2001.10528), but without a training.
     """
     if evidence.codes is not None:
-        log_proba = evidence.log_proba(held_out=bool(evidence.held_out.any()))
+        of: Literal["held out", "all"] = "all"
+        if evidence.held_out.any():
+            of = "held out"
+        log_proba = evidence.log_proba(of)
         if log_proba is None:
             return 0.0
         known = ~np.isnan(log_proba).any(axis=1)

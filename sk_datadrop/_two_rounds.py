@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import median_abs_deviation
 from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNet
 
@@ -158,11 +159,25 @@ def _course(
     log_proba, codes = on_held_out.log_proba, held_out.codes
     if log_proba is None or codes is None or samples.codes is None:
         lowest = float(on_held_out.losses.mean())
-        return Course(losses, lowest, on_held_out.constant_loss)
+        gain = _gain_in_spread(on_held_out.residuals, held_out.y)
+        return Course(losses, lowest, on_held_out.constant_loss, gain)
     counts = np.bincount(samples.codes, minlength=log_proba.shape[1])
     of_constant = np.log(counts / counts.sum())[codes]
     of_net = log_proba[np.arange(len(codes)), codes]
     return Course(losses, -float(of_net.mean()), -float(of_constant.mean()))
+
+
+def _gain_in_spread(residuals: np.ndarray | None, y: Any) -> float:
+    """Return the share of the targets' variance that is gone from the residuals.
+
+    By median absolute deviations, which gross errors do not change much.
+    """
+    if residuals is None:
+        return 0.0
+    left, spread = (
+        median_abs_deviation(np.ravel(v)) for v in (residuals, np.asarray(y))
+    )
+    return float(1 - (left / spread) ** 2) if spread > 0 else 0.0
 
 
 def gather(plan: Plan, results: Sequence[SplitResult]) -> Evidence:

@@ -77,6 +77,9 @@ def numbers(n=800, *, n_splits=4, seed=0, errors=None, influence=None):
     )
 
 
+KINDS_OF_PREDICTION = ["held out", "trained on", "all"]
+
+
 def changed(evidence, **parts):
     return Evidence(**{**vars(evidence), **parts})
 
@@ -95,8 +98,10 @@ def of_rows(evidence, order):
 
 
 class TestEvidence:
-    @pytest.mark.parametrize("held_out", [True, False])
-    def test_mean_of_the_predictions_is_that_of_pandas(self, held_out):
+    @pytest.mark.parametrize(
+        ("of", "n_missing"), [("held out", 4), ("trained on", 4), ("all", 1)]
+    )
+    def test_mean_of_the_predictions_is_that_of_pandas(self, of, n_missing):
         """Some samples are held out more than once, and some by no split."""
         rng = np.random.default_rng(0)
         which = np.zeros((3, 10), dtype=bool)
@@ -107,25 +112,27 @@ class TestEvidence:
             predictions.append(Predictions(split, rows, log_proba))
         empty = np.full((3, 10), np.nan)
         evidence = Evidence(empty, np.arange(3), which, empty, predictions)
+        wanted = {"held out": which, "trained on": ~which, "all": which | True}[of]
         frames = [
-            pd.DataFrame(log_proba, index=rows)[which[split, rows] | (not held_out)]
+            pd.DataFrame(log_proba, index=rows)[wanted[split, rows]]
             for split, rows, log_proba in predictions
         ]
         expected = pd.concat(frames).groupby(level=0).mean().reindex(range(10))
-        assert expected.isna().all(axis=1).sum() == (4 if held_out else 1)
-        np.testing.assert_allclose(evidence.log_proba(held_out=held_out), expected)
+        assert expected.isna().all(axis=1).sum() == n_missing
+        np.testing.assert_allclose(evidence.log_proba(of), expected)
 
     def test_a_class_that_is_ruled_out_counts_as_very_unlikely(self):
         evidence, _ = labels(n=4, n_splits=1, n_classes=2)
         sure = [Predictions(0, np.arange(4), np.array([[0, -np.inf]] * 4))] * 2
         evidence = changed(evidence, predictions=sure)
-        for held_out in (True, False):
-            found = evidence.log_proba(held_out=held_out)
+        assert evidence.held_out.all()
+        for of in ("held out", "all"):
+            found = evidence.log_proba(of)
             np.testing.assert_array_equal(found, [[0, -50]] * 4)
 
     def test_without_predictions_there_is_no_mean(self):
-        assert numbers(20).log_proba(held_out=True) is None
-        assert numbers(20).log_proba(held_out=False) is None
+        for of in KINDS_OF_PREDICTION:
+            assert numbers(20).log_proba(of) is None
 
     def test_influence_is_the_mean_over_the_views(self):
         evidence, _ = labels(n=30)
@@ -155,12 +162,10 @@ class TestEvidence:
             s for s in split_of_view if s != number
         ]
         assert [others[p.split] for p in rest.predictions] == list(np.repeat(others, 2))
-        for held_out in (True, False):
+        for of in KINDS_OF_PREDICTION:
             of_others = [p for p in evidence.predictions if p.split != number]
             expected = changed(evidence, predictions=of_others)
-            np.testing.assert_array_equal(
-                rest.log_proba(held_out=held_out), expected.log_proba(held_out=held_out)
-            )
+            np.testing.assert_array_equal(rest.log_proba(of), expected.log_proba(of))
         np.testing.assert_array_equal(rest.codes, evidence.codes)
         assert evidence.losses.shape == (4, 40)
 
@@ -282,7 +287,7 @@ class TestLabels:
             if evidence.held_out[p.split, p.rows].all()
             else p._replace(
                 log_proba=log_softmax(
-                    p.log_proba + 3 * np.eye(3)[evidence.codes[p.rows]], axis=1
+                    p.log_proba + 1.5 * np.eye(3)[evidence.codes[p.rows]], axis=1
                 )
             )
             for p in evidence.predictions
@@ -291,7 +296,7 @@ class TestLabels:
         assert told.mean() == pytest.approx(is_wrong.mean(), abs=0.03)
         held_out = [p for p in memorised if evidence.held_out[p.split, p.rows].all()]
         of_held_out = _told_by_predictions(changed(evidence, predictions=held_out))
-        np.testing.assert_allclose(np.sort(told), np.sort(of_held_out))
+        assert told.sum() == pytest.approx(of_held_out.sum(), rel=0.1)
         # Five nets know better than one.
         assert roc_auc_score(is_wrong, told) > roc_auc_score(is_wrong, of_held_out)
 

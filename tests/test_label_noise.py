@@ -11,6 +11,7 @@ from sk_datadrop._label_noise import (
     SMALLEST_RATE,
     chance_of_wrong_label,
     confusion_matrix,
+    contradiction,
 )
 
 KINDS = ["symmetric", "pair", "one class"]
@@ -131,6 +132,105 @@ class TestConfusionMatrix:
         assert (rates[1:] < 0.01).all()
 
 
+class TestContradiction:
+    def by_hand(self, held_out, codes, trained_on=None):
+        """Rate and share of wrong labels, sample by sample."""
+        samples = []
+        for row, log_proba in enumerate(held_out):
+            *_, second, first = sorted(log_proba)
+            samples.append((int(np.argmax(log_proba)), second - first, row))
+        surest, following, asked = [], [], []
+        for label in range(held_out.shape[1]):
+            rows = [row for k, _, row in sorted(samples) if k == label]
+            for place, row in enumerate(rows):
+                is_contradicted = codes[row] != label
+                if place / len(rows) < 0.1:
+                    surest.append(is_contradicted)
+                elif place / len(rows) < 0.3:
+                    following.append(is_contradicted)
+                if (
+                    trained_on is not None
+                    and is_contradicted
+                    and place < 0.2 * len(rows)
+                ):
+                    asked.append(np.argmax(trained_on[row]) != codes[row])
+        rate, later = np.mean(surest), np.mean(following)
+        error = np.hypot(
+            np.std(surest) / len(surest) ** 0.5,
+            np.std(following) / len(following) ** 0.5,
+        )
+        share = np.clip(1 - (later - rate - error) / rate, 0, 1)
+        if trained_on is not None:
+            persisting = (sum(asked) + 0.85 * 5) / (len(asked) + 5)
+            share *= np.clip((persisting - 0.45) / 0.4, 0, 1)
+        return rate, share
+
+    @pytest.mark.parametrize("spread", [1.0, 2.0, 4.0])
+    @pytest.mark.parametrize("is_trained_on", [False, True])
+    def test_is_that_of_a_count(self, spread, is_trained_on):
+        held_out, codes, _ = calibrated(600, noise("symmetric", 3), spread)
+        rng = np.random.default_rng(1)
+        trained_on = held_out + 2 * np.eye(3)[codes] * rng.random((600, 1))
+        arguments = (held_out, codes, *[trained_on] * is_trained_on)
+        np.testing.assert_allclose(
+            contradiction(*arguments), self.by_hand(*arguments), rtol=1e-12
+        )
+
+    @pytest.mark.parametrize("kind", ["symmetric", "pair"])
+    def test_wrong_labels_are_all_of_it(self, kind):
+        """Nets that train on them still know better."""
+        log_proba, codes, _ = near_perfect(3000, noise(kind, 4))
+        rate, share = contradiction(log_proba, codes, log_proba)
+        assert rate == pytest.approx(0.2, abs=0.06)
+        assert share > 0.8
+
+    def test_less_confident_predictions_are_mistaken_more_often(self):
+        """All samples are hard: even the surest predictions are mistaken."""
+        log_proba, codes, _ = calibrated(4000, np.eye(4), spread=1.2)
+        rate, share = contradiction(log_proba, codes)
+        assert rate > 0.1
+        assert share < 0.3
+        assert np.mean(chance_of_wrong_label(log_proba, codes) > 0.5) < 0.01
+
+    def hard(self):
+        """Held-out predictions that are as mistaken at any confidence, and codes."""
+        rng = np.random.default_rng(0)
+        held_out, _, true = near_perfect(3000, np.eye(4))
+        is_mistaken = rng.random(3000) < 0.3
+        return held_out, np.where(is_mistaken, (true + 1) % 4, true)
+
+    def test_nets_that_come_round_say_that_samples_are_hard(self):
+        held_out, codes = self.hard()
+        learned = np.log(0.91 * np.eye(4)[codes] + 0.03 * (1 - np.eye(4)[codes]))
+        every = (held_out + 2 * learned) / 3
+        chance = chance_of_wrong_label(held_out, codes, every)
+        came_round = chance_of_wrong_label(held_out, codes, every, learned)
+        assert np.mean(chance > 0.5) > 0.2
+        assert np.mean(came_round > 0.5) == 0
+
+    def test_only_nets_that_trained_on_a_sample_are_asked(self):
+        held_out, codes = self.hard()
+        learned = np.log(0.91 * np.eye(4)[codes] + 0.03 * (1 - np.eye(4)[codes]))
+        learned[:] = np.nan
+        assert contradiction(held_out, codes, learned).share_wrong == pytest.approx(
+            contradiction(held_out, codes).share_wrong
+        )
+
+    def test_a_handful_does_not_prove_anything(self):
+        """Of 60 samples one is contradicted, and it came round."""
+        held_out, codes, _ = near_perfect(60, np.eye(3))
+        sure = np.argsort(np.sort(held_out, axis=1)[:, -2])[0]
+        codes[sure] = (codes[sure] + 1) % 3
+        learned = np.log(0.98 * np.eye(3)[codes] + 0.01 * (1 - np.eye(3)[codes]))
+        rate, share = contradiction(held_out, codes, learned)
+        assert 0 < rate < 0.3
+        assert share > 0.5
+
+    def test_nothing_contradicted(self):
+        log_proba, codes, _ = near_perfect(300, np.eye(3))
+        assert contradiction(log_proba, codes, log_proba) == (0, 1)
+
+
 def probabilities(log_proba, power):
     weights = np.exp(power * (log_proba - log_proba.max(axis=1, keepdims=True)))
     return weights / weights.sum(axis=1, keepdims=True)
@@ -146,12 +246,19 @@ def sharpened(log_proba, codes, T):
     return max(np.exp(np.linspace(-2, 2.5, 1001)), key=likelihood)
 
 
+def matrix_of(log_proba, codes):
+    """That of the labels alone, hard samples taken off."""
+    share = contradiction(log_proba, codes).share_wrong
+    return confusion_matrix(log_proba, codes, share)
+
+
 def bayes(log_proba, codes):
     """The theorem of Bayes with dense matrices."""
-    T, rows = confusion_matrix(log_proba, codes), np.arange(len(codes))
+    T, rows = matrix_of(log_proba, codes), np.arange(len(codes))
     proba = probabilities(log_proba, sharpened(log_proba, codes, T))
     # Right is the joint chance that true and given label are both this one.
-    return 1 - proba[rows, codes] * T[codes, codes] / (proba @ T)[rows, codes]
+    wrong = 1 - proba[rows, codes] * T[codes, codes] / (proba @ T)[rows, codes]
+    return contradiction(log_proba, codes).share_wrong * wrong
 
 
 class TestChanceOfWrongLabel:
@@ -253,7 +360,7 @@ class TestChanceOfWrongLabel:
         # Biased ones alone find far fewer.
         of_every = chance_of_wrong_label(every, codes)
         assert of_every.mean() < 0.7 * chance.mean()
-        matrix = confusion_matrix(held_out, codes)
+        matrix = matrix_of(held_out, codes)
         joint = np.exp(sharpened(held_out, codes, matrix) * every) * matrix[:, codes].T
         wrong = 1 - joint[np.arange(3000), codes] / joint.sum(axis=1)
         assert stats.spearmanr(chance, wrong).statistic > 0.999
@@ -270,11 +377,12 @@ class TestChanceOfWrongLabel:
             chance[known],
             chance_of_wrong_label(held_out[known], codes[known], every[known]),
         )
-        matrix = confusion_matrix(held_out[known], codes[known])
+        matrix = matrix_of(held_out[known], codes[known])
         power = sharpened(held_out[known], codes[known], matrix)
         joint = np.exp(power * every) * matrix[:, codes].T
         wrong = 1 - joint[np.arange(3000), codes] / joint.sum(axis=1)
-        np.testing.assert_allclose(chance[~known], wrong[~known], atol=2e-3)
+        share = contradiction(held_out[known], codes[known]).share_wrong
+        np.testing.assert_allclose(chance[~known], share * wrong[~known], atol=2e-3)
 
     def test_without_any_held_out_every_net_says_it_all(self):
         log_proba, codes, _ = calibrated(300, noise("pair", 3))

@@ -23,6 +23,7 @@ NOTES = {
     "still falling": "still falling when training ended",
     "most of all": "of all samples look harmful",
     "class": "most samples of class",
+    "hard": "looks as if the samples were hard",
     "low power": "nothing was found, but little could have been",
 }
 
@@ -101,6 +102,15 @@ class TestBlindNets:
         courses = [blind] * n_blind + [FINE] * (3 - n_blind)
         assert told(review(labels(), np.zeros(100), courses)) == ["blind"] * is_blind
 
+    @pytest.mark.parametrize(
+        ("in_spread", "is_blind"), [(0.9, False), (0.21, False), (0.1, True)]
+    )
+    def test_gross_errors_do_not_hide_what_a_net_explains(self, in_spread, is_blind):
+        """Their losses outweigh those of all others."""
+        course = Course(LOSSES, 1.0, 1.0, gain_in_spread=in_spread)
+        verdict = review(numbers(np.ones(50)), chances(50, [1]), [course])
+        assert told(verdict) == ["blind"] * is_blind
+
     @pytest.mark.parametrize("lowest", [0.0, 0.25])
     def test_a_constant_that_loses_nothing(self, lowest):
         """Targets are all the same."""
@@ -115,6 +125,44 @@ class TestBlindNets:
         course = Course(LOSSES, lowest, constant=-2.0)
         verdict = review(labels(), np.zeros(100), [course])
         assert told(verdict) == ["blind"] * is_blind
+
+
+class TestHardSamples:
+    def evidence(self, *, comes_round, n=1000, share=0.3):
+        """One net held all out, and another trained on them."""
+        rng = np.random.default_rng(0)
+        true = np.arange(n) % 4
+        codes = np.where(rng.random(n) < share, (true + 1) % 4, true)
+        scores = 6 * np.eye(4)[true] + rng.normal(size=(n, 4))
+        learned = 8 * np.eye(4)[codes] if comes_round else scores
+        both = [log_softmax(values, axis=1) for values in (scores, learned)]
+        return Evidence(
+            np.ones((2, n)),
+            np.arange(2),
+            np.repeat([[True], [False]], n, axis=1),
+            -np.stack([log_proba[np.arange(n), codes] for log_proba in both]),
+            [
+                Predictions(k, np.arange(n), log_proba)
+                for k, log_proba in enumerate(both)
+            ],
+            codes,
+        )
+
+    @pytest.mark.parametrize("comes_round", [True, False])
+    def test_labels_that_nets_come_round_to(self, comes_round):
+        evidence = self.evidence(comes_round=comes_round)
+        verdict = review(evidence, chances(1000, [1]), [FINE])
+        assert told(verdict) == ["hard"] * comes_round
+        assert verdict.is_harmful.sum() == 1
+
+    def test_a_few_of_them_are_everywhere(self):
+        evidence = self.evidence(comes_round=True, share=0.03)
+        assert told(review(evidence, chances(1000, [1]), [FINE])) == []
+
+    def test_blind_nets_are_told_as_such(self):
+        blind = Course(LOSSES, lowest=1.0, constant=1.0)
+        evidence = self.evidence(comes_round=True)
+        assert told(review(evidence, chances(1000, [1]), [blind])) == ["blind"]
 
 
 class TestEpochs:
