@@ -9,9 +9,9 @@ Three witnesses, none of which is enough:
   often labels differ from the most confident predictions? On clean data this says no.
 - *a cluster of its own*: losses, or for real targets also influences, beyond a valley
   of their density. The only witness where influence cannot see: errors of both signs
-  of a regression do harm by variance, inputs that show nothing by taking up room. For
-  targets of one value and no cluster, a few residuals of a much wider distribution
-  count instead.
+  of a regression do harm by variance, inputs that show nothing by taking up room.
+  Without a cluster, a few residuals of a much wider distribution count instead, or, of
+  targets of many values, losses.
 
 The first two are averaged on the scale of log-odds, which came out calibrated on the
 cells of the gauntlet that are for choosing; a cluster counts by itself.
@@ -29,7 +29,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import QuantileTransformer, SplineTransformer
 
-from sk_datadrop._contamination import chance_of_contamination
+from sk_datadrop._contamination import (
+    chance_of_contamination,
+    chance_of_upper_kind,
+)
 from sk_datadrop._drop import mean_influence
 from sk_datadrop._label_noise import chance_of_wrong_label
 from sk_datadrop._valleys import chance_beyond_valley
@@ -150,9 +153,8 @@ def chance_of_harm(evidence: Evidence) -> np.ndarray:
                 -np.arcsinh(mean_influence(_opinions(evidence)[0])),
             )
         ]
-        if not np.any(found) and evidence.residuals is not None:
-            residuals = mean_influence(evidence.residuals)
-            found.append(_of_finite(chance_of_contamination, residuals))
+        if not np.any(found):
+            found.append(_of_no_cluster(evidence))
     else:
         witnesses = [_told_by_other_splits(evidence), _told_by_predictions(evidence)]
         of_both = np.clip(witnesses, 1 - LARGEST_CERTAINTY, LARGEST_CERTAINTY)
@@ -163,6 +165,14 @@ def chance_of_harm(evidence: Evidence) -> np.ndarray:
         ]
     chance[is_scored] = np.max(found, axis=0)[is_scored]
     return chance
+
+
+def _of_no_cluster(evidence: Evidence) -> np.ndarray:
+    """Return the chance of an error that has no size of its own."""
+    if evidence.residuals is None:
+        losses = np.log(_mean_loss(evidence, evidence.held_out))
+        return _of_finite(chance_of_upper_kind, losses)
+    return _of_finite(chance_of_contamination, mean_influence(evidence.residuals))
 
 
 def _mean_loss(evidence: Evidence, which: np.ndarray) -> np.ndarray:
