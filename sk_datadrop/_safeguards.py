@@ -124,7 +124,9 @@ def review(
         notes.append(_say_blind(gain, int(suspected.sum())))
         is_harmful[:] = False
     notes += _look_at_epochs(courses)
-    of_hard_samples = _look_at_hard_samples(evidence) if gain >= SMALLEST_GAIN else []
+    of_hard_samples = []
+    if gain >= SMALLEST_GAIN:
+        of_hard_samples = _look_at_hard_samples(evidence, is_harmful)
     notes += of_hard_samples
     if is_harmful.mean() > LARGEST_SHARE:
         notes.append(
@@ -182,7 +184,8 @@ def _still_falls(losses: np.ndarray) -> bool:
     return bool(losses[-1 - n_last] - losses[-1] > STILL_FALLING * fell)
 
 
-def _look_at_hard_samples(evidence: Evidence) -> list[str]:
+def _look_at_hard_samples(evidence: Evidence, is_harmful: np.ndarray) -> list[str]:
+    """Keep all, in place, where the surest predictions are mostly contradicted."""
     log_proba, codes = evidence.log_proba("held out"), evidence.codes
     if log_proba is None or codes is None:
         return []
@@ -191,6 +194,13 @@ def _look_at_hard_samples(evidence: Evidence) -> list[str]:
         return []
     trained_on = evidence.log_proba("trained on")[known]
     rate, share_wrong = contradiction(log_proba[known], codes[known], trained_on)
+    if rate > LARGEST_SHARE:
+        is_harmful[:] = False
+        return [
+            f"even the surest tenth of the predictions contradict {rate:.0%} of the "
+            "labels of held-out samples: the nets know too little to tell which labels "
+            "are wrong, and none was dropped. More samples or a better net would tell."
+        ]
     if rate * (1 - share_wrong) <= LARGEST_UNEXPLAINED:
         return []
     return [

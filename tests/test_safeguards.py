@@ -24,6 +24,7 @@ NOTES = {
     "most of all": "of all samples look harmful",
     "class": "most samples of class",
     "hard": "looks as if the samples were hard",
+    "too hard": "know too little to tell which labels are wrong",
     "low power": "nothing was found, but little could have been",
 }
 
@@ -154,6 +155,15 @@ class TestHardSamples:
         verdict = review(evidence, chances(1000, [1]), [FINE])
         assert told(verdict) == ["hard"] * comes_round
         assert verdict.is_harmful.sum() == 1
+
+    @pytest.mark.parametrize(("share", "notes"), [(0.35, []), (0.7, ["too hard"])])
+    def test_where_the_surest_are_mostly_contradicted_none_is_dropped(
+        self, share, notes
+    ):
+        evidence = self.evidence(comes_round=False, share=share)
+        verdict = review(evidence, chances(1000, [1]), [FINE])
+        assert told(verdict) == notes
+        assert verdict.is_harmful.sum() == (0 if notes else 1)
 
     def test_a_few_of_them_are_everywhere(self):
         evidence = self.evidence(comes_round=True, share=0.03)

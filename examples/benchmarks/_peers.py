@@ -115,7 +115,7 @@ def kronfluence_ekfac(question: Question) -> np.ndarray:
             ),
         )
         scores = analyzer.load_pairwise_scores("scores")["all_modules"]
-    return scores.sum(0).double().numpy()
+    return scores.sum(0).double().cpu().numpy()
 
 
 def _kronfluence_analyzer(question, folder):
@@ -171,7 +171,7 @@ def captum_tracin(question: Question) -> np.ndarray:
         influence.TracInCP, question, sample_wise_grads_per_batch=True, layers=layers
     )
     scores = tracer.influence(question.loader(question.held_out), aggregate=True)
-    return scores[0].double().numpy()
+    return scores[0].double().cpu().numpy()
 
 
 def captum_tracin_fast(question: Question) -> np.ndarray:
@@ -181,7 +181,7 @@ def captum_tracin_fast(question: Question) -> np.ndarray:
     if not isinstance(layer, nn.Linear):
         raise CannotAnswer("needs a linear last layer")
     tracer = _captum(influence.TracInCPFast, question, final_fc_layer=name)
-    return tracer.influence(question.held_out).sum(0).double().numpy()
+    return tracer.influence(question.held_out).sum(0).double().cpu().numpy()
 
 
 def _captum(kind, question, **options):
@@ -225,6 +225,7 @@ def dattri_conjugate_gradient(question: Question) -> np.ndarray:
         _dattri_task(question, question.row_losses, question.row_objectives),
         max_iter=10,
         regularization=question.damping,
+        device=str(question.train[0].device),
     )
     dataset = TensorDataset(*question.train)
     attributor.cache(DataLoader(dataset, batch_size=len(dataset)))
@@ -232,7 +233,7 @@ def dattri_conjugate_gradient(question: Question) -> np.ndarray:
         dataset, batch_size=rows_that_fit(question.module, len(dataset))
     )
     scores = attributor.attribute(loader, _as_one_row(question.held_out))
-    return scores[:, 0].detach().double().numpy()
+    return scores[:, 0].detach().double().cpu().numpy()
 
 
 def dattri_trak(question: Question) -> np.ndarray:
@@ -261,7 +262,12 @@ def dattri_trak(question: Question) -> np.ndarray:
         regularization=1e-6,
     )
     attributor.cache(question.loader(question.train))
-    return attributor.attribute(_as_one_row(question.held_out))[:, 0].double().numpy()
+    return (
+        attributor.attribute(_as_one_row(question.held_out))[:, 0]
+        .double()
+        .cpu()
+        .numpy()
+    )
 
 
 def _dattri_task(question, row_losses, row_objectives):
@@ -319,7 +325,7 @@ def gradient_dots(question: Question) -> np.ndarray:
         )
         for X, y in question.loader(question.train)
     ]
-    return torch.cat(scores).double().numpy()
+    return torch.cat(scores).double().cpu().numpy()
 
 
 def cleanlab_quality(net, X, y, seed: int) -> np.ndarray:
