@@ -36,7 +36,11 @@ NEXT_SHARE = 0.3
 PERSISTING_IF_HARD, PERSISTING_IF_WRONG = 0.45, 0.85
 """Of labels that anchors contradict, the share that nets still contradict at their best
 epoch after training on them. Where labels were wrong it was .74 to 1, where they were
-right .2 to .7, over the cells of the gauntlet that are for choosing and two harder."""
+right .2 to .7, over the cells of the gauntlet that are for choosing and some harder."""
+
+PERSISTING_OF_ALL = 0.55
+"""Where nets persist in less of all they contradict, they fit most samples, and as much
+less is expected of both kinds."""
 
 PERSISTENCE_PRIOR = 5
 """Contradicted labels that weigh as much as the expectation of wrong ones."""
@@ -80,17 +84,31 @@ def contradiction(
         rise = later - rate - float(np.sqrt(variance))
         share = min(max(1 - rise / rate, 0.0), 1.0)
     if trained_on is not None:
-        asked = contradicted & (place < 2 * ANCHOR_SHARE)
-        asked &= ~np.isnan(trained_on).any(axis=1)
-        persists = np.sum(trained_on[asked].argmax(axis=1) != codes[asked])
-        persisting = (persists + PERSISTENCE_PRIOR * PERSISTING_IF_WRONG) / (
-            asked.sum() + PERSISTENCE_PRIOR
-        )
-        part = (persisting - PERSISTING_IF_HARD) / (
-            PERSISTING_IF_WRONG - PERSISTING_IF_HARD
-        )
-        share *= min(max(float(part), 0.0), 1.0)
+        share *= _share_persisting(contradicted, place, trained_on, codes)
     return Contradiction(rate, share)
+
+
+def _share_persisting(
+    contradicted: np.ndarray,
+    place: np.ndarray,
+    trained_on: np.ndarray,
+    codes: np.ndarray,
+) -> float:
+    """Return the share of wrong labels by what nets say that trained on the samples."""
+    asked = contradicted & ~np.isnan(trained_on).any(axis=1)
+    if not asked.any():
+        return 1.0
+    persists = trained_on.argmax(axis=1) != codes
+    surest = asked & (place < 2 * ANCHOR_SHARE)
+    persisting = (persists[surest].sum() + PERSISTENCE_PRIOR * PERSISTING_IF_WRONG) / (
+        surest.sum() + PERSISTENCE_PRIOR
+    )
+    # Nets that fit most of what they mispredict persist in nothing.
+    fitted = max(0.0, PERSISTING_OF_ALL - float(persists[asked].mean()))
+    part = (persisting + fitted - PERSISTING_IF_HARD) / (
+        PERSISTING_IF_WRONG - PERSISTING_IF_HARD
+    )
+    return min(max(float(part), 0.0), 1.0)
 
 
 def _confidence(log_proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
