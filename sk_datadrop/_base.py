@@ -116,12 +116,16 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             warn_of(results, stacklevel=2)
             evidence = gather(plan, results)
             verdict = judge(plan, results, evidence, stacklevel=2)
-            choice = choose(plan, results, evidence, verdict, self.drop_fraction, bar)
-            refit = retrain(plan, choice.keep, bar) if self._has_round_two else None
+            choice = choose(plan, results, evidence, verdict, *self._decision(), bar)
+            refit = retrain(plan, choice, bar) if self._has_round_two else None
         store(self, plan, results, evidence, verdict, choice, refit)
         if self.verbose:
             print(self.summary_)
         return self
+
+    def _decision(self) -> tuple[str | float, str]:
+        """Return what to drop, and what becomes of harmful samples."""
+        return self.drop_fraction, getattr(self, "on_harmful", "drop")
 
     def _forget(self) -> None:
         """Forget an earlier fit: should this one fail, the two must not be mixed."""

@@ -264,14 +264,15 @@ def _run(shared: _Shared, split: Any, seed: int, X: Any, y: Any) -> tuple[Any, .
         fresh = replace(plan, seed=int(rng.integers(2**31)))
 
         def scored(choice: Choice) -> float:
-            refit = retrain(fresh, choice.keep, bar)
+            refit = retrain(fresh, choice, bar)
             fitted = store(model, plan, results, evidence, verdict, choice, refit)
             held_out = _safe_indexing(X, test), _safe_indexing(y, test)
             return float(shared.scorer(fitted, *held_out))
 
         none = scored(Choice(np.ones(len(train), dtype=bool)))
         masks = [
-            choose(plan, results, evidence, verdict, f, bar).keep for f in fractions
+            choose(plan, results, evidence, verdict, f, "drop", bar).keep
+            for f in fractions
         ]
         dropout = [none if m.all() else scored(Choice(m)) for m in masks]
         codes = plan.samples.codes

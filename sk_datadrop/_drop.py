@@ -20,6 +20,20 @@ def check_drop_fraction(drop_fraction: Any) -> None:
         )
 
 
+def check_on_harmful(on_harmful: Any, drop_fraction: Any) -> None:
+    """Raise a ValueError unless the two go together."""
+    if on_harmful not in ("drop", "weigh", "mend"):
+        raise ValueError(
+            f"on_harmful must be 'drop', 'weigh' or 'mend'; got {on_harmful!r}."
+        )
+    if on_harmful != "drop" and drop_fraction != "harmful":
+        raise ValueError(
+            f"on_harmful={on_harmful!r} drops no sample, and drop_fraction="
+            f"{drop_fraction!r} says how many to drop. Leave one of them at its "
+            "default."
+        )
+
+
 def mean_influence(influence_per_view: np.ndarray) -> np.ndarray:
     """Return the mean over the views, (n_samples,); NaN where no view has a score."""
     count = np.sum(~np.isnan(influence_per_view), axis=0)

@@ -29,6 +29,7 @@ class _RoundTwoMixin:
         estimator: NeuralNet,
         *,
         drop_fraction: str | float = "harmful",
+        on_harmful: str = "drop",
         same_steps: bool = True,
         cv: Any = 3,
         objective: Kind = "bounded",
@@ -49,6 +50,7 @@ class _RoundTwoMixin:
             random_state=random_state,
             verbose=verbose,
         )
+        self.on_harmful = on_harmful
         self.same_steps = same_steps
 
     def predict(self, X: Any) -> np.ndarray:
@@ -157,6 +159,19 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
           what that split drops. Nothing is dropped unless the best choice wins by more
           than one standard error. Where "harmful" drops nothing, nothing is trained.
           Requires folds: no `X_val`, no float `cv`.
+    on_harmful : {"drop", "weigh", "mend"}, default="drop"
+        What becomes of harmful samples in round 2.
+
+        - "drop": they are left out, as in the paper.
+        - "weigh": every sample counts by one minus its chance of harm, by being drawn
+          that often, anew in each epoch. Any criterion will do.
+        - "mend": labels give their chance of harm to the other classes, by how likely
+          these are for nets that did not train on the sample; with another criterion
+          than cross entropy the most likely class is taken. Needs more trust in the
+          nets, and gives more where samples are hard or few.
+
+        Both need ``drop_fraction="harmful"``. Where the fit could not tell, and where
+        no sample is more likely harmful than not, they do nothing.
     same_steps : bool, default=True
         Whether round 2 takes as many optimiser steps as on all samples, by repeats of
         samples drawn once from those kept. Fewer samples at the same number of epochs
@@ -206,6 +221,13 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     harm_probability_ : ndarray of shape (n_samples,), dtype float64
         Chance in [0, 1] that the sample does harm, from influence by the other splits,
         predictions and losses; NaN for samples never scored.
+    sample_weight_ : ndarray of shape (n_samples,), dtype float64
+        How much each sample counts in round 2: zero where dropped.
+    suggested_targets_ : ndarray of shape (n_samples,)
+        The given label, or the most likely other one where it is more likely wrong
+        than right.
+    suggestion_probability_ : ndarray of shape (n_samples,), dtype float64
+        Chance that the suggested label is right.
     summary_ : str
         The fit in one line.
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
@@ -324,6 +346,10 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
         Net with a module *class*, cloned and never fitted itself.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
         Which samples to drop: harmful ones, as many as retraining favours, or a share.
+    on_harmful : {"drop", "weigh", "mend"}, default="drop"
+        What becomes of harmful samples in round 2: "drop" and "weigh" as in
+        :class:`DataDropoutClassifier`; "mend" moves a target toward what nets predict
+        that did not train on the sample, by its chance of harm.
     same_steps : bool, default=True
         Whether round 2 takes as many optimiser steps as on all samples.
     cv : int, float, cross-validation generator or iterable, default=3
@@ -343,10 +369,14 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     harm_probability_ : ndarray of shape (n_samples,), dtype float64
         Chance in [0, 1] that the sample is of another kind, by a valley in the density
         of losses or influences; zero where there is none, NaN where not scored.
+    suggested_targets_, suggestion_probability_ : ndarray of shape (n_samples, ...)
+        The given target, or the prediction where it is more likely of another kind
+        than not, and how sure that is. Of targets of many values, such as images, only
+        with ``on_harmful="mend"``.
     estimator_, round_one_estimators_, influence_, influence_per_view_, views_, \
-            summary_, sample_mask_, sample_indices_, n_dropped_, drop_fraction_, \
-            cv_results_, solver_results_, timings_, input_shape_, n_features_in_, \
-            feature_names_in_
+            summary_, sample_weight_, sample_mask_, sample_indices_, n_dropped_, \
+            drop_fraction_, cv_results_, solver_results_, timings_, input_shape_, \
+            n_features_in_, feature_names_in_
         As in :class:`DataDropoutClassifier`.
 
     See Also

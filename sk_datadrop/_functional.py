@@ -258,6 +258,12 @@ class FunctionalNet:
             torch.cat(residuals).numpy() if residuals else None,
         )
 
+    @torch.no_grad()
+    def predict(self, samples: Samples) -> np.ndarray:
+        """Return the outputs for samples, at `theta`, (n_samples, ...)."""
+        outputs = [self.outputs(self.theta, X).cpu() for X, _ in self.batches(samples)]
+        return np.asarray(torch.cat(outputs).numpy())
+
     def _log_proba(self, outputs: Tensor, y: Tensor, n_classes: int) -> Tensor:
         """Return log-probabilities in float32: of cross entropy, the net's own."""
         natural = self._link(outputs)

@@ -60,6 +60,18 @@ class Contradiction(NamedTuple):
     share_wrong: float
 
 
+class LabelNoise(NamedTuple):
+    """How labels as given come about.
+
+    `matrix` is that of `confusion_matrix`, `power` sharpens the predictions of the true
+    class, and `share_wrong` is that of `Contradiction`.
+    """
+
+    matrix: np.ndarray
+    power: float
+    share_wrong: float
+
+
 def contradiction(
     held_out: np.ndarray, codes: np.ndarray, trained_on: np.ndarray | None = None
 ) -> Contradiction:
@@ -170,26 +182,55 @@ def chance_of_wrong_label(
     that `trained_on` a sample tell hard samples from wrong labels.
     """
     every = held_out if every is None else every
-    is_held_out = ~np.isnan(held_out).any(axis=1)
-    unbiased = held_out if is_held_out.any() else every
-    known = ~np.isnan(unbiased).any(axis=1)
     if every.shape[1] < 2:
         return np.zeros(len(codes))
-    _, share_wrong = contradiction(
-        unbiased[known],
-        codes[known],
-        None if trained_on is None else trained_on[known],
-    )
-    matrix = confusion_matrix(unbiased[known], codes[known], share_wrong)
-    power = _sharpening(unbiased[known], codes[known], matrix)
-    chance = _posterior(every, codes, matrix, power)
-    rows = np.flatnonzero(is_held_out)
+    noise = estimate_noise(held_out, codes, every, trained_on)
+    chance = 1 - _given_is_true(every, codes, noise)
+    rows = np.flatnonzero(~np.isnan(held_out).any(axis=1))
     order = np.argsort(chance[rows], kind="stable")
-    chance[rows[order]] = np.sort(
-        _posterior(held_out[rows], codes[rows], matrix, power)
-    )
+    of_held_out = 1 - _given_is_true(held_out[rows], codes[rows], noise)
+    chance[rows[order]] = np.sort(of_held_out)
     # However sure the nets are, of what they contradict no larger share is wrong.
-    return share_wrong * chance
+    return noise.share_wrong * chance
+
+
+def chances_of_others(
+    held_out: np.ndarray,
+    codes: np.ndarray,
+    every: np.ndarray | None = None,
+    trained_on: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return how likely each class is the true one, if the given one is not.
+
+    By the theorem of Bayes, of shape (n_samples, n_classes); rows add up to one, and
+    are zero where the label is given. Arguments are those of `chance_of_wrong_label`.
+    """
+    every = held_out if every is None else every
+    noise = estimate_noise(held_out, codes, every, trained_on)
+    is_held_out = ~np.isnan(held_out).any(axis=1)
+    joint = _joint(np.where(is_held_out[:, None], held_out, every), codes, noise)
+    joint[np.arange(len(codes)), codes] = 0
+    total = joint.sum(axis=1, keepdims=True)
+    # Where the nets rule all others out, those are as likely as each other.
+    n_others = max(joint.shape[1] - 1, 1)
+    uniform = (np.arange(joint.shape[1]) != codes[:, None]) / n_others
+    return np.where(total > 0, joint / np.where(total > 0, total, 1), uniform)
+
+
+def estimate_noise(
+    held_out: np.ndarray,
+    codes: np.ndarray,
+    every: np.ndarray,
+    trained_on: np.ndarray | None = None,
+) -> LabelNoise:
+    """Estimate the noise from predictions for held-out samples, or all if none is."""
+    unbiased = held_out if (~np.isnan(held_out).any(axis=1)).any() else every
+    known = ~np.isnan(unbiased).any(axis=1)
+    unbiased, given = unbiased[known], codes[known]
+    of_known = None if trained_on is None else trained_on[known]
+    _, share_wrong = contradiction(unbiased, given, of_known)
+    matrix = confusion_matrix(unbiased, given, share_wrong)
+    return LabelNoise(matrix, _sharpening(unbiased, given, matrix), share_wrong)
 
 
 def _sharpening(log_proba: np.ndarray, codes: np.ndarray, matrix: np.ndarray) -> float:
@@ -205,8 +246,14 @@ def _sharpening(log_proba: np.ndarray, codes: np.ndarray, matrix: np.ndarray) ->
     return float(np.exp(found.x))
 
 
-def _posterior(
-    log_proba: np.ndarray, codes: np.ndarray, matrix: np.ndarray, power: float
+def _joint(log_proba: np.ndarray, codes: np.ndarray, noise: LabelNoise) -> np.ndarray:
+    """Return how likely each class is the true one, and the label as given."""
+    true = softmax(noise.power * log_proba, axis=1)
+    return np.asarray(true * noise.matrix[:, codes].T)
+
+
+def _given_is_true(
+    log_proba: np.ndarray, codes: np.ndarray, noise: LabelNoise
 ) -> np.ndarray:
-    joint = softmax(power * log_proba, axis=1) * matrix[:, codes].T
-    return np.asarray(1 - joint[np.arange(len(codes)), codes] / joint.sum(axis=1))
+    joint = _joint(log_proba, codes, noise)
+    return np.asarray(joint[np.arange(len(codes)), codes] / joint.sum(axis=1))

@@ -15,7 +15,11 @@ from sklearn.utils.validation import check_memory
 from skorch import NeuralNet
 
 from sk_datadrop._cache import Cache, Key, cache_key
-from sk_datadrop._drop import as_many_rows, check_drop_fraction
+from sk_datadrop._drop import (
+    as_many_rows,
+    check_drop_fraction,
+    check_on_harmful,
+)
 from sk_datadrop._engine import Engine, check_engine
 from sk_datadrop._influence import InfluenceFunctions
 from sk_datadrop._inputs import (
@@ -229,6 +233,7 @@ def _check_parameters(owner: Any) -> Engine:
             stacklevel=4,
         )
     check_drop_fraction(owner.drop_fraction)
+    check_on_harmful(getattr(owner, "on_harmful", "drop"), owner.drop_fraction)
     check_objective(owner.objective)
     if not isinstance(given, Engine | None):
         raise TypeError(
@@ -236,6 +241,11 @@ def _check_parameters(owner: Any) -> Engine:
         )
     engine = InfluenceFunctions() if given is None else given
     check_engine(engine)
+    if getattr(owner, "on_harmful", "drop") == "weigh" and has_ranks(net):
+        raise ValueError(
+            "on_harmful='weigh' is not supported where several processes train one "
+            "net: each would draw samples of its own. Choose 'drop' or 'mend'."
+        )
     if owner.memory is not None and has_ranks(net):
         raise ValueError(
             "memory= is not supported where several processes train one net: one "

@@ -109,6 +109,14 @@ class Verdict:
     power: float
     notes: list[str]
 
+    @property
+    def chance_to_act_on(self) -> np.ndarray:
+        """The chance of harm, zero where none may be acted on; (n_samples,)."""
+        chance = np.nan_to_num(self.harm_probability)
+        if not self.is_harmful.any():
+            return np.zeros(len(chance))
+        return np.where(self.is_harmful | (chance <= HARMFUL), chance, 0.0)
+
 
 def review(
     evidence: Evidence,
@@ -303,16 +311,23 @@ def _every_tenth(values: np.ndarray) -> np.ndarray:
     return np.argsort(values, kind="stable")[first::step]
 
 
-def summary_of(verdict: Verdict, keep: np.ndarray, courses: Sequence[Course]) -> str:
+def summary_of(
+    verdict: Verdict,
+    keep: np.ndarray,
+    courses: Sequence[Course],
+    on_harmful: str = "drop",
+) -> str:
     """Return the fit in one line."""
-    n_dropped, n_samples = int(np.sum(~keep)), len(keep)
+    n_samples = len(keep)
+    n_treated = int(np.sum(~keep if on_harmful == "drop" else verdict.is_harmful))
+    verb = {"drop": "dropped", "weigh": "weighed down", "mend": "mended"}[on_harmful]
     n_harmful = int(np.sum(np.nan_to_num(verdict.harm_probability) > HARMFUL))
     epochs = ", ".join(str(course.best_epoch) for course in courses)
     longest = max(len(course.losses) for course in courses)
     remarks = f"; {len(verdict.notes)} warning(s)" if verdict.notes else ""
     return (
-        f"dropped {n_dropped:,} of {n_samples:,} samples "
-        f"({n_dropped / n_samples:.1%}); {n_harmful:,} are more likely harmful than "
+        f"{verb} {n_treated:,} of {n_samples:,} samples "
+        f"({n_treated / n_samples:.1%}); {n_harmful:,} are more likely harmful than "
         f"not; errors planted in the evidence are found at {verdict.power:.0%}; scored "
         f"at epochs {epochs} of {longest} trained{remarks}"
     )

@@ -45,6 +45,10 @@ class Samples:
         """Return samples of `parts`; targets that are None are read with X."""
         return cls(X, LazyTargets(X) if y is None else y, codes)
 
+    def with_targets(self, y: np.ndarray) -> "Samples":
+        """Return the same inputs with other targets, (n_samples, ...)."""
+        return Samples.of(self.X, y, self.codes)
+
     def __len__(self) -> int:
         return len(self.X)
 

@@ -7,7 +7,7 @@ vanish, and wrong labels with them, so the end of training is too late.
 
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -97,6 +97,7 @@ def train(
     recipe: Recipe,
     *,
     validation: Samples | Literal["own"] | None = None,
+    iterator: Callable[[Any], Any] | None = None,
     first: Sequence[Callback] = (),
     last: Sequence[Callback] = (),
 ) -> NeuralNet:
@@ -105,7 +106,8 @@ def train(
     The trained net holds neither the samples nor the additional callbacks, which are
     called before and after its own. `validation` has the samples for the validation
     phase of each epoch; None skips the phase, and "own" lets the net's ``train_split``
-    withhold some of the training samples. Raises a ValueError if net or criterion fail,
+    withhold some of the training samples. `iterator` makes another training iterator
+    of the net's own. Raises a ValueError if net or criterion fail,
     or the training loss becomes NaN or infinite.
     """
     guard = _FiniteLoss()
@@ -114,6 +116,9 @@ def train(
     net = clone(net).set_params(verbose=recipe.verbose)
     original = {"callbacks": net.callbacks, "verbose": verbose}
     _add_callbacks(net, [guard, *first], last)
+    if iterator is not None:
+        original["iterator_train"] = net.iterator_train
+        net.set_params(iterator_train=iterator(net.iterator_train))
     if validation != "own":
         original["train_split"] = net.train_split
         net.set_params(

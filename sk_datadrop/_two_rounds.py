@@ -6,7 +6,8 @@ The stages of ``fit``, as functions over a few values. The estimators, the selec
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -45,6 +46,8 @@ from sk_datadrop._training import (
     train,
     train_watched,
 )
+from sk_datadrop._treatment import Treatment, treat
+from sk_datadrop._weighing import WeightedIterator
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,17 @@ class SplitResult:
     """Everything that came out of one split.
 
     The net as it stands at the end of its training; the influence of the training and
-    held-out samples, per view; what the net made of them at the best epoch; how the
-    training went; the seconds of "round_one" (training) and "scoring"; and warnings,
-    (message, category), to be issued where the user sees them, whoever did the work.
+    held-out samples, per view; what the net made of them at the best epoch, and its
+    weights then, if targets have many values; how the training went; the seconds of
+    "round_one" (training) and "scoring"; and warnings, (message, category), to be
+    issued where the user sees them, whoever did the work.
     """
 
     net: NeuralNet
     scores: Scores
     train: Evaluation
     held_out: Evaluation
+    best_state: dict[str, Any] | None
     course: Course
     seconds: dict[str, float]
     warnings: list[tuple[str, type[Warning]]]
@@ -68,9 +73,13 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class Choice:
-    """The samples to keep, (n_samples,); what "auto" compared, and how long it took."""
+    """The samples to keep, (n_samples,), and how they take part in round 2.
+
+    Also what "auto" compared, and how long it took.
+    """
 
     keep: np.ndarray
+    treatment: Treatment = field(default_factory=Treatment)
     cv_results: dict[str, np.ndarray] | None = None
     seconds: float = 0.0
 
@@ -130,10 +139,20 @@ def score_split(plan: Plan, number: int, bar: Any = SILENT) -> SplitResult:
         from_first_process(scores, training.net),
         on_train,
         on_held_out,
+        _state_to_predict_with(training, on_train),
         _course(plan, training, samples, held_out, on_held_out),
         {"round_one": trained - start, "scoring": perf_counter() - trained},
         [(str(w.message), w.category) for w in caught],
     )
+
+
+def _state_to_predict_with(
+    training: Training, on_train: Evaluation
+) -> dict[str, Any] | None:
+    """Return the best weights if predictions are too large to be kept."""
+    if on_train.log_proba is not None or on_train.residuals is not None:
+        return None
+    return training.checkpoints[training.best].state_dict
 
 
 def evaluate(
@@ -231,28 +250,48 @@ def choose(
     evidence: Evidence,
     verdict: Verdict,
     drop_fraction: str | float,
+    on_harmful: str,
     bar: Any,
 ) -> Choice:
-    """Decide which samples to keep."""
+    """Decide which samples to keep, and how much they count, with which targets."""
+    nets = [(result.net, result.best_state) for result in results]
+    treatment = treat(plan, evidence, verdict.chance_to_act_on, nets, on_harmful)
+    if on_harmful != "drop":
+        return Choice(np.ones(len(plan.samples), dtype=bool), treatment)
     influence, chance = evidence.influence, verdict.harm_probability
     rule = "harmful" if drop_fraction == "auto" else drop_fraction
     keep = keep_mask(influence, chance, verdict.is_harmful, rule, plan.samples.codes)
     if drop_fraction != "auto":
-        return Choice(keep)
-    nets = [result.net for result in results]
-    best = compare_candidates(plan, nets, evidence, keep, bar)
+        return Choice(keep, treatment)
+    best = compare_candidates(plan, [net for net, _ in nets], evidence, keep, bar)
     keep = drop_fewer(keep, influence, chance, best.fraction)
-    return Choice(keep, best.cv_results, best.seconds)
+    return Choice(keep, treatment, best.cv_results, best.seconds)
 
 
-def retrain(plan: Plan, keep: np.ndarray, bar: Any) -> Refit:
+def retrain(plan: Plan, choice: Choice, bar: Any) -> Refit:
     """Run round 2: train from scratch on the samples kept."""
     start = perf_counter()
     bar.set_description("round 2: retraining on the kept samples")
-    kept = np.flatnonzero(keep)
-    rows = plan.rows_to_train(kept, len(keep))
+    weights, targets, _ = choice.treatment
+    kept = np.flatnonzero(choice.keep)
+    rows = plan.rows_to_train(kept, len(choice.keep))
+    samples = plan.samples if targets is None else plan.samples.with_targets(targets)
+    iterator = None
+    if weights is not None:
+        iterator = partial(
+            WeightedIterator, weights=weights[rows], same_steps=plan.same_steps
+        )
     recipe = plan.recipe("round 2", rows)
-    net = train(plan.net, plan.samples[rows], recipe, validation=plan.refit_validation)
+    net = train(
+        plan.net,
+        samples[rows],
+        recipe,
+        validation=plan.refit_validation,
+        iterator=iterator,
+    )
+    if plan.classes is not None and hasattr(net, "classes_inferred_"):
+        # skorch takes every chance of a class for a class.
+        net.classes_inferred_ = np.arange(len(plan.classes))
     check_predictions(net, plan.samples[kept].X, recipe.name)
     bar.update()
     return Refit(net, perf_counter() - start)
@@ -295,7 +334,13 @@ def store(
     owner.sample_mask_ = keep
     owner.sample_indices_ = np.flatnonzero(keep)
     owner.n_dropped_ = int(np.sum(~keep))
-    owner.summary_ = summary_of(verdict, keep, [result.course for result in results])
+    _store_treatment(owner, plan, choice)
+    owner.summary_ = summary_of(
+        verdict,
+        keep,
+        [result.course for result in results],
+        getattr(owner, "on_harmful", "drop"),
+    )
     n_scored = np.sum(~np.isnan(influence))
     owner.drop_fraction_ = owner.n_dropped_ / max(n_scored, 1)
     owner.timings_ = {
@@ -309,3 +354,15 @@ def store(
         owner.estimator_ = refit.net
         owner.timings_["round_two"] = refit.seconds
     return owner
+
+
+def _store_treatment(owner: Any, plan: Plan, choice: Choice) -> None:
+    weights, _, suggestion = choice.treatment
+    owner.sample_weight_ = choice.keep.astype(float) if weights is None else weights
+    if suggestion is not None:
+        targets, owner.suggestion_probability_ = suggestion
+        owner.suggested_targets_ = (
+            targets.reshape(len(targets), *plan.target_shape)
+            if plan.classes is None
+            else plan.classes[targets]
+        )

@@ -66,6 +66,7 @@ class TestEach:
         parameters = kind(net).get_params(deep=False)
         trains_again = kind in (DataDropoutClassifier, DataDropoutRegressor)
         assert parameters.pop("same_steps", None) is (True if trains_again else None)
+        assert parameters.pop("on_harmful", None) == ("drop" if trains_again else None)
         assert parameters == {
             "estimator": net,
             "drop_fraction": "harmful",

@@ -1,0 +1,84 @@
+"""What targets should have been: suggestions, and targets to train on instead.
+
+A class that is suspected gives its chance of harm to the others, by how likely they are
+if it is wrong. A target of another kind moves toward what the nets predict that did not
+train on the sample. In the manner of the dynamic bootstrapping of Arazo et al. (2019,
+arXiv:1904.11238), but with predictions for held-out samples, and with the chances that
+a label of one class is given as another, so that a net that is confused in just that
+way does not mend right labels.
+
+It uses numpy only, and knows neither nets nor estimators.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sk_datadrop._judge import Evidence
+from sk_datadrop._label_noise import chances_of_others
+from sk_datadrop._safeguards import HARMFUL
+
+
+class Suggestion(NamedTuple):
+    """Targets as they should be, and how likely each is right, (n_samples, ...).
+
+    Classes are codes. The given target is its own suggestion where it is more likely
+    right than not.
+    """
+
+    targets: np.ndarray
+    probability: np.ndarray
+
+
+def chances_of_classes(evidence: Evidence, chance: np.ndarray) -> np.ndarray:
+    """Return how likely each class is the true one, (n_samples, n_classes).
+
+    `chance` is that of harm, (n_samples,). Samples that no net predicts keep theirs.
+    """
+    every, codes = evidence.log_proba("all"), evidence.codes
+    if every is None or codes is None:
+        raise ValueError("no net predicted any class.")
+    known = np.flatnonzero(~np.isnan(every).any(axis=1))
+    chances = np.eye(every.shape[1])[codes]
+    if len(known) and every.shape[1] > 1:
+        others = chances_of_others(
+            evidence.log_proba("held out")[known],
+            codes[known],
+            every[known],
+            evidence.log_proba("trained on")[known],
+        )
+        share = chance[known, None]
+        chances[known] = (1 - share) * chances[known] + share * others
+    return np.asarray(chances)
+
+
+def suggest_classes(
+    chances: np.ndarray, codes: np.ndarray, chance: np.ndarray
+) -> Suggestion:
+    """Suggest the most likely other class where the given one is likely wrong."""
+    rows = np.arange(len(codes))
+    others = chances.copy()
+    others[rows, codes] = -1.0
+    targets = np.where(chance > HARMFUL, others.argmax(axis=1), codes)
+    return Suggestion(targets, chances[rows, targets])
+
+
+def suggest_values(
+    y: np.ndarray, predicted: np.ndarray, chance: np.ndarray
+) -> Suggestion:
+    """Suggest the prediction for held-out samples where the target is likely wrong."""
+    is_wrong = (chance > HARMFUL) & ~np.isnan(predicted).reshape(len(y), -1).any(axis=1)
+    targets = np.where(_as_column(is_wrong, y), predicted, y)
+    return Suggestion(targets, np.where(is_wrong, chance, 1 - chance))
+
+
+def mend_values(y: np.ndarray, predicted: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """Move targets toward the predictions, by the chance that they are wrong."""
+    share = _as_column(chance, y)
+    known = ~np.isnan(predicted)
+    mended = np.where(known, (1 - share) * y + share * predicted, y)
+    return np.asarray(mended.astype(y.dtype))
+
+
+def _as_column(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return values.reshape(len(like), *[1] * (like.ndim - 1))

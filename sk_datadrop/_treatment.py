@@ -1,0 +1,96 @@
+"""What becomes of harmful samples that are not dropped: weights, or other targets."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from skorch import NeuralNet, NeuralNetBinaryClassifier
+
+from sk_datadrop._drop import mean_influence
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._inputs import class_targets
+from sk_datadrop._judge import Evidence
+from sk_datadrop._mending import (
+    Suggestion,
+    chances_of_classes,
+    mend_values,
+    suggest_classes,
+    suggest_values,
+)
+from sk_datadrop._plan import Plan
+
+BestNets = Sequence[tuple[NeuralNet, dict[str, Any] | None]]
+"""Nets of round 1, and their weights at the best epoch where these were kept."""
+
+
+class Treatment(NamedTuple):
+    """How samples take part in round 2, and what their targets should have been.
+
+    `weights`, (n_samples,), are None where all count alike, and `targets`, as the net
+    takes them, where they are those given.
+    """
+
+    weights: np.ndarray | None = None
+    targets: np.ndarray | None = None
+    suggestion: Suggestion | None = None
+
+
+def treat(
+    plan: Plan, evidence: Evidence, chance: np.ndarray, nets: BestNets, on_harmful: str
+) -> Treatment:
+    """Weigh or mend by the chance of harm, (n_samples,), and suggest targets."""
+    weights = 1 - chance if on_harmful == "weigh" and chance.any() else None
+    is_mended = on_harmful == "mend" and bool(chance.any())
+    codes = plan.samples.codes
+    if codes is not None:
+        chances = chances_of_classes(evidence, chance)
+        targets = _class_targets(plan, chances) if is_mended else None
+        return Treatment(weights, targets, suggest_classes(chances, codes, chance))
+    if evidence.residuals is None and not is_mended:
+        # Pictures: as many as there are samples, for nobody who asked.
+        return Treatment(weights)
+    y = np.asarray(plan.samples.y)
+    predicted = _held_out_predictions(plan, evidence, y, chance, nets)
+    targets = mend_values(y, predicted, chance) if is_mended else None
+    return Treatment(weights, targets, suggest_values(y, predicted, chance))
+
+
+def _class_targets(plan: Plan, chances: np.ndarray) -> np.ndarray:
+    """Return chances of classes as targets, or the most likely class.
+
+    Cross entropy takes chances, but not where a part of the samples is to be withheld
+    in the shares of the classes.
+    """
+    net = plan.net
+    if plan.refit_validation != "own":
+        if isinstance(net, NeuralNetBinaryClassifier):
+            return chances[:, 1].astype(np.float32)
+        if net.criterion is torch.nn.CrossEntropyLoss:
+            return chances.astype(np.float32)
+    return class_targets(net, chances.argmax(axis=1))
+
+
+def _held_out_predictions(
+    plan: Plan, evidence: Evidence, y: np.ndarray, chance: np.ndarray, nets: BestNets
+) -> np.ndarray:
+    """Return what nets predict that did not train on a sample; NaN where none does.
+
+    Pictures are predicted only where there is a chance that they are wrong.
+    """
+    if evidence.residuals is not None:
+        residuals = mean_influence(evidence.residuals)
+        return np.asarray(y - residuals.reshape(y.shape))
+    total, count = np.zeros(y.shape), np.zeros(len(y))
+    for (net, state), held_out in zip(nets, evidence.held_out, strict=True):
+        # With samples to validate on, the only net has trained on all of them.
+        asked = held_out if evidence.held_out.any() else np.ones(len(y), dtype=bool)
+        rows = np.flatnonzero(asked & (chance > 0))
+        if len(rows):
+            functional = FunctionalNet(net, state)
+            total[rows] += functional.predict(plan.samples[rows]).reshape(
+                len(rows), *y.shape[1:]
+            )
+            count[rows] += 1
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / count.reshape(len(y), *[1] * (y.ndim - 1)))
