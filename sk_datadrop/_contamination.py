@@ -138,7 +138,14 @@ def chance_of_upper_kind(values: np.ndarray) -> np.ndarray:
 
 def _mixture_from(values: np.ndarray, start: float) -> GaussianMixture:
     means = np.quantile(values, [[0.5], [start]])
-    model = GaussianMixture(2, means_init=means, tol=1e-6, max_iter=500, random_state=0)
+    model = GaussianMixture(
+        2,
+        means_init=means,
+        init_params="random_from_data",
+        tol=1e-6,
+        max_iter=500,
+        random_state=0,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(values)

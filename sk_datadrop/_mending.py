@@ -52,6 +52,16 @@ def chances_of_classes(evidence: Evidence, chance: np.ndarray) -> np.ndarray:
     return np.asarray(chances)
 
 
+def doubt(chance: np.ndarray) -> np.ndarray:
+    """Return by how much targets are mended, (n_samples,), for a chance of harm.
+
+    Small chances are those of many samples, nearly all of them right: below one half
+    they count by their square. Otherwise their sum would smooth right targets more than
+    it mends wrong ones.
+    """
+    return np.where(chance > HARMFUL, chance, chance**2 / HARMFUL)
+
+
 def suggest_classes(
     chances: np.ndarray, codes: np.ndarray, chance: np.ndarray
 ) -> Suggestion:

@@ -14,6 +14,7 @@ from sk_datadrop._judge import Evidence
 from sk_datadrop._mending import (
     Suggestion,
     chances_of_classes,
+    doubt,
     mend_values,
     suggest_classes,
     suggest_values,
@@ -45,14 +46,17 @@ def treat(
     codes = plan.samples.codes
     if codes is not None:
         chances = chances_of_classes(evidence, chance)
-        targets = _class_targets(plan, chances) if is_mended else None
-        return Treatment(weights, targets, suggest_classes(chances, codes, chance))
+        suggestion = suggest_classes(chances, codes, chance)
+        if not is_mended:
+            return Treatment(weights, None, suggestion)
+        mended = chances_of_classes(evidence, doubt(chance))
+        return Treatment(weights, _class_targets(plan, mended), suggestion)
     if evidence.residuals is None and not is_mended:
         # Pictures: as many as there are samples, for nobody who asked.
         return Treatment(weights)
     y = np.asarray(plan.samples.y)
     predicted = _held_out_predictions(plan, evidence, y, chance, nets)
-    targets = mend_values(y, predicted, chance) if is_mended else None
+    targets = mend_values(y, predicted, doubt(chance)) if is_mended else None
     return Treatment(weights, targets, suggest_values(y, predicted, chance))
 
 

@@ -476,7 +476,7 @@ class TestAuto:
             classifier, drop_fraction="auto", cv=3, random_state=0
         )
         parameters = model.get_params(deep=False)
-        del parameters["same_steps"]
+        del parameters["same_steps"], parameters["on_harmful"]
         selector = DataDropoutTransformer(**parameters).fit(X, y)
         np.testing.assert_array_equal(
             selector.sample_mask_, clone(model).fit(X, y).sample_mask_

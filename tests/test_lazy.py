@@ -420,7 +420,7 @@ def fitted(digits):
 def test_selectors_accept_data_sets(fitted):
     model, data, X, y = fitted
     params = model.get_params(deep=False)
-    del params["same_steps"]
+    del params["same_steps"], params["on_harmful"]
     kept, targets = DataDropoutSampler(**params).fit_resample(data)
     assert len(kept) == len(targets) == len(model.sample_indices_)
     np.testing.assert_array_equal(targets, y[model.sample_mask_])
@@ -613,7 +613,9 @@ model = DataDropoutRegressor(
 )
 small = np.random.default_rng(0).random((40, 8), dtype=np.float32)
 model.fit(small, small)  # whatever is loaded at the first fit
-scipy.linalg.cholesky(np.eye(2))  # what BLAS reserves at its first call
+# What BLAS, that of scipy and that of numpy, reserves at its first call.
+scipy.linalg.cholesky(np.eye(2))
+np.ones((1000, 2)).T @ np.ones((1000, 1))
 X, y = (np.load(path, mmap_mode="r") for path in sys.argv[1:3])
 allowed = int(sys.argv[3])
 # Private memory, which the pages of a file mapped for reading are no part of.

@@ -8,6 +8,7 @@ from sk_datadrop._judge import Evidence, Predictions
 from sk_datadrop._label_noise import chances_of_others, estimate_noise
 from sk_datadrop._mending import (
     chances_of_classes,
+    doubt,
     mend_values,
     suggest_classes,
     suggest_values,
@@ -128,6 +129,12 @@ class TestClasses:
         np.testing.assert_allclose(
             probability[changed], chances[np.arange(6000), targets][changed]
         )
+
+
+def test_small_chances_count_by_their_square():
+    chance = np.array([0, 0.1, 0.25, 0.5, 0.51, 0.9, 1])
+    expected = [0, 0.02, 0.125, 0.5, 0.51, 0.9, 1]
+    np.testing.assert_allclose(doubt(chance), expected)
 
 
 class TestValues:

@@ -19,6 +19,7 @@ from sk_datadrop import (
     DataDropoutTransformer,
     _two_rounds,
 )
+from sk_datadrop._mending import doubt
 from sk_datadrop.nets import DnCNN, SmallCNN
 
 
@@ -86,13 +87,19 @@ class TestClasses:
         assert targets.shape == (600, 10)
         assert targets.dtype == np.float32
         np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-5)
-        np.testing.assert_allclose(
-            targets[np.arange(600), y], 1 - model.harm_probability_, atol=1e-6
-        )
         rows = np.arange(600)
+        np.testing.assert_allclose(
+            targets[rows, y], 1 - doubt(model.harm_probability_), atol=1e-6
+        )
         codes = np.searchsorted(NAMES, suggested)
         np.testing.assert_allclose(
-            model.suggestion_probability_, targets[rows, codes], atol=1e-6
+            model.suggestion_probability_[changed],
+            targets[rows, codes][changed],
+            atol=1e-6,
+        )
+        np.testing.assert_allclose(
+            model.suggestion_probability_[~changed],
+            1 - model.harm_probability_[~changed],
         )
         assert set(model.predict(X)) <= set(NAMES)
         np.testing.assert_array_equal(model.estimator_.classes_, np.arange(10))
@@ -177,7 +184,8 @@ class TestClasses:
         model.fit(X, np.where(y, "yes", "no"))
         ((targets, _),) = trained_on
         assert targets.shape == (400,)
-        expected = np.where(y, 1 - model.harm_probability_, model.harm_probability_)
+        share = doubt(model.harm_probability_)
+        expected = np.where(y, 1 - share, share)
         np.testing.assert_allclose(targets, expected, atol=1e-6)
         assert model.score(X, np.where(true, "yes", "no")) > 0.9
 

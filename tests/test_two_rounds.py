@@ -299,7 +299,7 @@ class TestGather:
             Evaluation(part[0], np.stack([part[0]] * 3, axis=1))
             for part in (scores.train, scores.held_out)
         )
-        return SplitResult(None, scores, on_train, on_held_out, None, {}, [])
+        return SplitResult(None, scores, on_train, on_held_out, None, None, {}, [])
 
     def test_numbers_go_to_their_samples(self, classifier, blobs):
         splits = [(np.array([5, 2]), np.array([7, 0, 3])), ([1, 9], [4, 5])]
