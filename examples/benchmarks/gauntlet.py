@@ -25,6 +25,9 @@ data dropout
     ``DataDropoutTransformer`` as it comes; what it keeps is topped up.
 data dropout, fewer steps
     The same without topping up.
+data dropout, weigh or mend
+    Nothing is dropped: samples count by one minus their chance of harm, or their
+    targets are mended.
 random
     As many samples of each class as data dropout drops, at random; topped up.
 highest loss
@@ -69,8 +72,12 @@ from sk_datadrop import DataDropoutTransformer, DataDropoutWarning
 from sk_datadrop._drop import as_many_rows
 from sk_datadrop._plan import make_plan
 from sk_datadrop._samples import Samples
+from sk_datadrop._schedule import SILENT
 from sk_datadrop._splits import Split
 from sk_datadrop._training import Recipe, train
+from sk_datadrop._treatment import treat
+from sk_datadrop._two_rounds import gather, judge, score_splits
+from sk_datadrop._weighing import WeightedIterator
 from sk_datadrop.metrics import mean_squared_error, peak_signal_noise_ratio, r2_score
 
 CELLS = CHOOSING | REPORTING
@@ -384,6 +391,30 @@ def fewer_steps(context):
     return Answer(context.selector.sample_mask_, **selection_of(context))
 
 
+def treated(context, on_harmful):
+    selector, problem = context.selector, context.problem
+    plan = make_plan(clone(selector), *problem.train, None, None, {})
+    # From the cache.
+    results = score_splits(plan, SILENT)
+    evidence = gather(plan, results)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataDropoutWarning)
+        verdict = judge(plan, results, evidence, stacklevel=1)
+    nets = [(result.net, result.best_state) for result in results]
+    chance = verdict.chance_to_act_on
+    weights, targets, _ = treat(plan, evidence, chance, nets, on_harmful)
+    if weights is None and targets is None:
+        return Answer(context.everything, **selection_of(context))
+    samples = plan.samples if targets is None else plan.samples.with_targets(targets)
+    iterator = None
+    if weights is not None:
+        iterator = partial(WeightedIterator, weights=weights, same_steps=True)
+    found = outcome_of(problem, partial(train, problem.net, samples, iterator=iterator))
+    selection = selection_of(context)
+    selection["trainings"] += 1
+    return Answer(context.everything, **selection, outcome=found)
+
+
 def random(context):
     rng = np.random.default_rng([context.problem.seed, 3])
     kept, labels = context.selector.sample_mask_.copy(), context.problem.labels
@@ -444,6 +475,8 @@ METHODS: dict[str, Callable[[Context], Answer]] = {
     "literal rule": literal_rule,
     "data dropout": data_dropout,
     "data dropout, fewer steps": fewer_steps,
+    "data dropout, weigh": partial(treated, on_harmful="weigh"),
+    "data dropout, mend": partial(treated, on_harmful="mend"),
     "random": random,
     "highest loss": highest_loss,
     "mean of round 1's nets": mean_of_nets,
