@@ -6,6 +6,7 @@ from sk_datadrop._curves import DropCurve, drop_curve
 from sk_datadrop._displays import DropCurveDisplay, InfluenceDisplay
 from sk_datadrop._engine import View
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
+from sk_datadrop._html import influence_html
 from sk_datadrop._influence import InfluenceFunctions
 from sk_datadrop._lazy import DatasetRows
 from sk_datadrop._report import audit, influence_report
@@ -38,6 +39,7 @@ __all__ = [
     "audit",
     "datasets",
     "drop_curve",
+    "influence_html",
     "influence_report",
     "influence_scores",
     "metrics",

@@ -9,7 +9,12 @@ from sk_datadrop._curves import DropCurve, drop_curve
 from sk_datadrop._engine import View
 from sk_datadrop._lazy import LazyTargets, with_own_targets
 from sk_datadrop._pictures import caption, draw_values, pictures_of
-from sk_datadrop._report import check_report_support, names_of_classes, tabulate
+from sk_datadrop._report import (
+    check_report_support,
+    labels_of_classes,
+    names_of_classes,
+    tabulate,
+)
 from sk_datadrop._samples import by_position
 
 CAPTION_SIZE = 8
@@ -311,9 +316,7 @@ def _draw_classes(display: InfluenceDisplay, ax: Any) -> None:
     rates = getattr(display.estimator, "drop_rate_per_class_", None)
     if rates is None:
         raise ValueError("a regressor has no classes; choose another kind.")
-    classes = display.estimator.classes_
-    classes = classes if display.names is None else display.names[classes]
-    labels = [str(label) for label in classes]
+    labels = labels_of_classes(display.estimator, display.names)
     ax.bar(labels, rates)
     if sum(map(len, labels)) > MOST_CHARACTERS_IN_A_LINE:
         ax.tick_params(axis="x", rotation=90)

@@ -208,6 +208,8 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         predictions and losses; NaN for samples never scored.
     summary_ : str
         The fit in one line.
+    warnings_ : list of str
+        What the fit could not know, as each :class:`DataDropoutWarning` said.
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
         Influence by view; held-out samples are scored by other ones, or NaN.
     views_ : list of View
@@ -344,9 +346,9 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
         Chance in [0, 1] that the sample is of another kind, by a valley in the density
         of losses or influences; zero where there is none, NaN where not scored.
     estimator_, round_one_estimators_, influence_, influence_per_view_, views_, \
-            summary_, sample_mask_, sample_indices_, n_dropped_, drop_fraction_, \
-            cv_results_, solver_results_, timings_, input_shape_, n_features_in_, \
-            feature_names_in_
+            summary_, warnings_, sample_mask_, sample_indices_, n_dropped_, \
+            drop_fraction_, cv_results_, solver_results_, timings_, input_shape_, \
+            n_features_in_, feature_names_in_
         As in :class:`DataDropoutClassifier`.
 
     See Also

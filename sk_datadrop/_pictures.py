@@ -12,10 +12,12 @@ NAME_WIDTH = 18
 """Characters."""
 
 
-def pictures_of(estimator: Any, X: Any, y: Any, numbers: np.ndarray) -> dict[str, Any]:
-    """Return inputs and, if they are images too, the targets given and predicted."""
+def pictures_of(
+    estimator: Any, X: Any, y: Any, numbers: np.ndarray, *, least_axes: int = 3
+) -> dict[str, Any]:
+    """Return inputs and, if they have as many axes, the targets given and predicted."""
     pictures: dict[str, Any] = {"input": [input_of(X, i) for i in numbers]}
-    if y.ndim > 2:
+    if y.ndim >= least_axes:
         pictures["given"] = [y[i] for i in numbers]
         if hasattr(estimator, "predict"):
             chosen = _safe_indexing(X, numbers)

@@ -203,6 +203,12 @@ def names_of_classes(estimator: Any, X: Any, y: Any = None) -> np.ndarray | None
     return names if are_own or len(labels) == len(names) else None
 
 
+def labels_of_classes(estimator: Any, names: np.ndarray | None) -> list[str]:
+    """Return how classes are written, in their order; nothing of a regressor."""
+    labels = getattr(estimator, "classes_", ())
+    return [str(label) for label in (labels if names is None else names[labels])]
+
+
 def tabulate(estimator: Any, X: Any, y: Any, names: np.ndarray | None) -> Any:
     """Return the report of samples whose targets were read."""
     import pandas as pd

@@ -296,6 +296,7 @@ def store(
     owner.sample_indices_ = np.flatnonzero(keep)
     owner.n_dropped_ = int(np.sum(~keep))
     owner.summary_ = summary_of(verdict, keep, [result.course for result in results])
+    owner.warnings_ = verdict.notes
     n_scored = np.sum(~np.isnan(influence))
     owner.drop_fraction_ = owner.n_dropped_ / max(n_scored, 1)
     owner.timings_ = {

@@ -67,6 +67,8 @@ ORDER = [
     "_curves",
     "_report",
     "_pictures",
+    "_thumbnails",
+    "_html",
     "_displays",
     "__init__",
 ]
