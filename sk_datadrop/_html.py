@@ -91,7 +91,7 @@ def influence_html(
     >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
     >>> model = DataDropoutRegressor(net, cv=3, random_state=0).fit(X, y)
     >>> page = influence_html(model, X, y)
-    >>> "dropped 20 of 200 samples" in page
+    >>> "Dropped 20 of 200 samples" in page
     True
     """
     for package in ("pandas", "jinja2"):
