@@ -170,21 +170,18 @@ def _classes(report: Any) -> list[dict[str, Any]]:
 
 def _confusion(report: Any, labels: list[str]) -> dict[str, Any] | None:
     """Return how often classes given are suggested, or predicted, to be others."""
-    import pandas as pd
-
     other = "suggested" if "suggested" in report else "prediction"
     if other not in report:
         return None
-    given, found = (report[name].astype(str) for name in ("target", other))
-    counts = pd.crosstab(given, found).reindex(index=labels, columns=labels)
-    pairs = counts.stack()
-    pairs = pairs[pairs > 0].sort_values(ascending=False, kind="stable")
-    differing = [(*pair, int(n)) for pair, n in pairs.items() if pair[0] != pair[1]]
+    pairs = [report[name].astype(str) for name in ("target", other)]
+    counts = report.groupby(pairs).size().sort_values(ascending=False, kind="stable")
+    differing = [(*pair, n) for pair, n in counts.items() if pair[0] != pair[1]]
     is_matrix = len(labels) <= MOST_CLASSES_IN_A_MATRIX
+    ordered = labels if is_matrix else []
     return {
         "verb": LABELS[other],
-        "labels": labels if is_matrix else [],
-        "counts": counts.fillna(0).astype(int).to_numpy().tolist() if is_matrix else [],
+        "labels": ordered,
+        "counts": [[counts.get((a, b), 0) for b in ordered] for a in ordered],
         "largest": differing[0][-1] if differing else 1,
         "pairs": differing[:MOST_PAIRS],
     }
