@@ -60,7 +60,7 @@ print(
 # The samples themselves
 # ----------------------
 # The first line shows the samples of lowest influence, the second those of highest.
-# Above each are its given label and the prediction of the retrained net.
+# Above each are its given label and, beside it, what the retrained net predicts.
 
 InfluenceDisplay.from_estimator(model, X, y_given, kind="gallery")
 plt.show()
@@ -96,15 +96,13 @@ plt.show()
 # %%
 # Sample by sample
 # ----------------
-# The report is a structured array with one record per sample, sorted here.
-# ``pandas.DataFrame(report)`` turns it into a table. ``z`` is the influence divided by
-# its standard error. Below are the samples of lowest influence, and how the chance of
-# harm ranks the wrong labels: of the samples first on its list, how many are wrong.
+# The report is a pandas DataFrame with one row per sample. ``z`` is the influence
+# divided by its standard error. Below are the samples of lowest influence, and how the
+# chance of harm ranks the wrong labels: of the samples first on its list, how many are
+# wrong. :func:`sk_datadrop.influence_html` makes a page of the same, with pictures.
 
-report = np.sort(influence_report(model, X, y_given), order="influence")
-print(*report.dtype.names)
-for row in report[:8]:
-    print(*(f"{v:.3g}" if isinstance(v, np.floating) else v for v in row))
+report = influence_report(model, X, y_given).sort_values("influence")
+print(report.head(8).to_string(index=False, float_format="{:.3g}".format))
 suspects = np.argsort(-model.harm_probability_)
 for n_first in (len(wrong) // 2, len(wrong)):
     n_found = np.isin(suspects[:n_first], wrong).sum()

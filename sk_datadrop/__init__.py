@@ -6,9 +6,10 @@ from sk_datadrop._curves import DropCurve, drop_curve
 from sk_datadrop._displays import DropCurveDisplay, InfluenceDisplay
 from sk_datadrop._engine import View
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
+from sk_datadrop._html import influence_html
 from sk_datadrop._influence import InfluenceFunctions
 from sk_datadrop._lazy import DatasetRows
-from sk_datadrop._report import influence_report
+from sk_datadrop._report import audit, influence_report
 from sk_datadrop._safeguards import DataDropoutWarning
 from sk_datadrop._scores import InfluenceResult, influence_scores
 from sk_datadrop._selectors import DataDropoutSampler, DataDropoutTransformer
@@ -35,8 +36,10 @@ __all__ = [
     "LiSSA",
     "SolverResult",
     "View",
+    "audit",
     "datasets",
     "drop_curve",
+    "influence_html",
     "influence_report",
     "influence_scores",
     "metrics",

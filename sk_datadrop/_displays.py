@@ -7,9 +7,26 @@ from sklearn.utils.validation import check_is_fitted
 
 from sk_datadrop._curves import DropCurve, drop_curve
 from sk_datadrop._engine import View
-from sk_datadrop._lazy import DatasetRows, LazyTargets, with_own_targets
-from sk_datadrop._report import influence_report
-from sk_datadrop._samples import input_of
+from sk_datadrop._lazy import LazyTargets, with_own_targets
+from sk_datadrop._pictures import caption, draw_values, pictures_of
+from sk_datadrop._report import (
+    check_report_support,
+    labels_of_classes,
+    names_of_classes,
+    tabulate,
+)
+from sk_datadrop._samples import by_position
+
+CAPTION_SIZE = 8
+"""Points; the least that is read with ease in print."""
+
+INCHES_PER_CHARACTER = 0.07
+INCHES_PER_LINE = 0.3
+"""Of captions: they stand above two lines of pictures."""
+
+SMALLEST_WIDTH = 1.3
+MOST_CHARACTERS_IN_A_LINE = 50
+"""Of names of classes, side by side."""
 
 
 class DropCurveDisplay:
@@ -153,7 +170,7 @@ class InfluenceDisplay:
 
     Attributes
     ----------
-    report_ : ndarray of shape (n_samples,), structured
+    report_ : pandas.DataFrame of n_samples rows
         From :func:`influence_report`.
     ax_, figure_ : matplotlib.axes.Axes or ndarray of Axes, matplotlib.figure.Figure
         Axes and figure drawn on; a gallery has many axes.
@@ -175,11 +192,13 @@ class InfluenceDisplay:
     """
 
     def __init__(self, estimator: Any, X: Any, y: Any = None) -> None:
+        check_report_support("InfluenceDisplay")
         check_is_fitted(estimator, "influence_")
         self.estimator = estimator
+        self.names = names_of_classes(estimator, X, y)
         X, y = with_own_targets(X, y)
-        self.report_ = influence_report(estimator, X, y)
-        self.X = X if isinstance(X, DatasetRows) else np.asarray(X)
+        self.report_ = tabulate(estimator, X, y, self.names)
+        self.X = by_position(X)
         self.y = y if isinstance(y, LazyTargets) else np.asarray(y)
 
     @classmethod
@@ -234,7 +253,8 @@ class InfluenceDisplay:
         kind : {"histogram", "gallery", "classes", "agreement"}, default="histogram"
             - "histogram": influence of the samples kept and dropped;
             - "gallery": the most harmful and the most helpful samples, with the label
-              given and predicted, or the target image beneath;
+              given and predicted above them, or the images given and, if the estimator
+              predicts, predicted beneath;
             - "classes": share of each class that was dropped;
             - "agreement": influence in one view against another, the first two of
               different splits where there are such.
@@ -279,7 +299,7 @@ class InfluenceDisplay:
 
 
 def _draw_histogram(display: InfluenceDisplay, ax: Any) -> None:
-    influence, kept = display.report_["influence"], display.report_["kept"]
+    influence, kept = (display.report_[c].to_numpy() for c in ("influence", "kept"))
     scored = ~np.isnan(influence)
     # Tails that hold one sample in two hundred would squeeze all others into a bar.
     low, high = np.quantile(influence[scored], [0.005, 0.995])
@@ -296,7 +316,10 @@ def _draw_classes(display: InfluenceDisplay, ax: Any) -> None:
     rates = getattr(display.estimator, "drop_rate_per_class_", None)
     if rates is None:
         raise ValueError("a regressor has no classes; choose another kind.")
-    ax.bar([str(label) for label in display.estimator.classes_], rates)
+    labels = labels_of_classes(display.estimator, display.names)
+    ax.bar(labels, rates)
+    if sum(map(len, labels)) > MOST_CHARACTERS_IN_A_LINE:
+        ax.tick_params(axis="x", rotation=90)
     ax.axhline(display.estimator.drop_fraction_, color="0.5", linestyle="--")
     ax.set(xlabel="class", ylabel="share dropped")
 
@@ -307,7 +330,7 @@ def _draw_agreement(display: InfluenceDisplay, ax: Any) -> None:
         raise ValueError("there is one view only; it has no other to agree with.")
     second = next((i for i, v in enumerate(views) if v.split != views[0].split), 1)
     x, y = display.estimator.influence_per_view_[[0, second]]
-    kept = display.report_["kept"]
+    kept = display.report_["kept"].to_numpy()
     for rows, label in [(kept, "kept"), (~kept, "dropped")]:
         ax.plot(x[rows], y[rows], ".", markersize=3, label=label)
     seen = ~np.isnan(x + y)
@@ -320,38 +343,46 @@ def _draw_agreement(display: InfluenceDisplay, ax: Any) -> None:
 
 
 def _draw_gallery(display: InfluenceDisplay, n_samples: int) -> np.ndarray:
-    import matplotlib.pyplot as plt
-
-    influence = display.report_["influence"]
+    influence = display.report_["influence"].to_numpy()
     order = np.argsort(influence)[: np.sum(~np.isnan(influence))]
     n_columns = min(n_samples, len(order) // 2)
-    has_pairs = display.y.ndim > 2
-    ends = [order[:n_columns], order[::-1][:n_columns]]
-    n_lines = 4 if has_pairs else 2
-    size = (1.3 * n_columns, 1.55 * n_lines)
-    _, axes = plt.subplots(
-        n_lines, n_columns, figsize=size, layout="constrained", squeeze=False
-    )
-    names = ["most harmful", "most helpful"]
-    for end, name, lines in zip(ends, names, np.split(axes, 2), strict=True):
-        lines[0, 0].set_ylabel(name)
-        for column, number in enumerate(end):
-            _draw_values(lines[0, column], input_of(display.X, number))
-            caption = _caption(display.report_[number])
-            lines[0, column].set_title(caption, fontsize="x-small")
-            if has_pairs:
-                _draw_values(lines[1, column], display.y[number])
+    numbers = np.concatenate([order[:n_columns], order[::-1][:n_columns]])
+    pictures = pictures_of(display.estimator, display.X, display.y, numbers)
+    captions = [caption(display.report_.iloc[number]) for number in numbers]
+    axes = _grid(2 * len(pictures), n_columns, captions)
+    # Both ends side by side: a line for each kind of picture.
+    lines = np.hstack(np.split(axes, 2))
+    for ax, text in zip(lines[0], captions, strict=True):
+        ax.set_title(text, fontsize=CAPTION_SIZE)
+    for line, (kind, drawn) in zip(lines, pictures.items(), strict=True):
+        # What was predicted is compared with what was given.
+        scales = pictures["given"] if kind == "predicted" else drawn
+        for ax, values, scale in zip(line, drawn, scales, strict=True):
+            draw_values(ax, values, scale)
+    for position, end in ((0, "most harmful"), (n_columns, "most helpful")):
+        first, *others = pictures
+        lines[0, position].set_ylabel(f"{end}\n{first}" if others else end)
+        for ax, kind in zip(lines[1:, position], others, strict=True):
+            ax.set_ylabel(kind)
     return axes
 
 
-def _caption(sample: np.void) -> str:
-    """Return what the report says of one sample, in up to three lines."""
-    columns = sample.dtype.names or ()
-    lines = [f"sample {sample['row']}"]
-    for column, verb in (("target", "given"), ("prediction", "predicted")):
-        if column in columns:
-            lines.append(f"{verb} {_short(sample[column])}")
-    return "\n".join(lines)
+def _grid(n_lines: int, n_columns: int, captions: list[str]) -> np.ndarray:
+    """Return axes wide and high enough for the captions above two of the lines."""
+    import matplotlib.pyplot as plt
+
+    longest = max(len(line) for text in captions for line in text.split("\n"))
+    width = max(SMALLEST_WIDTH, INCHES_PER_CHARACTER * longest)
+    n_captions = 1 + max(text.count("\n") for text in captions)
+    height = SMALLEST_WIDTH * n_lines + INCHES_PER_LINE * n_captions
+    _, axes = plt.subplots(
+        n_lines,
+        n_columns,
+        figsize=(width * n_columns, height),
+        layout="constrained",
+        squeeze=False,
+    )
+    return np.asarray(axes)
 
 
 _KINDS = {
@@ -362,26 +393,8 @@ _KINDS = {
 """Pictures on one pair of axes. To add one: a function here, and a line in `plot`."""
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float | np.floating) else str(value)
-
-
 def _name(view: View) -> str:
     return f"split {view.split + 1}, epoch {view.epoch}, group {view.group + 1}"
-
-
-def _draw_values(ax: Any, values: np.ndarray) -> None:
-    """Draw an image (C, H, W), a signal (C, L) or the columns of a table."""
-    if values.ndim == 3 and len(values) in (3, 4):
-        low, high = values.min(), values.max()
-        ax.imshow(np.moveaxis(values - low, 0, -1) / max(high - low, 1e-12))
-    elif values.ndim == 3:
-        ax.imshow(values[0], cmap="gray")
-    elif values.ndim == 2:
-        ax.plot(values.T, linewidth=1)
-    else:
-        ax.bar(np.arange(values.size), values.reshape(-1))
-    ax.set(xticks=[], yticks=[])
 
 
 def _axes(ax: Any) -> Any:

@@ -230,6 +230,8 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         Chance that the suggested label is right.
     summary_ : str
         The fit in one line.
+    warnings_ : list of str
+        What the fit could not know, as each :class:`DataDropoutWarning` said.
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
         Influence by view; held-out samples are scored by other ones, or NaN.
     views_ : list of View
@@ -374,9 +376,9 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
         than not, and how sure that is. Of targets of many values, such as images, only
         with ``on_harmful="mend"``.
     estimator_, round_one_estimators_, influence_, influence_per_view_, views_, \
-            summary_, sample_weight_, sample_mask_, sample_indices_, n_dropped_, \
-            drop_fraction_, cv_results_, solver_results_, timings_, input_shape_, \
-            n_features_in_, feature_names_in_
+            summary_, warnings_, sample_weight_, sample_mask_, sample_indices_, \
+            n_dropped_, drop_fraction_, cv_results_, solver_results_, timings_, \
+            input_shape_, n_features_in_, feature_names_in_
         As in :class:`DataDropoutClassifier`.
 
     See Also

@@ -349,6 +349,11 @@ def with_own_targets(X: Any, y: Any) -> tuple[Any, Any]:
     return lazy, lazy.targets if y is None else y
 
 
+def has_own_targets(X: DatasetRows) -> bool:
+    """Tell whether targets are those of the data set, not given apart."""
+    return X._values is None
+
+
 def _parts(item: Any) -> tuple[Any, Any]:
     if not isinstance(item, tuple | list):
         return item, None

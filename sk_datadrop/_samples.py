@@ -69,9 +69,12 @@ class Samples:
         return for_training(self.X), self.parts()[1]
 
 
-def input_of(X: Any, number: int) -> Any:
+def input_of(X: Any, number: int) -> np.ndarray:
     """Return the input of one sample, without its target."""
-    return X[number][0].numpy() if isinstance(X, DatasetRows) else X[number]
+    if isinstance(X, DatasetRows):
+        return np.asarray(X[number][0].numpy())
+    # The columns of a frame may be of several dtypes.
+    return X.iloc[number].to_numpy(float) if hasattr(X, "iloc") else np.array(X[number])
 
 
 def first_inputs(X: Any, n_samples: int) -> np.ndarray:
@@ -79,6 +82,11 @@ def first_inputs(X: Any, n_samples: int) -> np.ndarray:
     if isinstance(X, DatasetRows):
         return np.stack([input_of(X, i) for i in range(min(n_samples, len(X)))])
     return np.array(X[:n_samples])
+
+
+def by_position(X: Any) -> Any:
+    """Return samples that `input_of` can read; a frame remains one, to predict for."""
+    return X if isinstance(X, DatasetRows) or hasattr(X, "iloc") else np.asarray(X)
 
 
 def class_codes(y: Any) -> np.ndarray:

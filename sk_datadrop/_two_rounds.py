@@ -334,13 +334,7 @@ def store(
     owner.sample_mask_ = keep
     owner.sample_indices_ = np.flatnonzero(keep)
     owner.n_dropped_ = int(np.sum(~keep))
-    _store_treatment(owner, plan, choice)
-    owner.summary_ = summary_of(
-        verdict,
-        keep,
-        [result.course for result in results],
-        getattr(owner, "on_harmful", "drop"),
-    )
+    _store_decision(owner, plan, results, verdict, choice)
     n_scored = np.sum(~np.isnan(influence))
     owner.drop_fraction_ = owner.n_dropped_ / max(n_scored, 1)
     owner.timings_ = {
@@ -356,7 +350,17 @@ def store(
     return owner
 
 
-def _store_treatment(owner: Any, plan: Plan, choice: Choice) -> None:
+def _store_decision(
+    owner: Any,
+    plan: Plan,
+    results: Sequence[SplitResult],
+    verdict: Verdict,
+    choice: Choice,
+) -> None:
+    courses = [result.course for result in results]
+    on_harmful = getattr(owner, "on_harmful", "drop")
+    owner.summary_ = summary_of(verdict, choice.keep, courses, on_harmful)
+    owner.warnings_ = verdict.notes
     weights, _, suggestion = choice.treatment
     owner.sample_weight_ = choice.keep.astype(float) if weights is None else weights
     if suggestion is not None:

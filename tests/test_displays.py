@@ -1,15 +1,21 @@
 """Pictures: what is drawn."""
 
+import itertools
+import sys
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from skorch import NeuralNetRegressor
+from torch.utils.data import TensorDataset
 
 from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
+    DataDropoutTransformer,
     DropCurve,
     DropCurveDisplay,
     InfluenceDisplay,
@@ -135,14 +141,48 @@ def test_gallery_of_a_table(fitted):
     display = InfluenceDisplay.from_estimator(*fitted, kind="gallery", n_samples=3)
     assert display.ax_.shape == (2, 3)
     order = np.argsort(fitted[0].influence_)
-    caption = display.ax_[0, 0].get_title().split("\n")
-    assert caption[0] == f"sample {order[0]}"
-    assert caption[1] == f"given {fitted[2][order[0]]}"
-    assert caption[2].startswith("predicted ")
-    assert display.ax_[1, 0].get_title().startswith(f"sample {order[-1]}\n")
+    given, predicted = fitted[2][order], fitted[0].predict(fitted[1])[order]
+    for place, ax in [(0, display.ax_[0, 0]), (-1, display.ax_[1, 0])]:
+        assert ax.get_title() == (
+            f"sample {order[place]}\ngiven {given[place]}, predicted {predicted[place]}"
+        )
+    labels = [ax.get_ylabel() for ax in display.ax_[:, 0]]
+    assert labels == ["most harmful", "most helpful"]
 
 
-def test_gallery_of_image_pairs():
+def test_gallery_of_a_frame_is_that_of_its_values(classifier, blobs):
+    X, y = blobs
+    frame = pd.DataFrame(X, columns=list("abcd"), index=np.arange(90) + 500)
+    model = DataDropoutClassifier(classifier, cv=2, random_state=0).fit(frame, y)
+    display = InfluenceDisplay(model, frame, y).plot("gallery", n_samples=2)
+    heights = [bar.get_height() for bar in display.ax_[0, 1].patches]
+    np.testing.assert_allclose(heights, X[np.argsort(model.influence_)[1]])
+
+
+LONG = "a name that goes on and on and on"
+
+
+@pytest.mark.parametrize("names", [["ant", "bee", "cat"], [LONG, "b" * 50, "cow"]])
+def test_captions_can_be_read(classifier, blobs, names):
+    """They are of eight points or more, and do not run into one another."""
+    X, y = blobs
+    model = DataDropoutClassifier(classifier, cv=2, random_state=0)
+    labels = np.array(names)[y]
+    display = InfluenceDisplay(model.fit(X, labels), X, labels).plot("gallery")
+    canvas = display.figure_.canvas
+    canvas.draw()
+    for line in display.ax_:
+        assert all(ax.title.get_fontsize() >= 8 for ax in line)
+        boxes = [ax.title.get_window_extent(canvas.get_renderer()) for ax in line]
+        for box, other in itertools.pairwise(boxes):
+            assert box.x1 < other.x0
+        assert boxes[0].x0 > 0
+        assert boxes[-1].x1 < display.figure_.bbox.x1
+
+
+@pytest.fixture(scope="module")
+def denoising():
+    """Images, targets of another scale, and what was fitted to them."""
     X = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
     net = NeuralNetRegressor(
         DnCNN,
@@ -151,14 +191,63 @@ def test_gallery_of_image_pairs():
         optimizer=torch.optim.Adam,
         max_epochs=2,
     )
-    model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, X)
-    display = InfluenceDisplay.from_estimator(model, X, X, kind="gallery", n_samples=4)
-    assert display.ax_.shape == (4, 4)
-    [shown] = display.ax_[1, 0].get_images()
-    most_harmful = model.influence_.argmin()
-    np.testing.assert_array_equal(shown.get_array(), X[most_harmful, 0])
+    return DataDropoutRegressor(net, cv=2, random_state=0).fit(X, X + 2), X, X + 2
+
+
+def test_gallery_of_image_pairs(denoising):
+    model, X, y = denoising
+    display = InfluenceDisplay.from_estimator(*denoising, kind="gallery", n_samples=4)
+    assert display.ax_.shape == (6, 4)
+    labels = [ax.get_ylabel() for ax in display.ax_[:, 0]]
+    assert labels == [
+        "most harmful\ninput",
+        "given",
+        "predicted",
+        "most helpful\ninput",
+        "given",
+        "predicted",
+    ]
+    order = np.argsort(model.influence_)
+    for line, worst in [(0, order[1]), (3, order[-2])]:
+        drawn = [display.ax_[line + i, 1].get_images()[0] for i in range(3)]
+        expected = X[worst, 0], y[worst, 0], model.predict(X[[worst]])[0, 0]
+        for image, values in zip(drawn, expected, strict=True):
+            np.testing.assert_allclose(image.get_array(), values, rtol=1e-5)
+        assert drawn[0].get_clim() == (X[worst].min(), X[worst].max())
+        assert drawn[1].get_clim() == drawn[2].get_clim()
+        assert drawn[1].get_clim() == (y[worst].min(), y[worst].max())
     with pytest.raises(ValueError, match="a regressor has no classes"):
         display.plot("classes")
+
+
+def test_gallery_of_image_pairs_without_predictions(denoising):
+    model, X, y = denoising
+    selector = DataDropoutTransformer(model.estimator, cv=2, random_state=0).fit(X, y)
+    display = InfluenceDisplay(selector, X, y).plot("gallery", n_samples=2)
+    assert [ax.get_ylabel() for ax in display.ax_[:2, 0]] == [
+        "most harmful\ninput",
+        "given",
+    ]
+    assert display.ax_.shape == (4, 2)
+
+
+def test_classes_have_the_names_of_a_data_set(classifier, blobs):
+    data = TensorDataset(*map(torch.from_numpy, blobs))
+    data.classes = ["an ant-eater of old age", "bee", "a cat with many kittens"]
+    model = DataDropoutClassifier(classifier, cv=2, random_state=0).fit(data)
+    display = InfluenceDisplay(model, data).plot("classes")
+    ticks = display.ax_.get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == data.classes
+    assert ticks[0].get_rotation() == 0
+    data.classes = [f"{name}, and much more" for name in data.classes]
+    ticks = InfluenceDisplay(model, data).plot("classes").ax_.get_xticklabels()
+    assert ticks[0].get_rotation() == 90
+
+
+def test_needs_pandas(monkeypatch, fitted):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="InfluenceDisplay requires pandas"):
+        InfluenceDisplay(*fitted)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 30)])

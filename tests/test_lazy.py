@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from joblib import hash as joblib_hash
@@ -441,7 +442,7 @@ def test_pictures_and_reports_accept_data_sets(fitted, gives_y):
     model, data, X, y = fitted
     given = (data, y.tolist()) if gives_y else (data,)
     report = influence_report(model, X, y)
-    np.testing.assert_array_equal(influence_report(model, *given), report)
+    pd.testing.assert_frame_equal(influence_report(model, *given), report)
     display = InfluenceDisplay.from_estimator(model, *given, kind="gallery")
     expected = InfluenceDisplay.from_estimator(model, X, y, kind="gallery")
     n_images = 0

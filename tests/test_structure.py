@@ -23,6 +23,7 @@ ORDER = [
     "datasets",
     "_splits",
     "_lazy",
+    "_names",
     "_samples",
     "_fingerprint",
     "_cache",
@@ -68,6 +69,9 @@ ORDER = [
     "_selectors",
     "_curves",
     "_report",
+    "_pictures",
+    "_thumbnails",
+    "_html",
     "_displays",
     "__init__",
 ]
@@ -92,7 +96,7 @@ STAND_INS = {
 
 MAX_LINES_OF_MODULE = 450
 MAX_LINES_OF_FUNCTION = 50
-MAX_LINES_OF_PACKAGE = 9_800
+MAX_LINES_OF_PACKAGE = 10_400
 MAX_PARAMETERS = 11
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
