@@ -128,6 +128,8 @@ def test_lists_the_samples_most_likely_harmful_first(fitted):
         "Input",
         "Given",
         "Predicted",
+        "Suggested",
+        "Chance that it is right",
         "Chance of harm",
         "Influence",
         "Decision",
@@ -182,6 +184,8 @@ def test_confusion_of_classes(fitted, is_suggested):
     if is_suggested:
         model.suggested_targets_ = found = np.roll(y, 1)
         model.suggestion_probability_ = np.full(90, 0.25)
+    else:
+        del model.suggested_targets_, model.suggestion_probability_
     page = Page(influence_html(*fitted))
     verb = "suggested" if is_suggested else "predicted"
     assert f"Classes given and {verb}" in page.text
@@ -241,9 +245,9 @@ def test_of_a_transformer_without_targets(classifier, blobs):
     X, y = blobs
     selector = DataDropoutTransformer(classifier, cv=2, random_state=0).fit(X, y)
     columns = Page(influence_html(selector, X, y)).samples().columns
-    assert columns.tolist()[1:4] == ["Input", "Given", "Chance of harm"]
+    assert columns.tolist()[1:4] == ["Input", "Given", "Suggested"]
     page = Page(influence_html(selector, X))
-    assert page.samples().columns.tolist()[1:3] == ["Input", "Chance of harm"]
+    assert page.samples().columns.tolist()[1:3] == ["Input", "Suggested"]
     assert len(page.tables) == 1
 
 
