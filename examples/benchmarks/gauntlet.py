@@ -482,6 +482,7 @@ METHODS: dict[str, Callable[[Context], Answer]] = {
     "mean of round 1's nets": mean_of_nets,
 }
 OURS = "data dropout"
+MENDING = "data dropout, mend"
 RIVALS = [m for m in METHODS if m not in (OURS, "oracle", "oracle, as many steps")]
 
 
@@ -935,7 +936,7 @@ def plot_reliability(results: Results, path) -> None:
 
 
 def plot(results: Results, path) -> None:
-    """Draw the shares of the gap closed: ours, cleanlab's, and that of the best rival.
+    """Draw the shares of the gap closed: ours, cleanlab's, and the best rival's.
 
     One row per cell with a gap, the best for data dropout on top. Dots that would lie
     outside are drawn on the edge, as arrows. The best rival is chosen with hindsight.
@@ -946,7 +947,7 @@ def plot(results: Results, path) -> None:
     candidates = {
         method: shares(results, method)
         for method in answered(results)
-        if method in RIVALS and method not in ("none", "data dropout, fewer steps")
+        if method in RIVALS and method != "none" and not method.startswith(OURS)
     }
     best = {
         c: max((s[c] for s in candidates.values() if c in s), default=np.nan)
@@ -955,6 +956,7 @@ def plot(results: Results, path) -> None:
     series = {
         "best rival in hindsight": (best, "D", "none", "0.45"),
         "cleanlab": (candidates.get("cleanlab", {}), "s", "tab:orange", "tab:orange"),
+        MENDING: (shares(results, MENDING), "o", "none", "tab:blue"),
         OURS: (ours, "o", "tab:blue", "tab:blue"),
     }
     figure = figure_of(figsize=(8, 1.4 + 0.27 * len(cells)), layout="constrained")
@@ -978,7 +980,7 @@ def plot(results: Results, path) -> None:
     axes.set_xlabel("gap in loss closed, from all samples to the oracle")
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=150)
 
 
