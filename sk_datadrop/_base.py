@@ -119,6 +119,7 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             choice = choose(plan, results, evidence, verdict, *self._decision(), bar)
             refit = retrain(plan, choice, bar) if self._has_round_two else None
         store(self, plan, results, evidence, verdict, choice, refit)
+        self._suggest_as_given(y)
         if self.verbose:
             print(self.summary_)
         return self
@@ -126,6 +127,17 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
     def _decision(self) -> tuple[str | float, str]:
         """Return what to drop, and what becomes of harmful samples."""
         return self.drop_fraction, getattr(self, "on_harmful", "drop")
+
+    def _suggest_as_given(self, y: Any) -> None:
+        """Give targets that no other is suggested for as they came, not in float32."""
+        suggested = getattr(self, "suggested_targets_", None)
+        if suggested is None or hasattr(self, "classes_") or y is None:
+            return
+        given = np.asarray(y)
+        if given.shape == suggested.shape:
+            changed = suggested != given.astype(suggested.dtype)
+            kept = given.astype(np.result_type(given, np.float32), copy=True)
+            self.suggested_targets_ = np.where(changed, suggested, kept)
 
     def _forget(self) -> None:
         """Forget an earlier fit: should this one fail, the two must not be mixed."""

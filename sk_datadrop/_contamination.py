@@ -155,6 +155,7 @@ def _likelihood_of_one_peak(values: np.ndarray) -> float:
     try:
         with np.errstate(all="ignore"):
             parameters = stats.johnsonsu.fit(values)
-            return float(stats.johnsonsu.logpdf(values, *parameters).sum())
+            likelihood = float(stats.johnsonsu.logpdf(values, *parameters).sum())
     except stats.FitError:
         return np.inf
+    return likelihood if np.isfinite(likelihood) else np.inf

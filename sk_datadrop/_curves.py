@@ -243,6 +243,8 @@ def _run(shared: _Shared, split: Any, seed: int, X: Any, y: Any) -> tuple[Any, .
     # "auto" asks more of the splits, which is checked before any training.
     rule = "auto" if "auto" in fractions else 0
     model = clone(shared.estimator).set_params(random_state=seed, drop_fraction=rule)
+    if "on_harmful" in model.get_params(deep=False):
+        model.set_params(on_harmful="drop")
     rng = np.random.default_rng(seed)
     plan = make_plan(
         model,

@@ -119,7 +119,8 @@ def influence_html(
     )
     if path is None:
         return page
-    Path(path).write_text(page, encoding="utf-8")
+    # Names of files may hold what UTF-8 cannot.
+    Path(path).write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
     return Path(path)
 
 

@@ -45,6 +45,8 @@ less is expected of both kinds."""
 PERSISTENCE_PRIOR = 5
 """Contradicted labels that weigh as much as the expectation of wrong ones."""
 
+MOST_SAMPLES_TO_SHARPEN = 5_000
+
 SMALLEST_RATE = 1e-4
 """Of wrong labels; one in ten thousand is about as clean as real data are."""
 
@@ -80,29 +82,30 @@ def contradiction(
     Log-probabilities, (n_samples, n_classes), are of nets that did not train on a
     sample, and of those that did, NaN where there is none.
     """
-    predicted, place = _confidence(held_out)
-    contradicted = predicted != codes
-    surest = place < ANCHOR_SHARE
-    rate = float(contradicted[surest].mean())
+    confidence = _Confidence.of(held_out)
+    contradicted = confidence.predicted != codes
+    surest = confidence.inside(ANCHOR_SHARE)
+    rate = float(surest @ contradicted / surest.sum())
     if not rate:
         return Contradiction(0.0, 1.0)
     share = 1.0
-    following = (place >= ANCHOR_SHARE) & (place < NEXT_SHARE)
+    following = confidence.inside(NEXT_SHARE) - surest
     if following.any():
-        later = float(contradicted[following].mean())
+        later = float(following @ contradicted / following.sum())
         variance = rate * (1 - rate) / surest.sum()
         variance += later * (1 - later) / following.sum()
         # Less one standard error: few samples do not prove a rise.
         rise = later - rate - float(np.sqrt(variance))
         share = min(max(1 - rise / rate, 0.0), 1.0)
     if trained_on is not None:
-        share *= _share_persisting(contradicted, place, trained_on, codes)
+        doubled = confidence.inside(2 * ANCHOR_SHARE)
+        share *= _share_persisting(contradicted, doubled, trained_on, codes)
     return Contradiction(rate, share)
 
 
 def _share_persisting(
     contradicted: np.ndarray,
-    place: np.ndarray,
+    surest: np.ndarray,
     trained_on: np.ndarray,
     codes: np.ndarray,
 ) -> float:
@@ -111,9 +114,9 @@ def _share_persisting(
     if not asked.any():
         return 1.0
     persists = trained_on.argmax(axis=1) != codes
-    surest = asked & (place < 2 * ANCHOR_SHARE)
-    persisting = (persists[surest].sum() + PERSISTENCE_PRIOR * PERSISTING_IF_WRONG) / (
-        surest.sum() + PERSISTENCE_PRIOR
+    weights = surest * asked
+    persisting = (weights @ persists + PERSISTENCE_PRIOR * PERSISTING_IF_WRONG) / (
+        weights.sum() + PERSISTENCE_PRIOR
     )
     # Nets that fit most of what they mispredict persist in nothing.
     fitted = max(0.0, PERSISTING_OF_ALL - float(persists[asked].mean()))
@@ -123,17 +126,40 @@ def _share_persisting(
     return min(max(float(part), 0.0), 1.0)
 
 
-def _confidence(log_proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the predicted class, and the share of its class that is more confident."""
-    predicted = log_proba.argmax(axis=1)
-    two = np.partition(log_proba, -2, axis=1)[:, -2:]
-    confidence = two[:, 1] - two[:, 0]
-    place = np.empty(len(log_proba))
-    for label in np.unique(predicted):
-        rows = np.flatnonzero(predicted == label)
-        order = np.argsort(-confidence[rows], kind="stable")
-        place[rows[order]] = np.arange(len(rows)) / len(rows)
-    return predicted, place
+class _Confidence(NamedTuple):
+    """The predicted class of samples, and where they stand among those of that class.
+
+    `n_before` are surer, `n_tied` are as sure, the sample included, of `n_alike`.
+    """
+
+    predicted: np.ndarray
+    n_before: np.ndarray
+    n_tied: np.ndarray
+    n_alike: np.ndarray
+
+    @classmethod
+    def of(cls, log_proba: np.ndarray) -> "_Confidence":
+        predicted = log_proba.argmax(axis=1)
+        two = np.partition(log_proba, -2, axis=1)[:, -2:]
+        doubt = two[:, 0] - two[:, 1]
+        counts = np.zeros((3, len(log_proba)))
+        for label in np.unique(predicted):
+            rows = np.flatnonzero(predicted == label)
+            ordered = np.sort(doubt[rows])
+            before = np.searchsorted(ordered, doubt[rows], side="left")
+            upto = np.searchsorted(ordered, doubt[rows], side="right")
+            counts[:, rows] = before, upto - before, np.full(len(rows), len(rows))
+        return cls(predicted, *counts)
+
+    def inside(self, share: float) -> np.ndarray:
+        """Return how much of each sample is among that share of the surest.
+
+        Samples that are tied across the border are inside in part, so that their order
+        does not matter.
+        """
+        # Rounded first: .1 * 30 is a little more than 3.
+        n_inside = np.ceil(np.round(share * self.n_alike, 9))
+        return np.asarray(np.clip((n_inside - self.n_before) / self.n_tied, 0, 1))
 
 
 def confusion_matrix(
@@ -145,10 +171,10 @@ def confusion_matrix(
     confident ones contradict, only a share may be wrong.
     """
     n_classes = log_proba.shape[1]
-    predicted, place = _confidence(log_proba)
-    surest = place < ANCHOR_SHARE
+    confidence = _Confidence.of(log_proba)
     counts = np.zeros((n_classes, n_classes))
-    np.add.at(counts, (predicted[surest], codes[surest]), 1)
+    surest = confidence.inside(ANCHOR_SHARE)
+    np.add.at(counts, (confidence.predicted, codes), surest)
     n_anchors_of = counts.sum(axis=1)
     np.fill_diagonal(counts, 0)
     overall = max(counts.sum() / max(n_anchors_of.sum(), 1), SMALLEST_RATE)
@@ -235,6 +261,12 @@ def estimate_noise(
 
 def _sharpening(log_proba: np.ndarray, codes: np.ndarray, matrix: np.ndarray) -> float:
     """Return the power of the predictions that makes the given labels most likely."""
+    of_given = log_proba[np.arange(len(codes)), codes]
+    if len(codes) > MOST_SAMPLES_TO_SHARPEN:
+        # Evenly by the likelihood of the label.
+        step = 1 + len(codes) // MOST_SAMPLES_TO_SHARPEN
+        some = np.argsort(of_given, kind="stable")[::step]
+        log_proba, codes = log_proba[some], codes[some]
     of_given = matrix[:, codes]
 
     def surprise(log_power: float) -> float:

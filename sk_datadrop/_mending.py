@@ -65,7 +65,11 @@ def doubt(chance: np.ndarray) -> np.ndarray:
 def suggest_classes(
     chances: np.ndarray, codes: np.ndarray, chance: np.ndarray
 ) -> Suggestion:
-    """Suggest the most likely other class where the given one is likely wrong."""
+    """Suggest the most likely other class where the given one is likely wrong.
+
+    `chances` are those of `chances_of_classes`; `chance` is that of harm, zero where it
+    may not be acted on.
+    """
     rows = np.arange(len(codes))
     others = chances.copy()
     others[rows, codes] = -1.0
@@ -74,12 +78,16 @@ def suggest_classes(
 
 
 def suggest_values(
-    y: np.ndarray, predicted: np.ndarray, chance: np.ndarray
+    y: np.ndarray, predicted: np.ndarray, chance: np.ndarray, suspicion: np.ndarray
 ) -> Suggestion:
-    """Suggest the prediction for held-out samples where the target is likely wrong."""
+    """Suggest the prediction for held-out samples where the target is likely wrong.
+
+    `chance` is that of harm, zero where it may not be acted on, as in `suspicion`.
+    """
     is_wrong = (chance > HARMFUL) & ~np.isnan(predicted).reshape(len(y), -1).any(axis=1)
     targets = np.where(_as_column(is_wrong, y), predicted, y)
-    return Suggestion(targets, np.where(is_wrong, chance, 1 - chance))
+    probability = np.where(is_wrong, suspicion, 1 - suspicion)
+    return Suggestion(targets.astype(y.dtype), probability)
 
 
 def mend_values(y: np.ndarray, predicted: np.ndarray, chance: np.ndarray) -> np.ndarray:

@@ -23,6 +23,13 @@ _RANDOM = 3e-4
 _COUPLED = 0.1
 """Relative change of a sample's outputs, passed alone, above rounding and TF32."""
 
+OF_ANOTHER_SCALE = (
+    torch.nn.BCEWithLogitsLoss,
+    torch.nn.PoissonNLLLoss,
+    torch.nn.KLDivLoss,
+)
+"""Criteria under which outputs are no targets."""
+
 
 @torch.no_grad()
 def check_deterministic(net: FunctionalNet, samples: Samples) -> None:
@@ -292,3 +299,14 @@ def _relative_change(outputs: Tensor, others: Tensor) -> float:
     difference = torch.where(outputs == others, 0, outputs - others)
     size = torch.where(outputs.isinf(), 0, outputs).double().norm()
     return float(difference.double().norm() / size) if difference.any() else 0.0
+
+
+def check_on_scale_of_targets(net: NeuralNet) -> None:
+    """Raise a ValueError if outputs of a net cannot stand for targets."""
+    for criterion in OF_ANOTHER_SCALE:
+        if isinstance(net.criterion, type) and issubclass(net.criterion, criterion):
+            raise ValueError(
+                f"on_harmful='mend' moves targets toward the outputs of the net, which "
+                f"under {criterion.__name__} are of another scale. Choose 'drop' or "
+                "'weigh'."
+            )

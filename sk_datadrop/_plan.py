@@ -30,12 +30,17 @@ from sk_datadrop._inputs import (
     fit_labels,
     with_targets_given,
 )
-from sk_datadrop._net_checks import match_targets, probe_net
+from sk_datadrop._net_checks import (
+    check_on_scale_of_targets,
+    match_targets,
+    probe_net,
+)
 from sk_datadrop._objective import Kind, check_objective
 from sk_datadrop._ranks import from_first_process, has_ranks
 from sk_datadrop._samples import Samples
 from sk_datadrop._splits import Split, check_candidate_splits, held_out_splits
 from sk_datadrop._training import Recipe, prefix_errors
+from sk_datadrop._weighing import check_samplers
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ def make_plan(
     fit_params, split_params = _route(owner, params)
     if is_classification is None:
         is_classification = takes_classes(net)
+    _check_treatment(owner, is_classification)
     samples, validation, classes = _check_data(
         owner, X, y, X_val, y_val, is_classification
     )
@@ -241,17 +247,26 @@ def _check_parameters(owner: Any) -> Engine:
         )
     engine = InfluenceFunctions() if given is None else given
     check_engine(engine)
-    if getattr(owner, "on_harmful", "drop") == "weigh" and has_ranks(net):
-        raise ValueError(
-            "on_harmful='weigh' is not supported where several processes train one "
-            "net: each would draw samples of its own. Choose 'drop' or 'mend'."
-        )
     if owner.memory is not None and has_ranks(net):
         raise ValueError(
             "memory= is not supported where several processes train one net: one "
             "could find a split that another has to train. Leave it out."
         )
     return engine
+
+
+def _check_treatment(owner: Any, is_classification: bool) -> None:
+    """Raise a ValueError if the net cannot be trained on weights, or other targets."""
+    net, on_harmful = owner.estimator, getattr(owner, "on_harmful", "drop")
+    if on_harmful == "mend" and not is_classification:
+        check_on_scale_of_targets(net)
+    if on_harmful == "weigh":
+        check_samplers(net.get_params_for("iterator_train"))
+    if on_harmful == "weigh" and has_ranks(net):
+        raise ValueError(
+            "on_harmful='weigh' is not supported where several processes train one "
+            "net: each would draw samples of its own. Choose 'drop' or 'mend'."
+        )
 
 
 def _check_data(

@@ -261,7 +261,7 @@ def power_of(evidence: Evidence) -> float:
         known = ~np.isnan(log_proba).any(axis=1)
         return _power_for_labels(log_proba[known], evidence.codes[known])
     losses = mean_influence(evidence.losses)
-    return _power_for_losses(losses[np.isfinite(losses)])
+    return _power_for_losses(np.maximum(losses[np.isfinite(losses)], 0.0))
 
 
 def _power_for_labels(log_proba: np.ndarray, codes: np.ndarray) -> float:

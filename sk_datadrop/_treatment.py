@@ -20,6 +20,7 @@ from sk_datadrop._mending import (
     suggest_values,
 )
 from sk_datadrop._plan import Plan
+from sk_datadrop._safeguards import Verdict
 
 BestNets = Sequence[tuple[NeuralNet, dict[str, Any] | None]]
 """Nets of round 1, and their weights at the best epoch where these were kept."""
@@ -38,41 +39,62 @@ class Treatment(NamedTuple):
 
 
 def treat(
-    plan: Plan, evidence: Evidence, chance: np.ndarray, nets: BestNets, on_harmful: str
+    plan: Plan, evidence: Evidence, verdict: Verdict, nets: BestNets, on_harmful: str
 ) -> Treatment:
-    """Weigh or mend by the chance of harm, (n_samples,), and suggest targets."""
+    """Weigh or mend by the chance of harm, and suggest targets."""
+    chance, suspicion = (
+        verdict.chance_to_act_on,
+        np.nan_to_num(verdict.harm_probability),
+    )
     weights = 1 - chance if on_harmful == "weigh" and chance.any() else None
     is_mended = on_harmful == "mend" and bool(chance.any())
     codes = plan.samples.codes
     if codes is not None:
-        chances = chances_of_classes(evidence, chance)
+        chances = chances_of_classes(evidence, suspicion)
         suggestion = suggest_classes(chances, codes, chance)
         if not is_mended:
             return Treatment(weights, None, suggestion)
-        mended = chances_of_classes(evidence, doubt(chance))
-        return Treatment(weights, _class_targets(plan, mended), suggestion)
+        if _takes_chances(plan):
+            mended = chances_of_classes(evidence, doubt(chance))
+            return Treatment(None, _as_targets(plan.net, mended), suggestion)
+        return Treatment(None, class_targets(plan.net, suggestion.targets), suggestion)
     if evidence.residuals is None and not is_mended:
         # Pictures: as many as there are samples, for nobody who asked.
         return Treatment(weights)
     y = np.asarray(plan.samples.y)
     predicted = _held_out_predictions(plan, evidence, y, chance, nets)
     targets = mend_values(y, predicted, doubt(chance)) if is_mended else None
-    return Treatment(weights, targets, suggest_values(y, predicted, chance))
+    suggestion = suggest_values(y, predicted, chance, suspicion)
+    return Treatment(weights, targets, suggestion)
 
 
-def _class_targets(plan: Plan, chances: np.ndarray) -> np.ndarray:
-    """Return chances of classes as targets, or the most likely class.
+def _takes_chances(plan: Plan) -> bool:
+    """Tell whether chances of classes may be targets: under plain cross entropy.
 
-    Cross entropy takes chances, but not where a part of the samples is to be withheld
-    in the shares of the classes.
+    With weights of classes torch would change the scale of the loss, and scores of
+    training samples need classes, as do shares of a part that is withheld.
     """
     net = plan.net
-    if plan.refit_validation != "own":
-        if isinstance(net, NeuralNetBinaryClassifier):
-            return chances[:, 1].astype(np.float32)
-        if net.criterion is torch.nn.CrossEntropyLoss:
-            return chances.astype(np.float32)
-    return class_targets(net, chances.argmax(axis=1))
+    scored = any(getattr(c, "on_train", False) for c in _callbacks_of(net))
+    if plan.refit_validation == "own" or scored:
+        return False
+    if isinstance(net, NeuralNetBinaryClassifier):
+        return True
+    options = net.get_params_for("criterion")
+    is_plain = options.get("weight") is None and options.get("ignore_index", -1) < 0
+    return net.criterion is torch.nn.CrossEntropyLoss and is_plain
+
+
+def _callbacks_of(net: NeuralNet) -> list[Any]:
+    if not isinstance(net.callbacks, list | tuple):
+        return []
+    return [c[1] if isinstance(c, tuple) else c for c in net.callbacks]
+
+
+def _as_targets(net: NeuralNet, chances: np.ndarray) -> np.ndarray:
+    is_binary = isinstance(net, NeuralNetBinaryClassifier)
+    targets = chances[:, 1] if is_binary else chances
+    return np.asarray(targets.astype(np.float32))
 
 
 def _held_out_predictions(

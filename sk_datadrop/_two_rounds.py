@@ -255,7 +255,7 @@ def choose(
 ) -> Choice:
     """Decide which samples to keep, and how much they count, with which targets."""
     nets = [(result.net, result.best_state) for result in results]
-    treatment = treat(plan, evidence, verdict.chance_to_act_on, nets, on_harmful)
+    treatment = treat(plan, evidence, verdict, nets, on_harmful)
     if on_harmful != "drop":
         return Choice(np.ones(len(plan.samples), dtype=bool), treatment)
     influence, chance = evidence.influence, verdict.harm_probability

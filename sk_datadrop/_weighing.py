@@ -59,16 +59,34 @@ class WeightedIterator:
 
     def __call__(self, dataset: Any, **options: Any) -> Any:
         """Make the iterator over a data set, or over what is withheld from none."""
-        given = [name for name in ("sampler", "batch_sampler") if options.get(name)]
-        if given:
-            raise ValueError(
-                f"on_harmful='weigh' draws samples by itself, and the net has an "
-                f"iterator_train__{given[0]}. Leave it out, or choose 'drop' or 'mend'."
-            )
-        weights = self.weights
-        if isinstance(dataset, Subset):
-            weights = weights[np.asarray(dataset.indices)]
+        check_samplers(options)
+        positions = _positions_in(dataset, len(self.weights))
+        weights = self.weights[positions]
         n_draws = len(weights) if self.same_steps else max(1, round(weights.sum()))
         shuffle = bool(options.pop("shuffle", False))
         sampler = WeightedOrder(weights, n_draws, shuffle=shuffle)
         return self.iterator(dataset, sampler=sampler, **options)
+
+
+def check_samplers(options: dict[str, Any]) -> None:
+    """Raise a ValueError if options of an iterator draw samples of their own."""
+    given = [name for name in ("sampler", "batch_sampler") if options.get(name)]
+    if given:
+        raise ValueError(
+            "on_harmful='weigh' draws samples by itself, and the net has an "
+            f"iterator_train__{given[0]}. Leave it out, or choose 'drop' or 'mend'."
+        )
+
+
+def _positions_in(dataset: Any, n_samples: int) -> np.ndarray:
+    """Return which of the samples a data set holds, (n_rows,)."""
+    if isinstance(dataset, Subset):
+        outer = _positions_in(dataset.dataset, n_samples)
+        return np.asarray(outer[np.asarray(dataset.indices)])
+    if len(dataset) != n_samples:
+        raise ValueError(
+            f"on_harmful='weigh': the net trains on {len(dataset)} of {n_samples} "
+            "samples, and does not tell on which. Let its train_split return a "
+            "torch.utils.data.Subset, as skorch's ValidSplit does, or leave it out."
+        )
+    return np.arange(n_samples)

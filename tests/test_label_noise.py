@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 from sk_datadrop._label_noise import (
     RATE_PRIOR,
     SMALLEST_RATE,
-    _confidence,
+    _Confidence,
     chance_of_wrong_label,
     confusion_matrix,
     contradiction,
@@ -211,8 +211,8 @@ class TestContradiction:
     def test_nets_that_fit_nearly_all_may_fit_wrong_labels_too(self, n_fitted):
         """As many of the surest come round, be it more or less than of all others."""
         held_out, codes = self.hard()
-        predicted, place = _confidence(held_out)
-        is_sure = (predicted != codes) & (place < 0.2)
+        confidence = _Confidence.of(held_out)
+        is_sure = (confidence.predicted != codes) & (confidence.inside(0.2) > 0)
         is_fitted = np.arange(3000) < n_fitted
         is_fitted[is_sure] = np.arange(is_sure.sum()) % 2 == 0
         fitted = np.log(0.91 * np.eye(4)[codes] + 0.03 * (1 - np.eye(4)[codes]))
@@ -227,6 +227,25 @@ class TestContradiction:
         assert contradiction(held_out, codes, learned).share_wrong == pytest.approx(
             contradiction(held_out, codes).share_wrong
         )
+
+    @pytest.mark.parametrize("order", ["wrong first", "wrong last", "any"])
+    def test_among_equals_no_order_matters(self, order):
+        """Saturated nets are as sure of all; a tenth of the labels is wrong."""
+        codes = np.arange(400) % 2
+        log_proba = np.where(np.eye(2)[codes], 0.0, -50.0)
+        given = np.where(np.arange(400) < 40, 1 - codes, codes)
+        rows = np.arange(400)
+        if order == "wrong last":
+            rows = rows[::-1]
+        elif order == "any":
+            rows = np.random.default_rng(0).permutation(400)
+        log_proba, given = log_proba[rows], given[rows]
+        rate, share = contradiction(log_proba, given, log_proba)
+        assert (rate, share) == (pytest.approx(0.1), 1)
+        rates = 1 - np.diag(confusion_matrix(log_proba, given))
+        np.testing.assert_allclose(rates, 0.1, rtol=0.05)
+        chance = chance_of_wrong_label(log_proba, given)
+        np.testing.assert_array_equal(chance > 0.5, given != codes[rows])
 
     def test_a_handful_does_not_prove_anything(self):
         """Of 60 samples one is contradicted, and it came round."""

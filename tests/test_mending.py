@@ -154,7 +154,12 @@ class TestValues:
         y, predicted = np.zeros(shape), np.ones(shape)
         predicted[3] = np.nan
         chance = np.array([0.1, 0.5, 0.8, 0.9])
-        targets, probability = suggest_values(y, predicted, chance)
+        spared = np.where(chance == 0.9, 0, chance)
+        np.testing.assert_allclose(
+            suggest_values(y, np.ones(shape), spared, chance).probability,
+            [0.9, 0.5, 0.8, 0.1],
+        )
+        targets, probability = suggest_values(y, predicted, chance, chance)
         is_predicted = targets.reshape(4, -1).all(axis=1)
         np.testing.assert_array_equal(is_predicted, [False, False, True, False])
         np.testing.assert_allclose(probability, [0.9, 0.5, 0.8, 0.1])

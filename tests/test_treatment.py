@@ -9,7 +9,7 @@ from skorch import (
     NeuralNetClassifier,
     NeuralNetRegressor,
 )
-from skorch.callbacks import EarlyStopping
+from skorch.callbacks import EarlyStopping, EpochScoring
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -17,7 +17,9 @@ from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
     DataDropoutTransformer,
+    DataDropoutWarning,
     _two_rounds,
+    drop_curve,
 )
 from sk_datadrop._mending import doubt
 from sk_datadrop.nets import DnCNN, SmallCNN
@@ -281,6 +283,80 @@ def denoiser():
         train_split=None,
         verbose=0,
     )
+
+
+class TestWhereChancesAreNoTargets:
+    """Classes are mended then, and nothing fails after round 1."""
+
+    @pytest.mark.parametrize("case", ["weight", "ignore_index", "scores of training"])
+    def test_classes_are_suggested_to_train_on(
+        self, case, digits_net, noisy_digits, trained_on
+    ):
+        X, y, _ = noisy_digits
+        if case == "weight":
+            digits_net.set_params(criterion__weight=torch.linspace(5, 9, 10))
+        elif case == "ignore_index":
+            digits_net.set_params(criterion__ignore_index=12)
+        else:
+            scoring = EpochScoring("accuracy", on_train=True)
+            digits_net.set_params(callbacks=[("train_acc", scoring)])
+        model = DataDropoutClassifier(
+            digits_net, on_harmful="mend", cv=2, random_state=0
+        ).fit(X, y)
+        ((targets, _),) = trained_on
+        np.testing.assert_array_equal(targets, model.suggested_targets_)
+        assert (targets != y).sum() == int(model.summary_.split()[1])
+
+    @pytest.mark.parametrize("criterion", [nn.BCEWithLogitsLoss, nn.PoissonNLLLoss])
+    def test_outputs_of_another_scale_are_refused(self, criterion, regressor, plane):
+        regressor.set_params(criterion=criterion)
+        model = DataDropoutRegressor(regressor, on_harmful="mend")
+        with pytest.raises(ValueError, match="'mend' moves targets toward the outputs"):
+            model.fit(*plane)
+
+    def test_a_sampler_is_refused_before_round_one(self, classifier, blobs, trainings):
+        classifier.set_params(
+            iterator_train__shuffle=False,
+            iterator_train__sampler=torch.utils.data.RandomSampler(range(60)),
+        )
+        with pytest.raises(ValueError, match="draws samples by itself"):
+            DataDropoutClassifier(classifier, on_harmful="weigh").fit(*blobs)
+        assert trainings == []
+
+    def test_drop_curve_drops(self, classifier, blobs):
+        model = DataDropoutClassifier(
+            classifier, on_harmful="mend", cv=2, random_state=0
+        )
+        curve = drop_curve(model, *blobs, fractions=[0.1], cv=2)
+        assert (curve.n_dropped > 0).all()
+
+
+def test_what_is_not_suggested_is_as_given(regressor):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 4))
+    y = X @ [1.0, -2.0, 0.5, 0.0] + 0.1 * rng.normal(size=300)
+    y[:30] += 30
+    regressor.set_params(max_epochs=40, train_split=None, verbose=0)
+    model = DataDropoutRegressor(regressor, random_state=0).fit(X, y)
+    assert model.suggested_targets_.dtype == np.float64
+    np.testing.assert_array_equal(model.suggested_targets_ != y, np.arange(300) < 30)
+    whole = DataDropoutRegressor(regressor, random_state=0).fit(X, y.astype(int))
+    np.testing.assert_array_equal(whole.suggested_targets_[30:], y.astype(int)[30:])
+
+
+def test_spared_samples_are_not_called_right(classifier, blobs):
+    """None may be acted on: nets that are blind suspect some all the same."""
+    X, y = blobs
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(90, 4)).astype(np.float32), rng.integers(3, size=90)
+    model = DataDropoutClassifier(classifier, on_harmful="mend", random_state=0)
+    with pytest.warns(DataDropoutWarning):
+        model.fit(X, y)
+    np.testing.assert_array_equal(model.suggested_targets_, y)
+    np.testing.assert_allclose(
+        model.suggestion_probability_, 1 - model.harm_probability_
+    )
+    np.testing.assert_array_equal(model.sample_weight_, 1)
 
 
 class TestParameters:

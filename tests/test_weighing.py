@@ -84,6 +84,18 @@ class TestWeightedIterator:
         assert len(rows) == 20
         assert set(rows) == set(range(20, 30))
 
+    def test_parts_of_parts(self):
+        weights = np.r_[np.zeros(20), np.ones(20)]
+        make = WeightedIterator(DataLoader, weights, same_steps=True)
+        reversed_part = Subset(self.dataset(), list(range(39, -1, -1)))
+        rows = self.rows(make(Subset(reversed_part, list(range(30)))))
+        assert set(rows) == set(range(20, 40))
+
+    def test_a_part_that_does_not_tell_which_is_refused(self):
+        make = WeightedIterator(DataLoader, np.ones(40), same_steps=True)
+        with pytest.raises(ValueError, match="trains on 30 of 40 samples, and does"):
+            make(self.dataset(30))
+
     @pytest.mark.parametrize("name", ["sampler", "batch_sampler"])
     def test_a_sampler_of_the_nets_own_is_refused(self, name):
         make = WeightedIterator(DataLoader, np.ones(40), same_steps=True)

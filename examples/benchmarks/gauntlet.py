@@ -401,8 +401,7 @@ def treated(context, on_harmful):
         warnings.simplefilter("ignore", DataDropoutWarning)
         verdict = judge(plan, results, evidence, stacklevel=1)
     nets = [(result.net, result.best_state) for result in results]
-    chance = verdict.chance_to_act_on
-    weights, targets, _ = treat(plan, evidence, chance, nets, on_harmful)
+    weights, targets, _ = treat(plan, evidence, verdict, nets, on_harmful)
     if weights is None and targets is None:
         return Answer(context.everything, **selection_of(context))
     samples = plan.samples if targets is None else plan.samples.with_targets(targets)
