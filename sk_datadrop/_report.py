@@ -49,6 +49,7 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> Any:
         - ``z`` (float): mean influence over its standard error, if the views are
           independent; NaN with fewer than two;
         - ``n_views`` (int): views that scored the sample;
+        - ``weight`` (float): how much the sample counted, with ``on_harmful="weigh"``;
         - ``kept`` (bool).
 
     Raises
@@ -251,10 +252,12 @@ def _findings(estimator: Any) -> dict[str, np.ndarray]:
     influence = mean_influence(views)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = influence / standard_error(views)
+    is_weighed = getattr(estimator, "on_harmful", "drop") == "weigh"
     return {
         "harm_probability": estimator.harm_probability_,
         "influence": influence,
         "z": z,
         "n_views": np.sum(~np.isnan(views), axis=0),
+        **({"weight": estimator.sample_weight_} if is_weighed else {}),
         "kept": estimator.sample_mask_,
     }

@@ -32,13 +32,16 @@ def thumbnail(
 ) -> dict[str, Any]:
     """Return what a page needs to show a sample.
 
-    An image (C, H, W) has the keys "source", "width" and "height"; a signal (C, L) has
-    "lines", lists of points; a row of a table has "values", pairs of name and text, and
-    "n_more". Black and white of an image are the extremes of `scale`.
+    An image (C, H, W) or (H, W) has the keys "source", "width" and "height"; a signal
+    (C, L) has "lines", lists of points; a row of a table has "values", pairs of name
+    and text, and "n_more". Black and white of an image are the extremes of `scale`.
     """
     # Of a volume the middle slice.
     while values.ndim > 3:
         values = values[:, values.shape[1] // 2]
+    if values.ndim == 2 and min(values.shape) > MOST_CHANNELS:
+        # Too many lines for a signal: an image without an axis of channels.
+        values = values[None]
     if values.ndim == 3:
         return _image(values, float(np.min(scale)), float(np.max(scale)))
     if values.ndim == 2:

@@ -325,6 +325,13 @@ class TestPictures:
         pixels = decoded(page.pictures("Input")[0][0][1]["src"])
         assert np.flatnonzero(pixels).tolist() == [5]
 
+    def test_of_images_without_channels_are_pixels(self):
+        X = np.zeros((2, 9, 12))
+        X[:, 1, 2] = 1
+        page = Page(influence_html(Found(2).fit(), X))
+        pixels = decoded(page.pictures("Input")[0][0][1]["src"])
+        assert np.flatnonzero(pixels).tolist() == [14]
+
     def test_of_signals_are_lines(self):
         X = np.stack([np.linspace([0, 1], [1, 0], 1000).T] * 3)
         page = Page(influence_html(Found(3).fit(), X))

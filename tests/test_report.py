@@ -223,6 +223,14 @@ def test_of_a_selector_has_no_predictions(classifier, blobs):
     np.testing.assert_array_equal(report["target"], blobs[1])
 
 
+def test_weights_have_a_column(classifier, blobs):
+    model = DataDropoutClassifier(classifier, on_harmful="weigh", random_state=0)
+    report = influence_report(model.fit(*blobs), *blobs)
+    np.testing.assert_array_equal(report["weight"], model.sample_weight_)
+    model.set_params(on_harmful="drop")
+    assert "weight" not in influence_report(model, *blobs)
+
+
 def test_without_targets_tells_the_rest(fitted):
     model, X, y = fitted
     report = influence_report(model, X)
