@@ -30,26 +30,35 @@ class Suggestion(NamedTuple):
     probability: np.ndarray
 
 
-def chances_of_classes(evidence: Evidence, chance: np.ndarray) -> np.ndarray:
-    """Return how likely each class is the true one, (n_samples, n_classes).
+def other_classes(evidence: Evidence) -> np.ndarray:
+    """Return how likely the others are if a class is wrong, (n_samples, n_classes).
 
-    `chance` is that of harm, (n_samples,). Samples that no net predicts keep theirs.
+    Of samples that no net predicts the class given is all there is.
     """
     every, codes = evidence.log_proba("all"), evidence.codes
     if every is None or codes is None:
         raise ValueError("no net predicted any class.")
     known = np.flatnonzero(~np.isnan(every).any(axis=1))
-    chances = np.eye(every.shape[1])[codes]
+    others = np.eye(every.shape[1])[codes]
     if len(known) and every.shape[1] > 1:
-        others = chances_of_others(
+        others[known] = chances_of_others(
             evidence.log_proba("held out")[known],
             codes[known],
             every[known],
             evidence.log_proba("trained on")[known],
         )
-        share = chance[known, None]
-        chances[known] = (1 - share) * chances[known] + share * others
-    return np.asarray(chances)
+    return np.asarray(others)
+
+
+def chances_of_classes(
+    others: np.ndarray, codes: np.ndarray, chance: np.ndarray
+) -> np.ndarray:
+    """Return how likely each class is the true one, (n_samples, n_classes).
+
+    The class given passes its chance of harm, (n_samples,), on to the others.
+    """
+    share = chance[:, None]
+    return np.asarray((1 - share) * np.eye(others.shape[1])[codes] + share * others)
 
 
 def doubt(chance: np.ndarray) -> np.ndarray:

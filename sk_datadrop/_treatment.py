@@ -16,6 +16,7 @@ from sk_datadrop._mending import (
     chances_of_classes,
     doubt,
     mend_values,
+    other_classes,
     suggest_classes,
     suggest_values,
 )
@@ -50,12 +51,13 @@ def treat(
     is_mended = on_harmful == "mend" and bool(chance.any())
     codes = plan.samples.codes
     if codes is not None:
-        chances = chances_of_classes(evidence, suspicion)
+        others = other_classes(evidence)
+        chances = chances_of_classes(others, codes, suspicion)
         suggestion = suggest_classes(chances, codes, chance)
         if not is_mended:
             return Treatment(weights, None, suggestion)
         if _takes_chances(plan):
-            mended = chances_of_classes(evidence, doubt(chance))
+            mended = chances_of_classes(others, codes, doubt(chance))
             return Treatment(None, _as_targets(plan.net, mended), suggestion)
         return Treatment(None, class_targets(plan.net, suggestion.targets), suggestion)
     if evidence.residuals is None and not is_mended:

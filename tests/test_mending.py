@@ -10,6 +10,7 @@ from sk_datadrop._mending import (
     chances_of_classes,
     doubt,
     mend_values,
+    other_classes,
     suggest_classes,
     suggest_values,
 )
@@ -96,7 +97,9 @@ class TestClasses:
     def test_a_label_keeps_what_is_not_suspected(self):
         log_proba, codes, _ = noisy_pairs(n=400)
         chance = np.random.default_rng(0).random(400)
-        found = chances_of_classes(evidence_of(log_proba, codes), chance)
+        found = chances_of_classes(
+            other_classes(evidence_of(log_proba, codes)), codes, chance
+        )
         rows = np.arange(400)
         np.testing.assert_allclose(found[rows, codes], 1 - chance)
         np.testing.assert_allclose(found.sum(axis=1), 1)
@@ -113,13 +116,15 @@ class TestClasses:
             Predictions(p.split, np.arange(300), p.log_proba)
             for p in evidence.predictions
         ]
-        found = chances_of_classes(evidence, np.full(400, 0.7))
+        found = chances_of_classes(other_classes(evidence), codes, np.full(400, 0.7))
         np.testing.assert_array_equal(found[300:], np.eye(4)[codes[300:]])
 
     def test_suggestions_are_right_as_often_as_they_say(self):
         log_proba, codes, true = noisy_pairs(n=6000)
         chance = np.where(codes != true, 0.9, 0.1)
-        chances = chances_of_classes(evidence_of(log_proba, codes), chance)
+        chances = chances_of_classes(
+            other_classes(evidence_of(log_proba, codes)), codes, chance
+        )
         targets, probability = suggest_classes(chances, codes, chance)
         changed = targets != codes
         np.testing.assert_array_equal(changed, chance > 0.5)
