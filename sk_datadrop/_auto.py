@@ -61,7 +61,9 @@ def compare_candidates(
     calls = []
     for number, net in enumerate(nets):
         functional = FunctionalNet(net)
-        objective = HeldOutObjective(plan.objective, plan.held_out(number))
+        objective = HeldOutObjective(
+            plan.objective, plan.held_out(number), plan.reading
+        )
         objective = objective.scaled_by(functional)
         objectives[number, 0] = from_first_process(objective.mean(functional), net)
         if len(fractions) > 1:
@@ -129,7 +131,7 @@ def train_candidate(
     # The held-out samples serve the callbacks of the net, as they do in round 1.
     held_out = plan.held_out(number)
     net = train(plan.net, plan.samples[rows], recipe, validation=held_out)
-    objective = HeldOutObjective(plan.objective, held_out, scales)
+    objective = HeldOutObjective(plan.objective, held_out, plan.reading, scales)
     with prefix_errors(name):
         mean = from_first_process(objective.mean(FunctionalNet(net)), net)
     return Candidate(mean, perf_counter() - start)

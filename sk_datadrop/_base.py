@@ -12,6 +12,7 @@ from sk_datadrop._engine import Engine
 from sk_datadrop._inputs import check_inputs, with_targets_given, without_targets
 from sk_datadrop._objective import Kind
 from sk_datadrop._plan import make_plan
+from sk_datadrop._predictions import Aim
 from sk_datadrop._schedule import progress_bar
 from sk_datadrop._two_rounds import (
     choose,
@@ -31,6 +32,7 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
     """True where targets are classes; None asks the net."""
 
     _has_round_two: ClassVar[bool] = True
+    aim_: Aim
 
     def __init__(
         self,

@@ -4,14 +4,19 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
-from skorch import NeuralNet, NeuralNetClassifier
+from skorch import NeuralNet
 
 from sk_datadrop._base import BaseDataDropout
 from sk_datadrop._engine import Engine
 from sk_datadrop._objective import Kind
+from sk_datadrop._predictions import (
+    accuracy_of_places,
+    predict_codes,
+    predict_proba,
+    predict_real,
+)
 from sk_datadrop.metrics import r2_score
 
 
@@ -22,7 +27,9 @@ class _RoundTwoMixin:
     _is_classification: ClassVar[bool | None]
     _check_X: Callable[[Any], Any]
     _with_own_targets: Callable[[Any, Any], tuple[Any, Any]]
-    _as_targets: Callable[[np.ndarray], np.ndarray]
+    _predict: Callable[[Any], np.ndarray]
+    _is_for_scikit_learn: Callable[[int], bool]
+    _score: Callable[[np.ndarray, np.ndarray], float]
 
     def __init__(
         self,
@@ -83,7 +90,7 @@ class _RoundTwoMixin:
         (1,)
         """
         check_is_fitted(self, "estimator_")
-        return self._as_targets(self.estimator_.predict(self._check_X(X)))
+        return self._predict(self._check_X(X))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy, or the coefficient of determination of a regressor.
@@ -120,14 +127,14 @@ class _RoundTwoMixin:
         True
         """
         X, y = self._with_own_targets(X, y)
-        if self._is_classification or np.ndim(y) <= 2:
+        if self._is_for_scikit_learn(np.ndim(y)):
             return float(super().score(X, y, sample_weight))  # type: ignore[misc]
         if sample_weight is not None:
             raise ValueError(
                 "sample_weight is not supported for targets of more than two "
                 f"dimensions; got y of shape {np.shape(y)}. Leave it out."
             )
-        return r2_score(y, self.predict(X))
+        return self._score(np.asarray(y), self.predict(X))
 
 
 class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
@@ -251,7 +258,11 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         Seconds of work in "round_one", "scoring", "candidates" ("auto" only) and
         "round_two", summed over the splits. `memory` also gives back times.
     classes_ : ndarray of shape (n_classes,)
-        Labels.
+        Labels. With many classes per sample those of a place, or the columns of y.
+    target_shape_ : tuple of int
+        Shape of one target, with many classes per sample only.
+    aim_ : Aim
+        How predictions are read from the outputs of the net.
     input_shape_ : tuple of int
         Shape of one sample.
     n_features_in_, feature_names_in_
@@ -284,10 +295,20 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     _is_classification: ClassVar[bool | None] = True
     classes_: np.ndarray
 
-    def _as_targets(self, predicted: np.ndarray) -> np.ndarray:
-        # skorch's base class predicts probabilities.
-        codes = predicted.argmax(1) if predicted.ndim > 1 else predicted
-        return np.asarray(self.classes_[codes.astype(np.int64)])
+    def _predict(self, X: Any) -> np.ndarray:
+        codes = predict_codes(self.estimator_, X, self.aim_)
+        return codes if self.aim_.shape is not None else self.classes_[codes]
+
+    def _is_for_scikit_learn(self, n_dimensions: int) -> bool:
+        """Whether there is one class per sample, or a column for each label."""
+        reading, shape = self.aim_.reading, self.aim_.shape
+        are_tags = shape is not None and reading is not None and not reading.is_binary
+        return n_dimensions <= 2 and not are_tags
+
+    def _score(self, y: np.ndarray, predicted: np.ndarray) -> float:
+        reading = self.aim_.reading
+        ignored = None if reading is None else reading.ignored
+        return accuracy_of_places(y, predicted, ignored)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict class probabilities with the net of round 2.
@@ -319,20 +340,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         (1, 2)
         """
         check_is_fitted(self, "estimator_")
-        net = self.estimator_
-        proba = np.asarray(net.predict_proba(self._check_X(X)), dtype=np.float64)
-        is_log = isinstance(net.criterion_, torch.nn.NLLLoss)
-        if is_log and not isinstance(net, NeuralNetClassifier):
-            proba = np.exp(proba)
-        sums = proba.sum(axis=1, keepdims=True)
-        if proba.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
-            raise ValueError(
-                "the net's predict_proba gives no probabilities (values from "
-                f"{proba.min():.3g} to {proba.max():.3g}). Give it a "
-                "predict_nonlinearity, such as a softmax over axis 1."
-            )
-        # Single precision leaves the sum off by 1e-7, which log_loss complains of.
-        return np.asarray(proba / sums)
+        return predict_proba(self.estimator_, self._check_X(X), self.aim_)
 
 
 class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
@@ -378,7 +386,7 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     estimator_, round_one_estimators_, influence_, influence_per_view_, views_, \
             summary_, warnings_, sample_weight_, sample_mask_, sample_indices_, \
             n_dropped_, drop_fraction_, cv_results_, solver_results_, timings_, \
-            input_shape_, n_features_in_, feature_names_in_
+            input_shape_, aim_, n_features_in_, feature_names_in_
         As in :class:`DataDropoutClassifier`.
 
     See Also
@@ -402,9 +410,15 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     _is_classification: ClassVar[bool | None] = False
     target_shape_: tuple[int, ...]
 
-    def _as_targets(self, predicted: np.ndarray) -> np.ndarray:
-        shaped: np.ndarray = predicted.reshape(len(predicted), *self.target_shape_)
-        return shaped if shaped.ndim > 2 else shaped.astype(np.float64)
+    def _predict(self, X: Any) -> np.ndarray:
+        predicted = predict_real(self.estimator_, X, self.aim_)
+        return predicted if predicted.ndim > 2 else predicted.astype(np.float64)
+
+    def _is_for_scikit_learn(self, n_dimensions: int) -> bool:
+        return n_dimensions <= 2
+
+    def _score(self, y: np.ndarray, predicted: np.ndarray) -> float:
+        return r2_score(y, predicted)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -7,17 +7,25 @@ mode, so the caller's net keeps its flags, buffers and gradients.
 import copy
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from skorch import NeuralNet, NeuralNetClassifier
 from skorch.utils import to_tensor
 from torch import Tensor
 
-from sk_datadrop._criteria import recorded, without_reduction, without_weights
+from sk_datadrop._criteria import (
+    Call,
+    inverse_link,
+    original,
+    recorded,
+    without_reduction,
+    without_weights,
+)
 from sk_datadrop._derivatives import METHODS, find_method
+from sk_datadrop._outputs import Structure, joined, taken_apart
 from sk_datadrop._ranks import device_of, iterator_of_all, module_of
+from sk_datadrop._reading import Reading
 from sk_datadrop._samples import Samples
 from sk_datadrop._stateless import (
     WithWeights,
@@ -36,23 +44,6 @@ _IN_ORDER = {
     "drop_last": False,
 }
 """Options of a data loader that passes every sample once, in order."""
-
-
-class Evaluation(NamedTuple):
-    """What a net makes of some samples.
-
-    Losses, (n_samples,), are those by the criterion, without class weights, label
-    smoothing and penalties. Of classes there are log-probabilities, (n_samples,
-    n_classes), by a softmax over minus the losses that each label would have; of other
-    targets, their mean, the mean loss of a constant prediction, and, of targets of one
-    value, what is left of it, (n_samples,).
-    """
-
-    losses: np.ndarray
-    log_proba: np.ndarray | None = None
-    mean_target: np.ndarray | None = None
-    constant_loss: float = np.nan
-    residuals: np.ndarray | None = None
 
 
 class FunctionalNet:
@@ -76,7 +67,8 @@ class FunctionalNet:
         self, net: NeuralNet, state_dict: dict[str, Tensor] | None = None
     ) -> None:
         module = self._module = stateless_copy(module_of(net), state_dict)
-        self._reduction, self._criterion = without_reduction(net.criterion_)
+        criterion = original(net.criterion_)
+        self._reduction, self._criterion = without_reduction(criterion)
         self._plain_criterion = without_weights(self._criterion)
         # A shallow twin, so that net.get_loss sees the copies. copy.copy would
         # go through skorch's pickling.
@@ -99,6 +91,7 @@ class FunctionalNet:
         self._shapes = {k: p.shape for k, p in trainable.items()}
         self.theta = torch.cat([p.reshape(-1) for p in trainable.values()])
         self._names = names_by_place(module, trainable)
+        self._structure: Structure | None = None
         self.derivative: str | None = None
         self._is_recurrent = any(
             isinstance(m, torch.nn.RNNBase) for m in module.modules()
@@ -141,8 +134,17 @@ class FunctionalNet:
         return list(self._shapes)
 
     def outputs(self, theta: Tensor, X: Any) -> Tensor:
-        """Return the outputs of the module, as the criterion and the user see them."""
+        """Return the outputs of the module, (n_samples, ...), joined if several."""
         return self.outputs_with(self.unflatten(theta), X)
+
+    @property
+    def returns_several(self) -> bool:
+        """Whether the module returned more than one tensor for the last batch."""
+        return self._structure is not None
+
+    def as_returned(self, outputs: Tensor) -> Any:
+        """Return outputs as the module returned those of the last batch."""
+        return taken_apart(outputs, self._structure)
 
     def outputs_with(self, weights: dict[str, Tensor], X: Any) -> Tensor:
         """Return the outputs of the module with the trainable parameters given."""
@@ -153,13 +155,9 @@ class FunctionalNet:
         with differentiable_kernels(self._is_recurrent):
             # A module may change its input in place, and batches are passed more
             # than once.
-            out = self._net.infer(copy.deepcopy(X))
-        if not isinstance(out, Tensor):
-            raise ValueError(
-                "the module must return one tensor for influence to be computed; "
-                f"got {type(out).__name__}."
-            )
-        return out
+            returned = self._net.infer(copy.deepcopy(X))
+        outputs, self._structure = joined(returned)
+        return outputs
 
     def natural_outputs(self, theta: Tensor, X: Any) -> Tensor:
         """Return outputs in which the loss is convex and not linear.
@@ -173,8 +171,9 @@ class FunctionalNet:
 
     def natural_losses(self, natural: Tensor, y: Tensor) -> Tensor:
         """Return the training loss of each sample, from `natural_outputs`."""
-        outputs = self._unlink(natural)
-        return self._per_sample(self._net.get_loss(outputs, y, training=False), outputs)
+        outputs = self.as_returned(self._unlink(natural))
+        losses = self._net.get_loss(outputs, y, training=False)
+        return self._per_sample(losses, natural)
 
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return the training loss of each sample, shape (n_samples,)."""
@@ -193,27 +192,113 @@ class FunctionalNet:
         Class weights and label smoothing count only if `weighted`. Without them the
         loss under cross entropy is minus the log-probability of the given class.
         """
-        outputs = self._unlink(self._link(outputs))
         criterion = self._criterion if weighted else self._plain_criterion
+        losses, calls = self._watched_loss(outputs, y, criterion)
+        if len(calls) == 1 and calls[0].result.shape == losses.shape:
+            losses = calls[0].result
+        return self._per_sample(losses, outputs)
+
+    def given_to_criterion(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs and targets as ``get_loss`` hands them to the criterion.
+
+        They are the module's own, if it is one tensor, where ``get_loss`` does not call
+        the criterion exactly once, with two tensors. Otherwise raises a ValueError.
+        """
+        _, calls = self._watched_loss(outputs, y, self._criterion)
+        pair = calls[0].arguments[:2] if len(calls) == 1 else ()
+        if len(pair) == 2 and all(isinstance(part, Tensor) for part in pair):
+            return pair[0], pair[1]
+        if self._structure is not None:
+            raise ValueError(
+                "the module returns several tensors, and get_loss calls the criterion "
+                f"{len(calls)} times: what it says of the targets is unknown. Have "
+                "infer return the tensor to predict with."
+            )
+        return outputs, y
+
+    def call_criterion(self, given: Tensor, targets: Tensor) -> Tensor:
+        """Return what the criterion makes of outputs and targets, without reduction.
+
+        Class weights and label smoothing of torch's criteria do not count.
+        """
+        losses: Tensor = self._plain_criterion(given, targets)
+        return losses
+
+    def rows_of_losses(self, outputs: Tensor, y: Tensor) -> int:
+        """Return the number of rows that losses come in: tokens may be flattened."""
+        return len(self._watched_loss(outputs, y, self._criterion)[0])
+
+    def chances(
+        self, outputs: Tensor, y: Tensor, reading: Reading
+    ) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of the classes, and how much each is given.
+
+        Both are of shape (n_samples, n_classes, n_places).
+        """
+        given, targets = self.given_to_criterion(outputs, y)
+        if reading.scale == "losses":
+            log_chances = self._by_losses(outputs, y, given.shape[1])
+        elif reading.nonlinearity is not None:
+            log_chances = reading.log_chances(reading.nonlinearity(given))
+        else:
+            log_chances = reading.log_chances(given)
+        share = reading.given(targets, log_chances)
+        n_classes = log_chances.shape[1]
+
+        def by_sample(values: Tensor) -> Tensor:
+            # Places may have come as rows of their own.
+            places = values.movedim(1, -1).reshape(len(outputs), -1, n_classes)
+            return places.movedim(-1, 1)
+
+        return by_sample(log_chances), by_sample(share)
+
+    def losses_of_constant(
+        self, outputs: Tensor, y: Tensor, reading: Reading, chances: Any
+    ) -> Tensor:
+        """Return the losses, (n_samples,), if the same classes were likely everywhere.
+
+        Chances are of shape (n_classes, n_places or 1). NaN where it takes the user's
+        own function to read outputs.
+        """
+        given, targets = self.given_to_criterion(outputs, y)
+        if reading.nonlinearity is not None:
+            return torch.full_like(outputs.flatten(1)[:, 0], torch.nan)
+        same = reading.outputs_for(torch.as_tensor(chances).to(given))
+        if not reading.is_binary:
+            same = same.reshape(-1, *[1] * (given.ndim - 2))
+        losses = self.call_criterion(same.expand_as(given).contiguous(), targets)
+        return self._per_sample(losses, outputs)
+
+    def _by_losses(self, outputs: Tensor, y: Tensor, n_classes: int) -> Tensor:
+        losses = [
+            self.criterion_losses(outputs, torch.full_like(y, label))
+            for label in range(n_classes)
+        ]
+        return (-torch.stack(losses, dim=1)).log_softmax(1)
+
+    def _watched_loss(
+        self, outputs: Tensor, y: Tensor, criterion: torch.nn.Module
+    ) -> tuple[Tensor, list[Call]]:
+        """Return the loss by some criterion, and the calls of that."""
+        outputs = self.as_returned(self._unlink(self._link(outputs)))
         self._net.__dict__["criterion_"] = criterion
         try:
-            with recorded(criterion) as given:
+            with recorded(criterion) as calls:
                 losses = self._net.get_loss(outputs, y, training=False)
         finally:
             self._net.__dict__["criterion_"] = self._criterion
-        if len(given) == 1 and given[0].shape == losses.shape:
-            losses = given[0]
-        return self._per_sample(losses, outputs)
+        return losses, calls
 
     def _per_sample(self, losses: Tensor, outputs: Tensor) -> Tensor:
-        if losses.ndim == 0 or losses.shape[0] != outputs.shape[0]:
+        n_samples = outputs.shape[0]
+        if losses.ndim == 0 or losses.shape[0] % n_samples:
             raise ValueError(
                 f"criterion {type(self._criterion).__name__} gives losses of "
-                f"shape {tuple(losses.shape)} for {outputs.shape[0]} samples with "
+                f"shape {tuple(losses.shape)} for {n_samples} samples with "
                 "reduction='none'; it must give one loss per sample (or per element). "
                 "Use a criterion that honours reduction='none'."
             )
-        losses = losses.reshape(outputs.shape[0], -1)
+        losses = losses.reshape(n_samples, -1)
         if losses.shape[1] > outputs[0].numel():
             raise ValueError(
                 f"the criterion gives {losses.shape[1]} losses per sample for outputs "
@@ -222,59 +307,18 @@ class FunctionalNet:
             )
         return losses.sum(1) if self._reduction == "sum" else losses.mean(1)
 
-    @torch.no_grad()
-    def evaluate(
-        self,
-        samples: Samples,
-        n_classes: int | None = None,
-        constant: np.ndarray | None = None,
-    ) -> Evaluation:
-        """Return what the net makes of samples, at `theta`, in one pass.
+    def predicted(self, outputs: Tensor, y: Tensor) -> Tensor | None:
+        """Return predictions of targets, in their shape and on their scale.
 
-        Without a number of classes, targets are real; the constant is a prediction for
-        all samples.
+        None if the criterion is given something of another size.
         """
-        losses, log_proba, constant_losses, residuals = [], [], [], []
-        total = torch.zeros((), dtype=torch.float64)
-        for X, y in self.batches(samples):
-            outputs = self.outputs(self.theta, X)
-            losses.append(self.criterion_losses(outputs, y).double().cpu())
-            if n_classes is not None:
-                log_proba.append(self._log_proba(outputs, y, n_classes).cpu())
-            else:
-                total = total + y.double().sum(0).cpu()
-                if outputs.shape == y.shape and y[0].numel() == 1:
-                    residuals.append((y - outputs).double().reshape(-1).cpu())
-            if constant is not None:
-                same = torch.as_tensor(constant).to(outputs).expand_as(outputs)
-                constant_losses.append(self.criterion_losses(same, y).double().cpu())
-        if not losses:
-            return Evaluation(np.empty(0))
-        return Evaluation(
-            torch.cat(losses).numpy(),
-            torch.cat(log_proba).numpy() if log_proba else None,
-            (total / len(samples)).numpy() if n_classes is None else None,
-            float(torch.cat(constant_losses).mean()) if constant_losses else np.nan,
-            torch.cat(residuals).numpy() if residuals else None,
-        )
-
-    @torch.no_grad()
-    def predict(self, samples: Samples) -> np.ndarray:
-        """Return the outputs for samples, at `theta`, (n_samples, ...)."""
-        outputs = [self.outputs(self.theta, X).cpu() for X, _ in self.batches(samples)]
-        return np.asarray(torch.cat(outputs).numpy())
-
-    def _log_proba(self, outputs: Tensor, y: Tensor, n_classes: int) -> Tensor:
-        """Return log-probabilities in float32: of cross entropy, the net's own."""
-        natural = self._link(outputs)
-        likelihood = torch.nn.CrossEntropyLoss | torch.nn.NLLLoss
-        if natural.ndim == 2 and isinstance(self._plain_criterion, likelihood):
-            return natural.float().log_softmax(1)
-        losses = [
-            self.criterion_losses(outputs, torch.full_like(y, label))
-            for label in range(n_classes)
-        ]
-        return (-torch.stack(losses, dim=1).float()).log_softmax(1)
+        try:
+            given, _ = self.given_to_criterion(outputs, y)
+        except ValueError:
+            return None
+        if given.numel() != y.numel():
+            return None
+        return inverse_link(self._criterion)(given).reshape(y.shape)
 
     def jvp(
         self, X: Tensor, direction: Tensor, autocast: torch.dtype | None = None
@@ -317,7 +361,8 @@ class FunctionalNet:
 
     @property
     def _is_nll(self) -> bool:
-        return isinstance(self._criterion, torch.nn.NLLLoss)
+        is_nll = isinstance(self._criterion, torch.nn.NLLLoss)
+        return is_nll and self._structure is None
 
     @property
     def _takes_probabilities(self) -> bool:

@@ -1,4 +1,4 @@
-"""Checks of X and y, as the estimators are handed them.
+"""Checks of X, as the estimators are handed it.
 
 What comes in is turned into what a net can be trained on; what cannot be is refused
 with a sentence that says what to do.
@@ -7,16 +7,13 @@ with a sentence that says what to do.
 from typing import Any
 
 import numpy as np
-from sklearn.preprocessing import LabelEncoder
-from sklearn.utils import assert_all_finite, check_array, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import validate_data
-from skorch import NeuralNet, NeuralNetBinaryClassifier
+from skorch import NeuralNet
 from skorch.dataset import Dataset as ArrayDataset
 
 from sk_datadrop._lazy import (
     DatasetRows,
-    LazyTargets,
     MemoryMap,
     as_lazy,
     chunks,
@@ -64,59 +61,6 @@ def check_inputs(
 def without_targets(X: Any) -> Any:
     """Return inputs to predict for: targets of a data set are not read."""
     return X.with_targets(np.zeros(len(X))) if isinstance(X, DatasetRows) else X
-
-
-def check_labels(y: Any, name: str = "y") -> np.ndarray:
-    """Return labels as a 1-D array without missing values."""
-    y = column_or_1d(y, warn=True)
-    assert_all_finite(y, input_name=name)
-    check_classification_targets(y)
-    return np.asarray(y)
-
-
-def fit_labels(y: Any) -> LabelEncoder:
-    """Return an encoder of the classes, of which there must be two."""
-    encoder = LabelEncoder().fit(check_labels(y))
-    if len(encoder.classes_) < 2:
-        raise ValueError(
-            "Classifier needs at least two classes in y; got one class: "
-            f"{encoder.classes_.tolist()[0]!r}."
-        )
-    return encoder
-
-
-def encode_labels(encoder: LabelEncoder, y: Any, name: str) -> np.ndarray:
-    """Return labels as positions in the classes, dtype int64."""
-    labels = check_labels(y, name)
-    try:
-        return np.asarray(encoder.transform(labels), dtype=np.int64)
-    except ValueError as error:
-        raise ValueError(
-            f"{name} holds a label that is not among the classes of y: {error}. Leave "
-            "out those samples, or add such samples to y."
-        ) from error
-
-
-def class_targets(net: NeuralNet, codes: np.ndarray) -> np.ndarray:
-    """Return class codes in the dtype that the criterion of the net expects."""
-    is_binary = isinstance(net, NeuralNetBinaryClassifier)
-    return codes.astype(np.float32) if is_binary else codes
-
-
-def check_real_targets(X: Any, y: Any, name: str = "y") -> Any:
-    """Return regression targets as float32, or as read together with X."""
-    if isinstance(y, LazyTargets):
-        if isinstance(X, DatasetRows):
-            return y
-        y = np.asarray(y)
-    return check_array(
-        y,
-        dtype=np.float32,
-        force_writeable=True,
-        ensure_2d=False,
-        allow_nd=True,
-        input_name=name,
-    )
 
 
 def _as_lazy(net: NeuralNet, X: Any) -> DatasetRows | None:

@@ -52,7 +52,8 @@ SMALLEST_LOG_PROBA = -50.0
 class Predictions(NamedTuple):
     """Log-probabilities of the classes, (n_rows, n_classes), of which rows, by a split.
 
-    At the best epoch it does not know the samples by heart that it was trained on.
+    At the best epoch it does not know the samples by heart that it was trained on. With
+    many classes per sample they are of shape (n_rows, n_classes, n_places).
     """
 
     split: int
@@ -77,6 +78,10 @@ class Evidence:
         None unless targets are classes.
     codes : ndarray of shape (n_samples,) or None
         Classes as given.
+    place_codes : ndarray of shape (n_samples, n_places) or None
+        Many classes per sample, -1 at places that have none.
+    has_columns : bool
+        Whether places are labels, each with classes of its own, not tokens.
     residuals : ndarray of shape (n_splits, n_samples), dtype float64, or None
         Of held-out samples, NaN elsewhere; None unless targets are single values.
     """
@@ -88,6 +93,8 @@ class Evidence:
     predictions: list[Predictions]
     codes: np.ndarray | None = None
     residuals: np.ndarray | None = None
+    place_codes: np.ndarray | None = None
+    has_columns: bool = False
 
     @property
     def influence(self) -> np.ndarray:
@@ -116,14 +123,14 @@ class Evidence:
     def log_proba(self, of: Literal["held out", "trained on", "all"]) -> Any:
         """Return the mean over the splits that held a sample out, or trained on it.
 
-        It is of shape (n_samples, n_classes), NaN for samples that none predicts, and
+        It is of the shape of the predictions, NaN for samples that none predicts, and
         None unless targets are classes.
         """
         if not self.predictions:
             return None
-        n_classes = self.predictions[0].log_proba.shape[1]
-        total = np.zeros((self.losses.shape[1], n_classes))
-        count = np.zeros((len(total), 1))
+        shape = self.predictions[0].log_proba.shape[1:]
+        total = np.zeros((self.losses.shape[1], *shape))
+        count = np.zeros((len(total), *[1] * len(shape)))
         for split, rows, log_proba in self.predictions:
             is_held_out = self.held_out[split, rows]
             wanted = np.full(len(rows), True)
@@ -144,31 +151,43 @@ def chance_of_harm(evidence: Evidence) -> np.ndarray:
     chance = np.full(len(is_scored), np.nan)
     if not is_scored.any():
         return chance
-    if evidence.codes is None:
-        found = [
-            _of_finite(chance_beyond_valley, values)
-            for values in (
-                np.log(_mean_loss(evidence, ~evidence.held_out)),
-                np.log(_mean_loss(evidence, evidence.held_out)),
-                -np.arcsinh(mean_influence(_opinions(evidence)[0])),
-            )
-        ]
-        if not np.any(found):
-            found.append(_of_no_cluster(evidence))
-    else:
-        witnesses = [_told_by_other_splits(evidence), _told_by_predictions(evidence)]
-        of_both = np.clip(witnesses, 1 - LARGEST_CERTAINTY, LARGEST_CERTAINTY)
+    if evidence.codes is not None:
         losses = _mean_loss(evidence, ~evidence.held_out)
         found = [
-            expit(logit(of_both).mean(axis=0)),
+            _of_both(evidence, _told_by_predictions(evidence)),
             _of_finite(chance_beyond_valley, losses),
         ]
+    else:
+        found = _of_clusters(evidence)
+        if not np.any(found):
+            found.append(_of_no_cluster(evidence))
     chance[is_scored] = np.max(found, axis=0)[is_scored]
     return chance
 
 
+def _of_both(evidence: Evidence, told_by_predictions: np.ndarray) -> np.ndarray:
+    """Return the chance by predictions and the other splits, on the scale of odds."""
+    witnesses = [_told_by_other_splits(evidence), told_by_predictions]
+    of_both = np.clip(witnesses, 1 - LARGEST_CERTAINTY, LARGEST_CERTAINTY)
+    return np.asarray(expit(logit(of_both).mean(axis=0)))
+
+
+def _of_clusters(evidence: Evidence) -> list[np.ndarray]:
+    """Return the chances to lie in a cluster of bad losses or influences."""
+    return [
+        _of_finite(chance_beyond_valley, values)
+        for values in (
+            np.log(_mean_loss(evidence, ~evidence.held_out)),
+            np.log(_mean_loss(evidence, evidence.held_out)),
+            -np.arcsinh(mean_influence(_opinions(evidence)[0])),
+        )
+    ]
+
+
 def _of_no_cluster(evidence: Evidence) -> np.ndarray:
     """Return the chance of an error that has no size of its own."""
+    if evidence.place_codes is not None:
+        return _of_both(evidence, _told_by_places(evidence))
     if evidence.residuals is None:
         losses = np.log(_mean_loss(evidence, evidence.held_out))
         return _of_finite(chance_of_upper_kind, losses)
@@ -210,6 +229,39 @@ def _told_by_predictions(evidence: Evidence) -> np.ndarray:
             evidence.log_proba("trained on")[known],
         )
     return chance
+
+
+def _told_by_places(evidence: Evidence) -> np.ndarray:
+    """Return the chance of a wrong class in a sample; 1/2 without predictions.
+
+    It is that of the class most likely wrong, as if others were wrong together with it:
+    errors come in samples that are spoiled as a whole, and were they independent, a
+    little doubt of each of many would add up to certainty. Labels are problems of their
+    own, tokens all of one.
+    """
+    every, codes = evidence.log_proba("all"), evidence.place_codes
+    if every is None or codes is None:
+        return np.full(evidence.losses.shape[1], 0.5)
+    held_out = evidence.log_proba("held out")
+    trained_on = evidence.log_proba("trained on")
+    chance = np.zeros(codes.shape)
+    columns = np.arange(codes.shape[1])
+    for places in columns[:, None] if evidence.has_columns else [columns]:
+        # One class per row.
+        of_all, of_held_out, of_trained_on = (
+            np.moveaxis(log_proba[:, :, places], 1, 2).reshape(-1, every.shape[1])
+            for log_proba in (every, held_out, trained_on)
+        )
+        given = codes[:, places].reshape(-1)
+        known = (given >= 0) & ~np.isnan(of_all).any(axis=1)
+        found = np.zeros(len(given))
+        if known.any():
+            found[known] = chance_of_wrong_label(
+                of_held_out[known], given[known], of_all[known], of_trained_on[known]
+            )
+        chance[:, places] = found.reshape(len(codes), -1)
+    is_unknown = np.isnan(every).all(axis=(1, 2))
+    return np.where(is_unknown, 0.5, chance.max(axis=1))
 
 
 def _opinions(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:

@@ -64,6 +64,7 @@ class DatasetRows(Dataset[Any]):
         self._values: np.ndarray | SliceDataset | LazyTargets | None = None
         self._source = dataset
         self._row_shape: tuple[int, ...] | None = None
+        self._target_dtype = torch.float32
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -98,7 +99,9 @@ class DatasetRows(Dataset[Any]):
             return 0
         y = torch.as_tensor(y if isinstance(y, torch.Tensor) else np.array(y))
         is_label = y.ndim == 0 and not y.is_floating_point()
-        return y if is_label or isinstance(self._values, np.ndarray) else y.float()
+        if is_label or isinstance(self._values, np.ndarray):
+            return y
+        return y.to(self._target_dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -204,7 +207,7 @@ class DatasetRows(Dataset[Any]):
         """
         check_consistent_length(self, values)
         if isinstance(values, LazyTargets) and values.are_of(self):
-            return self
+            return values.samples
         if isinstance(values, np.memmap):
             values = SliceDataset(DatasetRows(MemoryMap(values)))
         other = copy.copy(self)
@@ -247,8 +250,19 @@ class LazyTargets:
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, Integral):
-            return np.asarray(self.samples._target_of(int(key)), dtype=np.float32)
+            return np.asarray(self.samples._target_of(int(key)), dtype=self.dtype)
         return LazyTargets(self.samples[key])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values: float32, or that of classes."""
+        return torch.empty(0, dtype=self.samples._target_dtype).numpy().dtype
+
+    def with_dtype(self, dtype: np.dtype) -> "LazyTargets":
+        """Return the same targets, of another dtype."""
+        samples = copy.copy(self.samples)
+        samples._target_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+        return LazyTargets(samples)
 
     def are_of(self, X: DatasetRows) -> bool:
         """Tell whether samples carry these targets already, in this order."""

@@ -1,19 +1,30 @@
 """Checks of a net and its criterion, before they are trained and before scoring."""
 
 import warnings
+from dataclasses import replace
 from itertools import chain
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from sklearn.base import clone
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from skorch.utils import to_tensor
 from torch import Tensor
 
+from sk_datadrop._criteria import original
 from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._functional import FEW_SAMPLES, FunctionalNet
+from sk_datadrop._lazy import LazyTargets
 from sk_datadrop._ranks import device_of
+from sk_datadrop._reading import (
+    Reading,
+    counts_classes,
+    find_reading,
+    reading_of_known,
+    within_unit_interval,
+)
 from sk_datadrop._samples import Samples, first_inputs
 from sk_datadrop._training import seeded
 
@@ -22,13 +33,6 @@ _RANDOM = 3e-4
 
 _COUPLED = 0.1
 """Relative change of a sample's outputs, passed alone, above rounding and TF32."""
-
-OF_ANOTHER_SCALE = (
-    torch.nn.BCEWithLogitsLoss,
-    torch.nn.PoissonNLLLoss,
-    torch.nn.KLDivLoss,
-)
-"""Criteria under which outputs are no targets."""
 
 
 @torch.no_grad()
@@ -70,8 +74,8 @@ def check_deterministic(net: FunctionalNet, samples: Samples) -> None:
 def check_loss(net: FunctionalNet, samples: Samples) -> None:
     """Check that the losses of the first samples follow from the parameters.
 
-    Two samples are run. Raises a ValueError if net or criterion fail, outputs are not
-    one per sample, or no gradient reaches the parameters.
+    Two samples are run. Raises a ValueError if net or criterion fail, outputs or losses
+    are not one per sample, or no gradient reaches the parameters.
     """
     theta = net.theta.clone().requires_grad_()
     for X, y in net.batches(samples[:2]):
@@ -81,12 +85,14 @@ def check_loss(net: FunctionalNet, samples: Samples) -> None:
                 f"the net gives outputs of shape {tuple(outputs.shape)} for "
                 f"{len(y)} samples. Have it return one entry per sample."
             )
-        if not _tried_losses(net, outputs, y).requires_grad:
+        losses = _tried_losses(net, outputs, y)
+        if not losses.requires_grad:
             raise ValueError(
                 "no gradient of the training loss reaches a trainable parameter: "
                 "influence is undefined. Look for a `detach`, a `no_grad`, or a "
                 "rounding in module and criterion."
             )
+        _check_rows(net, outputs, y)
         try:
             net.criterion_losses(outputs, y)
         except (RuntimeError, LookupError, TypeError) as error:
@@ -95,6 +101,25 @@ def check_loss(net: FunctionalNet, samples: Samples) -> None:
                 f"the held-out samples are measured: {error}. Have it work with "
                 "weight=None, or give what it needs another name."
             ) from error
+
+
+def _check_rows(net: FunctionalNet, outputs: Tensor, y: Tensor) -> None:
+    """Check that losses of places that came as rows are those of the right samples."""
+    together = net.losses(outputs.detach(), y)
+    if together.isnan().any() and outputs.isfinite().all():
+        raise ValueError(
+            f"criterion {_criterion_name(net)} gives a loss of NaN for the first "
+            "samples with reduction='none'. Look for a division, a root or a logarithm "
+            "of what an untrained net gives."
+        )
+    rows = net.rows_of_losses(outputs.detach(), y)
+    alone = net.losses(outputs[:1].detach(), y[:1])
+    if rows != len(y) and not torch.allclose(together[:1], alone, rtol=1e-3):
+        raise ValueError(
+            f"the loss has {rows} rows for {len(y)} samples with reduction='none', and "
+            "not those of one sample after the other; it must give one loss per sample "
+            "(or per element). Flatten outputs and targets with samples first."
+        )
 
 
 def warn_of_unused_parameters(
@@ -138,19 +163,35 @@ def check_not_nan(outputs: Tensor, which: str) -> None:
         )
 
 
-def probe_net(
-    net: NeuralNet, samples: Samples, *, n_classes: int | None, seed: int
-) -> tuple[NeuralNet, tuple[int, ...]]:
-    """Run an untrained clone on two samples and check what comes out.
+class Probe(NamedTuple):
+    """What an untrained clone showed: itself, and the shape that targets need.
 
-    Returns the clone, and the shape of the outputs of one sample. Raises a ValueError
-    if the net fails, its outputs match neither the classes nor, where `n_classes` is
-    None, the targets, or the criterion has no losses per sample.
+    Also how chances of classes are read from its outputs, None if targets are none.
     """
+
+    net: NeuralNet
+    target_shape: tuple[int, ...]
+    reading: Reading | None
+
+
+def probe_net(
+    net: NeuralNet,
+    samples: Samples,
+    *,
+    n_classes: int | None,
+    seed: int,
+    is_classification: bool = False,
+) -> Probe:
+    """Run an untrained clone on a few samples and check what comes out.
+
+    Raises a ValueError if the net fails, its outputs match neither the classes nor,
+    where `n_classes` is None, the targets, or the criterion has no losses per sample.
+    """
+    is_classification = is_classification or n_classes is not None
     with seeded(seed, device_of(net)), torch.no_grad():
         probe = _initialized(clone(net).set_params(verbose=0))
         try:
-            return probe, _check_outputs(probe, samples, n_classes)
+            return _probed(probe, samples, n_classes, is_classification)
         except ValueError as error:
             refusal = error
         # Some callbacks give the module its shape at the start of the training.
@@ -159,18 +200,124 @@ def probe_net(
         probe.notify("on_train_end", X=samples.X, y=samples.y)
         if repr(probe.module_) == before:
             raise refusal
-        return probe, _check_outputs(probe, samples, n_classes)
+        return _probed(probe, samples, n_classes, is_classification)
 
 
-def match_targets(y: Any, output_shape: tuple[int, ...]) -> Any:
-    """Return targets in the shape of the outputs; 1-D y may become (n, 1)."""
-    if y.shape[1:] == output_shape:
-        return y
-    if y.ndim == 1 and output_shape == (1,):
-        return y.reshape(-1, 1)
+def read_outputs(
+    net: FunctionalNet, samples: Samples, is_classification: bool | None
+) -> Reading | None:
+    """Return how chances of classes are read from the outputs of a net.
+
+    None if targets are no classes. Where that is not known, `is_classification` being
+    None, they are if they are integers and lack the axis of the outputs that counts the
+    classes. Raises a ValueError if they are classes, and nothing tells how to read
+    them.
+    """
+    X, y = next(net.batches(samples[:FEW_SAMPLES], FEW_SAMPLES))
+    outputs = net.outputs(net.theta, X)
+    given, _ = net.given_to_criterion(outputs, y)
+    reading = reading_of_known(net.skorch_net.criterion_)
+    if reading is None:
+        reading = _reading_of_others(net, outputs, y, samples, is_classification)
+    if reading is None or reading.is_binary:
+        return reading
+    n_classes = given.shape[1] if given.ndim > 1 else 2
+    return replace(reading, n_classes=n_classes)
+
+
+def _reading_of_others(
+    net: FunctionalNet,
+    outputs: Tensor,
+    y: Tensor,
+    samples: Samples,
+    is_classification: bool | None,
+) -> Reading | None:
+    """Return how outputs are read that a criterion of the user's is given."""
+    given, targets = net.given_to_criterion(outputs, y)
+    has_classes = counts_classes(given, targets)
+    is_two_valued = given.shape == targets.shape and _is_two_valued(samples.y)
+    if is_classification is None:
+        is_classification = has_classes
+    if not is_classification and not is_two_valued:
+        return None
+    criterion = original(net.skorch_net.criterion_)
+    found = find_reading(criterion, net.call_criterion, given, targets)
+    if not is_classification:
+        # A mean squared error treats both alike too, but not as logits.
+        return found if found is not None and found.scale == "logits" else None
+    nonlinearity = net.skorch_net.predict_nonlinearity
+    if found is not None:
+        return found
+    if callable(nonlinearity):
+        is_binary = nonlinearity(given).shape == targets.shape
+        return Reading("probabilities", is_binary, nonlinearity=nonlinearity)
+    if is_two_valued:
+        is_chance = within_unit_interval(given)
+        return Reading("probabilities" if is_chance else "logits", is_binary=True)
+    if has_classes and given.shape[:1] == outputs.shape[:1] and given.ndim == 2:
+        return _read_from_losses(net, outputs, y)
+    raise ValueError(_UNREADABLE.format(_criterion_name(net)))
+
+
+_UNREADABLE = (
+    "criterion {} does not tell how probabilities of classes are read from the outputs "
+    "of the net. Give the net a predict_nonlinearity, a function from outputs to "
+    "probabilities, with classes along axis 1."
+)
+
+
+def _read_from_losses(net: FunctionalNet, outputs: Tensor, y: Tensor) -> Reading:
+    """Return the reading that takes losses for minus log-likelihoods, and say so."""
+    reading, name = Reading("losses"), _criterion_name(net)
+    try:
+        log_chances, _ = net.chances(outputs, y, reading)
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(_UNREADABLE.format(name)) from error
+    if not log_chances.isfinite().all():
+        raise ValueError(_UNREADABLE.format(name))
+    warnings.warn(
+        f"how criterion {name} reads the outputs of the net is unknown: probabilities "
+        "of classes are taken from its losses, as if these were minus the "
+        "log-likelihood. If they are not, give the net a predict_nonlinearity, a "
+        "function from outputs to probabilities.",
+        UserWarning,
+        stacklevel=5,
+    )
+    return reading
+
+
+def _is_two_valued(y: Any) -> bool:
+    if isinstance(y, LazyTargets):
+        y = y[0]
+    values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    return bool(np.isin(values, (0, 1)).all())
+
+
+def match_targets(
+    y_shape: tuple[int, ...], given_shape: tuple[int, ...], criterion: Any
+) -> tuple[int, ...]:
+    """Return the shape that targets need to have, from that of what they are set off.
+
+    1-D targets may become (n, 1). Criteria of torch would broadcast others; what those
+    of users make of them is known from their losses.
+    """
+    if y_shape == given_shape:
+        return y_shape
+    if y_shape == () and given_shape == (1,):
+        return (1,)
+    kinds = type(original(criterion)).__mro__
+    is_of_torch = any(getattr(torch.nn, k.__name__, None) is k for k in kinds[:-2])
+    if not is_of_torch:
+        return y_shape
+    reading = reading_of_known(criterion)
+    advice = "Give the module as many outputs as y has targets."
+    if reading is not None and not reading.is_binary:
+        advice = (
+            "Where targets are classes, of pixels or tokens, use DataDropoutClassifier."
+        )
     raise ValueError(
-        f"the net's outputs have shape {output_shape} per sample, the targets "
-        f"{y.shape[1:]}. Give the module as many outputs as y has targets."
+        f"the net's outputs have shape {given_shape} per sample, the targets "
+        f"{y_shape}. {advice}"
     )
 
 
@@ -184,14 +331,17 @@ def _initialized(net: NeuralNet) -> NeuralNet:
         ) from error
 
 
-def _check_outputs(
-    net: NeuralNet, samples: Samples, n_classes: int | None
-) -> tuple[int, ...]:
-    """Run two samples, check what comes out, and return its shape per sample."""
+def _probed(
+    net: NeuralNet,
+    samples: Samples,
+    n_classes: int | None,
+    is_classification: bool,
+) -> Probe:
+    """Run two samples, and check what comes out."""
     few = to_tensor(first_inputs(samples.X, 2), device=device_of(net))
     net.module_.eval()
     try:
-        outputs = net.infer(few.clone())
+        net.infer(few.clone())
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -201,19 +351,57 @@ def _check_outputs(
             "(module__...) against the shape of X."
         ) from error
     functional = FunctionalNet(net)
-    # Refuses a module that returns several tensors, before shapes are looked at.
-    functional.outputs(functional.theta, few)
-    shape = tuple(outputs.shape[1:])
-    y = samples.y
-    if n_classes is None:
-        y = match_targets(y, shape)
-    else:
-        _check_class_outputs(tuple(outputs.shape), n_classes, net)
-    pair = Samples.of(samples.X[:2], y[:2])
+    shape = samples.y.shape[1:]
+    given = _shape_given(functional, samples[:2])
+    if n_classes is not None:
+        _check_class_outputs((2, *given), n_classes, net)
+    elif not is_classification:
+        shape = match_targets(shape, given, net.criterion_)
+    elif shape == given and _takes_one_of_several(functional):
+        raise ValueError(
+            f"y has a value for each of the {given[0]} outputs of the net, under "
+            f"{_criterion_name(functional)}, which takes one class of them. Pass the "
+            "classes, y.argmax(axis=1), or train on probabilities with "
+            "DataDropoutRegressor."
+        )
+    some = samples[: min(FEW_SAMPLES, len(samples))]
+    if some.y.shape[1:] != shape:
+        some = some.with_targets(some.y.reshape(len(some), *shape))
+    pair = some[:2]
     check_loss(functional, pair)
     check_deterministic(functional, pair)
     _check_step_loss(net, functional, pair)
-    return shape
+    reading = read_outputs(functional, some, is_classification)
+    return Probe(net, shape, reading)
+
+
+def _takes_one_of_several(net: FunctionalNet) -> bool:
+    """Tell whether the criterion is one of torch that takes one class of several."""
+    reading = reading_of_known(net.skorch_net.criterion_)
+    return reading is not None and not reading.is_binary
+
+
+def _shape_given(net: FunctionalNet, samples: Samples) -> tuple[int, ...]:
+    """Return the shape per sample of what the criterion is given, or of the outputs."""
+    X, y = next(net.batches(samples))
+    outputs = _tried(net, X, "the samples")
+    try:
+        with warnings.catch_warnings():
+            # torch tells of targets of another shape, which are about to be matched.
+            warnings.simplefilter("ignore")
+            given, _ = net.given_to_criterion(outputs, y)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if net.returns_several:
+            kind = type(net.as_returned(outputs)).__name__
+            raise ValueError(
+                f"the module returns a {kind} of tensors, with which the loss failed: "
+                f"{type(error).__name__}: {error}. Have the net's infer return the "
+                "tensor to predict with, or its get_loss hand it to the criterion."
+            ) from error
+        return tuple(outputs.shape[1:])
+    return tuple(given.shape[1:])
 
 
 def _check_class_outputs(
@@ -299,14 +487,3 @@ def _relative_change(outputs: Tensor, others: Tensor) -> float:
     difference = torch.where(outputs == others, 0, outputs - others)
     size = torch.where(outputs.isinf(), 0, outputs).double().norm()
     return float(difference.double().norm() / size) if difference.any() else 0.0
-
-
-def check_on_scale_of_targets(net: NeuralNet) -> None:
-    """Raise a ValueError if outputs of a net cannot stand for targets."""
-    for criterion in OF_ANOTHER_SCALE:
-        if isinstance(net.criterion, type) and issubclass(net.criterion, criterion):
-            raise ValueError(
-                f"on_harmful='mend' moves targets toward the outputs of the net, which "
-                f"under {criterion.__name__} are of another scale. Choose 'drop' or "
-                "'weigh'."
-            )

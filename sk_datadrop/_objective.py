@@ -17,12 +17,16 @@ from torch import Tensor
 
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._net_checks import check_not_nan
+from sk_datadrop._reading import Reading, mean_over_places
 from sk_datadrop._samples import Samples
 
 WELSCH_TUNING_CONSTANT = 2.985
 """Standard deviations at which Welsch's loss levels off, if it is to be 95 % as
 efficient as the mean square on normal residuals. Tighter ones take samples that are
 merely hard for outliers: a denoiser then drops textured patches."""
+
+_MOST_PLACES = 4096
+"""Of a sample, from which scales are taken."""
 
 Kind = str | Callable[[Tensor, Tensor], Tensor]
 """What users pass as `objective`."""
@@ -35,24 +39,29 @@ class HeldOutObjective:
     Attributes
     ----------
     kind : {"bounded", "loss"} or callable
-        - "bounded": ``1 - exp(-loss / scale)``. With a log-likelihood loss and
-          scale 1 it is one minus the probability of the given class, the mean
-          absolute error loss, robust to label noise (Ghosh et al. 2017,
+        - "bounded": with classes ``1 - p ** (1 / scale)``, p being the probability of
+          the given class as the outputs have it, whatever the criterion. With scale 1
+          it is the mean absolute error loss, robust to label noise (Ghosh et al. 2017,
           arXiv:1712.09482); with larger scales it is that of a power of the
           probability, which hard samples still move (Zhang & Sabuncu 2018,
-          arXiv:1805.07836). With the mean squared error it is Welsch's loss (Holland &
-          Welsch 1977, doi:10.1080/03610927708827533).
+          arXiv:1805.07836). Where a sample has many classes, of pixels, tokens or
+          labels, it is the mean over these. With other targets it is
+          ``1 - exp(-loss / scale)``: with the mean squared error Welsch's loss (Holland
+          & Welsch 1977, doi:10.1080/03610927708827533).
         - "loss": the training loss itself, as in the Data Dropout paper.
         - callable: ``kind(outputs, y)`` with the module's outputs and the targets of
           a batch, returning a tensor of shape (n_samples,), lower being better.
     samples : Samples
         Held-out samples.
-    scales : ndarray of shape (n_held_out,), dtype float64, or None
-        Losses at which "bounded" levels off, from `scaled_by`.
+    reading : Reading or None
+        How chances of classes are read; None if targets are no classes.
+    scales : ndarray of shape (n_classes,) or (1,), dtype float64, or None
+        At which "bounded" levels off, from `scaled_by`.
     """
 
     kind: Kind
     samples: Samples
+    reading: Reading | None = None
     scales: np.ndarray | None = None
 
     @cached_property
@@ -86,48 +95,73 @@ class HeldOutObjective:
     def scaled_by(
         self, net: FunctionalNet, batch_size: int | None = None
     ) -> "HeldOutObjective":
-        """Return the objective with the scales that the losses of a net call for.
+        """Return the objective with the scales that a net calls for.
 
-        For classes a scale is 1, or the median loss of the class if that is larger:
-        where the net hardly knows a class, its samples are no outliers. Otherwise it
-        is ``2.985**2`` times the median loss, as the median of a mean over many values
-        is about their variance. It is one for other objectives.
+        For classes a scale is 1, or the median of minus the log-probability of the
+        class, where it is given, if that is larger: where the net hardly knows a class,
+        its samples are no outliers. Otherwise it is ``2.985**2`` times the median loss,
+        as the median of a mean over many values is about their variance. It is one for
+        other objectives.
 
-        Raises a ValueError if a loss is negative.
+        Raises a ValueError if a loss of targets that are no classes is negative.
         """
         if self.kind != "bounded":
-            return replace(self, scales=np.ones(len(self.samples)))
-        losses = np.concatenate(
-            [
-                net.criterion_losses(net.outputs(net.theta, X), y).double().cpu()
-                for X, y in net.batches(self.samples, batch_size)
+            return replace(self, scales=np.ones(1))
+        batches = [
+            self._losses_to_scale(net, net.outputs(net.theta, X), y)
+            for X, y in net.batches(self.samples, batch_size)
+        ]
+        losses, codes = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        if self.reading is not None:
+            kinds = range(int(codes.max(initial=0)) + 1)
+            medians = [
+                np.median(losses[codes == k]) if k in codes else 1 for k in kinds
             ]
-        )
+            return replace(self, scales=np.maximum(medians, 1.0))
         if losses.min() < 0:
             raise ValueError(
                 "objective='bounded' needs a training loss that is never negative; got "
                 f"{losses.min():.3g}. Use objective='loss', or a callable."
             )
-        codes = self.codes
-        medians = np.array([np.median(losses[codes == c]) for c in np.unique(codes)])
-        if self.samples.codes is not None:
-            return replace(self, scales=np.maximum(medians, 1.0)[codes])
         # A net that fits half the samples exactly must not divide zero by zero.
         tiny = np.finfo(np.float32).tiny
-        scales = np.maximum(WELSCH_TUNING_CONSTANT**2 * medians, tiny)
-        return replace(self, scales=scales[codes])
+        scale = max(WELSCH_TUNING_CONSTANT**2 * float(np.median(losses)), tiny)
+        return replace(self, scales=np.array([scale]))
 
-    def values(
-        self, net: FunctionalNet, theta: Tensor, X: Any, y: Tensor, scales: Any
-    ) -> Tensor:
+    def _losses_to_scale(
+        self, net: FunctionalNet, outputs: Tensor, y: Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return losses and classes, of samples or of the places that they consist of.
+
+        Of many places some, evenly spaced, are enough for medians.
+        """
+        if self.reading is None:
+            of_samples = net.criterion_losses(outputs, y).double().cpu().numpy()
+            return of_samples, np.zeros(len(of_samples), dtype=np.int64)
+        log_chances, given = net.chances(outputs, y, self.reading)
+        step = 1 + log_chances.shape[2] // _MOST_PLACES
+        log_chances, given = log_chances[:, :, ::step], given[:, :, ::step]
+        share, codes = given.max(1)
+        known = share > 0.5
+        losses = -log_chances.gather(1, codes[:, None])[:, 0][known]
+        return losses.double().cpu().numpy(), codes[known].cpu().numpy()
+
+    def values(self, net: FunctionalNet, theta: Tensor, X: Any, y: Tensor) -> Tensor:
         """Return the objective of each sample of a batch, shape (n_samples,)."""
         outputs = net.outputs(theta, X)
         if callable(self.kind):
-            return _checked(self.kind(outputs, y), len(outputs))
-        losses = net.criterion_losses(outputs, y, weighted=self.kind == "loss")
+            return _checked(self.kind(net.as_returned(outputs), y), len(outputs))
         if self.kind == "loss":
-            return losses
-        return 1 - torch.exp(-losses / torch.as_tensor(scales).to(losses))
+            return net.criterion_losses(outputs, y, weighted=True)
+        scales = torch.as_tensor(1.0 if self.scales is None else self.scales)
+        if self.reading is None:
+            losses = net.criterion_losses(outputs, y)
+            return 1 - torch.exp(-losses / scales.to(losses))
+        log_chances, given = net.chances(outputs, y, self.reading)
+        of_classes = torch.ones(log_chances.shape[1], dtype=torch.float64)
+        of_classes[: scales.numel()] = scales
+        powers = torch.exp(log_chances / of_classes.to(log_chances)[:, None])
+        return mean_over_places(1 - powers, given)
 
     def gradients(
         self, net: FunctionalNet, groups: np.ndarray, batch_size: int | None = None
@@ -153,8 +187,8 @@ class HeldOutObjective:
         """
         everyone = np.ones(len(self.samples), dtype=bool)
         values = [
-            self.values(net, net.theta, X, y, scales)
-            for X, y, scales, _ in self._batches(net, everyone)
+            self.values(net, net.theta, X, y)
+            for X, y, _ in self._batches(net, everyone)
         ]
         of_samples = torch.cat(values).double().cpu()
         mean = float(np.average(of_samples, weights=self.weights))
@@ -168,14 +202,13 @@ class HeldOutObjective:
 
     def _batches(
         self, net: FunctionalNet, mask: np.ndarray, batch_size: int | None = None
-    ) -> Iterator[tuple[Any, Tensor, np.ndarray, np.ndarray]]:
-        """Yield (X, y, scales, shares of the mean) of some of the samples."""
-        scales = np.ones(len(mask)) if self.scales is None else self.scales
-        scales, weights = scales[mask], self.weights[mask]
+    ) -> Iterator[tuple[Any, Tensor, np.ndarray]]:
+        """Yield (X, y, shares of the mean) of some of the samples."""
+        weights = self.weights[mask]
         shares, start = weights / weights.sum(), 0
         for X, y in net.batches(self.samples[mask], batch_size):
             stop = start + len(y)
-            yield X, y, scales[start:stop], shares[start:stop]
+            yield X, y, shares[start:stop]
             start = stop
 
     @torch.enable_grad()
@@ -184,9 +217,9 @@ class HeldOutObjective:
     ) -> Tensor:
         """Return the gradient of the mean over some samples, (n_parameters,)."""
         total = torch.zeros_like(net.theta)
-        for X, y, scales, shares in self._batches(net, mask, batch_size):
+        for X, y, shares in self._batches(net, mask, batch_size):
             theta = net.theta.clone().requires_grad_()
-            values = self.values(net, theta, X, y, scales)
+            values = self.values(net, theta, X, y)
             if not values.requires_grad:
                 raise ValueError(
                     "the held-out objective does not follow the parameters: no "
@@ -202,9 +235,9 @@ class HeldOutObjective:
         """Raise a ValueError if samples are to blame for a gradient that is NaN."""
         n_bad = 0
         everyone = np.ones(len(self.samples), dtype=bool)
-        for X, y, scales, _ in self._batches(net, everyone, batch_size):
+        for X, y, _ in self._batches(net, everyone, batch_size):
             check_not_nan(net.outputs(net.theta, X), "those held out")
-            values = self.values(net, net.theta, X, y, scales)
+            values = self.values(net, net.theta, X, y)
             n_bad += int((~values.isfinite()).sum())
         if n_bad:
             raise ValueError(

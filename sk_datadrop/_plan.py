@@ -22,23 +22,20 @@ from sk_datadrop._drop import (
 )
 from sk_datadrop._engine import Engine, check_engine
 from sk_datadrop._influence import InfluenceFunctions
-from sk_datadrop._inputs import (
-    check_inputs,
-    check_real_targets,
-    class_targets,
-    encode_labels,
-    fit_labels,
-    with_targets_given,
-)
-from sk_datadrop._net_checks import (
-    check_on_scale_of_targets,
-    match_targets,
-    probe_net,
-)
+from sk_datadrop._inputs import check_inputs, with_targets_given
 from sk_datadrop._objective import Kind, check_objective
+from sk_datadrop._predictions import Aim
 from sk_datadrop._ranks import from_first_process, has_ranks
+from sk_datadrop._reading import Reading
 from sk_datadrop._samples import Samples
 from sk_datadrop._splits import Split, check_candidate_splits, held_out_splits
+from sk_datadrop._targets import (
+    fit_labels,
+    matched,
+    probed,
+    samples_of,
+    takes_places,
+)
 from sk_datadrop._training import Recipe, prefix_errors
 from sk_datadrop._weighing import check_samplers
 
@@ -58,9 +55,13 @@ class Plan:
     seed : int
         Seed of round 2 and of the first split. The others are derived from it.
     classes : ndarray of shape (n_classes,) or None
-        Labels; None for a regressor.
+        Labels; None for a regressor, and with many classes per sample.
+    is_classification : bool
+        Whether targets are classes, one per sample or many.
     target_shape : tuple of int
         Shape of one target as it was given.
+    reading : Reading or None
+        How chances of classes are read from the outputs; None if targets are none.
     key : dict
         Everything that all results depend on, if there is a cache.
     ends_early : bool
@@ -79,13 +80,22 @@ class Plan:
     seed: int
     fit_params: dict[str, Any]
     classes: np.ndarray | None
+    is_classification: bool
     target_shape: tuple[int, ...]
+    reading: Reading | None
     cache: Cache | None
     key: Key
     n_jobs: int | None
     verbose: int
     ends_early: bool
     same_steps: bool
+
+    @property
+    def aim(self) -> Aim:
+        """What nets are trained to predict."""
+        y = self.samples.y
+        shape = self.target_shape if self.classes is None else None
+        return Aim(self.reading, np.zeros(y.shape[1:], dtype=y.dtype), shape)
 
     def held_out(self, number: int) -> Samples:
         """Return the samples that a split is measured on."""
@@ -149,18 +159,16 @@ def make_plan(
     fit_params, split_params = _route(owner, params)
     if is_classification is None:
         is_classification = takes_classes(net)
-    _check_treatment(owner, is_classification)
+    _check_treatment(owner)
     samples, validation, classes = _check_data(
         owner, X, y, X_val, y_val, is_classification
     )
     target_shape = samples.y.shape[1:]
     seed = from_first_process(_draw_seed(owner.random_state), net)
-    n_classes = None if classes is None else len(classes)
-    probe, shape = probe_net(net, samples, n_classes=n_classes, seed=seed)
-    samples = _matched(samples, shape)
+    probe, samples = probed(net, samples, classes, seed, is_classification)
     if validation is not None:
         with prefix_errors("y_val"):
-            validation = _matched(validation, shape)
+            validation = matched(validation, probe, samples)
     splits = _splits(owner.cv, samples, validation, classes, seed, split_params)
     if owner.drop_fraction == "auto":
         check_candidate_splits(splits)
@@ -168,14 +176,16 @@ def make_plan(
         net=net,
         samples=samples,
         validation=validation,
-        refit_validation=_validation_of_refit(probe, validation),
+        refit_validation=_validation_of_refit(probe.net, validation),
         splits=splits,
         engine=engine,
         objective=owner.objective,
         seed=seed,
         fit_params=fit_params,
         classes=classes,
+        is_classification=is_classification,
         target_shape=target_shape,
+        reading=probe.reading,
         cache=None,
         key={},
         n_jobs=owner.n_jobs,
@@ -184,7 +194,7 @@ def make_plan(
         ends_early=owner.drop_fraction != "auto",
         same_steps=getattr(owner, "same_steps", True),
     )
-    return plan if owner.memory is None else _with_cache(plan, owner, probe)
+    return plan if owner.memory is None else _with_cache(plan, owner, probe.net)
 
 
 def takes_classes(net: NeuralNet) -> bool:
@@ -255,11 +265,9 @@ def _check_parameters(owner: Any) -> Engine:
     return engine
 
 
-def _check_treatment(owner: Any, is_classification: bool) -> None:
+def _check_treatment(owner: Any) -> None:
     """Raise a ValueError if the net cannot be trained on weights, or other targets."""
     net, on_harmful = owner.estimator, getattr(owner, "on_harmful", "drop")
-    if on_harmful == "mend" and not is_classification:
-        check_on_scale_of_targets(net)
     if on_harmful == "weigh":
         check_samplers(net.get_params_for("iterator_train"))
     if on_harmful == "weigh" and has_ranks(net):
@@ -288,8 +296,9 @@ def _check_data(
             f"{type(owner).__name__} requires y to be passed, but the target y is None."
         )
     X = check_inputs(owner, X, reset=True)
-    encoder = fit_labels(y) if is_classification else None
-    samples = _samples(net, X, y, encoder, "y")
+    has_places = is_classification and takes_places(y)
+    encoder = fit_labels(y) if is_classification and not has_places else None
+    samples = samples_of(net, X, y, encoder, "y", has_places)
     check_consistent_length(X, samples.y)
     classes = None if encoder is None else encoder.classes_
     if X_val is None:
@@ -297,7 +306,7 @@ def _check_data(
     with prefix_errors("X_val"):
         X_val = check_inputs(owner, X_val, reset=False, shape=X.shape[1:])
     with prefix_errors("y_val"):
-        validation = _samples(net, X_val, y_val, encoder, "y_val")
+        validation = samples_of(net, X_val, y_val, encoder, "y_val", has_places)
         check_consistent_length(X_val, validation.y)
     check_held_out(len(X_val), "X_val")
     return samples, validation, classes
@@ -333,21 +342,6 @@ def _splits(
         random_state=derived_seed(seed),
         split_params=split_params,
     )
-
-
-def _samples(net: NeuralNet, X: Any, y: Any, encoder: Any, name: str) -> Samples:
-    if encoder is None:
-        return Samples(X, check_real_targets(X, y, name))
-    codes = encode_labels(encoder, y, name)
-    return Samples(X, class_targets(net, codes), codes)
-
-
-def _matched(samples: Samples, output_shape: tuple[int, ...]) -> Samples:
-    """Return samples whose targets have the shape of the outputs, unless classes."""
-    y = samples.y
-    if samples.codes is None:
-        y = match_targets(y, output_shape)
-    return Samples.of(samples.X, y, samples.codes)
 
 
 def _validation_of_refit(

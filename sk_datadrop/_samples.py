@@ -49,6 +49,13 @@ class Samples:
         """Return the same inputs with other targets, (n_samples, ...)."""
         return Samples.of(self.X, y, self.codes)
 
+    def with_target_dtype(self, dtype: np.dtype) -> "Samples":
+        """Return the same samples with targets of another dtype."""
+        if isinstance(self.y, LazyTargets):
+            y = self.y.with_dtype(dtype)
+            return Samples(y.samples, y, self.codes)
+        return Samples.of(self.X, self.y.astype(dtype), self.codes)
+
     def __len__(self) -> int:
         return len(self.X)
 

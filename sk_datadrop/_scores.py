@@ -20,15 +20,13 @@ from sk_datadrop._engine import Request, check_engine, score
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import InfluenceFunctions
 from sk_datadrop._lazy import with_own_targets
-from sk_datadrop._net_checks import check_loss
+from sk_datadrop._net_checks import check_loss, read_outputs
 from sk_datadrop._objective import HeldOutObjective, Kind, check_objective
 from sk_datadrop._plan import check_held_out
+from sk_datadrop._reading import Reading
 from sk_datadrop._samples import Samples, class_codes
 from sk_datadrop._solvers import SolverResult
 from sk_datadrop._training import Checkpoint, Training
-
-_LIKELIHOODS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCEWithLogitsLoss, nn.BCELoss)
-"""Criteria of classes, even where the targets are probabilities."""
 
 
 @dataclass(frozen=True)
@@ -165,16 +163,15 @@ def influence_scores(
     first = _check_checkpoints(skorch_net, checkpoints)
     for given in (samples, held_out):
         check_loss(first, given)
-    if _is_classification(first, held_out):
-        held_out = replace(held_out, codes=class_codes(held_out.y))
+    held_out, reading = _with_codes(first, held_out)
     states = enumerate([None] if checkpoints is None else checkpoints, 1)
     training = Training(skorch_net, [Checkpoint(*numbered) for numbered in states])
     seed = check_random_state(random_state).randint(2**31 - 1)
     request = Request(
         seed, n_groups, score_held_out=False, batch_size=batch_size, n_jobs=n_jobs
     )
-    of_held_out = HeldOutObjective(objective, held_out)
-    scores = score(engine, training, samples, of_held_out, request)
+    measured = HeldOutObjective(objective, held_out, reading)
+    scores = score(engine, training, samples, measured, request)
     for result in scores.solver_results:
         if result.message:
             warnings.warn(result.message, ConvergenceWarning, stacklevel=2)
@@ -279,18 +276,15 @@ def _as_skorch_net(net: Any, loss: Any, batch_size: int | None) -> NeuralNet:
     return skorch_net.initialize()
 
 
-def _is_classification(net: FunctionalNet, samples: Samples) -> bool:
-    """Tell whether the targets are classes, as they are to `DataDropoutClassifier`.
+def _with_codes(net: FunctionalNet, samples: Samples) -> tuple[Samples, Reading | None]:
+    """Return samples with their classes, and how chances of these are read.
 
-    A net that scikit-learn considers a classifier or a regressor is one. For others
-    the targets decide, as a criterion may be anything: class numbers are integers, and
-    lack the axis of the outputs that counts the classes.
+    A net that scikit-learn considers a classifier or a regressor tells whether targets
+    are classes, and of others the criterion. Where it may be anything, the targets do.
     """
-    if is_classifier(net.skorch_net) or is_regressor(net.skorch_net):
-        return bool(is_classifier(net.skorch_net))
-    if isinstance(net.skorch_net.criterion_, _LIKELIHOODS):
-        return True
-    X, y = next(net.batches(samples[:1]))
-    outputs = net.outputs(net.theta, X)
-    is_label = not y.is_floating_point() and outputs.ndim == y.ndim + 1
-    return is_label and outputs.shape[1] > 1
+    is_known = is_classifier(net.skorch_net) or is_regressor(net.skorch_net)
+    is_classification = is_classifier(net.skorch_net) if is_known else None
+    reading = read_outputs(net, samples, is_classification)
+    if reading is None or np.shape(samples.y[:1])[1:] not in ((), (1,)):
+        return samples, reading
+    return replace(samples, codes=class_codes(samples.y)), reading

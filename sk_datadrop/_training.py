@@ -116,6 +116,9 @@ def train(
     net = clone(net).set_params(verbose=recipe.verbose)
     original = {"callbacks": net.callbacks, "verbose": verbose}
     _add_callbacks(net, [guard, *first], last)
+    if not net.train_split and "valid_acc" in dict(net.get_default_callbacks()):
+        # Accuracy that nobody asked for, and that is not known of many targets.
+        net.set_params(callbacks__valid_acc=None)
     if iterator is not None:
         original["iterator_train"] = net.iterator_train
         net.set_params(iterator_train=iterator(net.iterator_train))
@@ -137,7 +140,8 @@ def train(
             f"{recipe.name}: the net trained for no epoch. Raise max_epochs."
         )
     vars(net).update(original)
-    vars(net).pop("get_default_callbacks", None)
+    for name in ("get_default_callbacks", "callbacks__valid_acc"):
+        vars(net).pop(name, None)
     net.callbacks_ = [(k, cb) for k, cb in net.callbacks_ if cb not in extra]
     return net
 

@@ -9,7 +9,6 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 
 from sk_datadrop._drop import mean_influence
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._inputs import class_targets
 from sk_datadrop._judge import Evidence
 from sk_datadrop._mending import (
     Suggestion,
@@ -21,7 +20,9 @@ from sk_datadrop._mending import (
     suggest_values,
 )
 from sk_datadrop._plan import Plan
+from sk_datadrop._predictions import predict_targets
 from sk_datadrop._safeguards import Verdict
+from sk_datadrop._targets import class_targets
 
 BestNets = Sequence[tuple[NeuralNet, dict[str, Any] | None]]
 """Nets of round 1, and their weights at the best epoch where these were kept."""
@@ -116,9 +117,7 @@ def _held_out_predictions(
         rows = np.flatnonzero(asked & (chance > 0))
         if len(rows):
             functional = FunctionalNet(net, state)
-            total[rows] += functional.predict(plan.samples[rows]).reshape(
-                len(rows), *y.shape[1:]
-            )
+            total[rows] += predict_targets(functional, plan.samples[rows], plan.reading)
             count[rows] += 1
     with np.errstate(invalid="ignore"):
         return np.asarray(total / count.reshape(len(y), *[1] * (y.ndim - 1)))

@@ -24,7 +24,8 @@ from sk_datadrop._engine import (
     n_groups_of,
     score,
 )
-from sk_datadrop._functional import Evaluation, FunctionalNet
+from sk_datadrop._evaluation import Evaluation, evaluate
+from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._judge import Evidence, Predictions, chance_of_harm
 from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._plan import Plan
@@ -48,6 +49,9 @@ from sk_datadrop._training import (
 )
 from sk_datadrop._treatment import Treatment, treat
 from sk_datadrop._weighing import WeightedIterator
+
+MOST_LOG_CHANCES = 10_000_000
+"""Of the classes of tokens or labels, that are kept per split, as a witness."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +135,16 @@ def score_split(plan: Plan, number: int, bar: Any = SILENT) -> SplitResult:
         # Scoring draws from generators of its own; a net or an objective may draw from
         # the global ones.
         with seeded(recipe.seed, device_of(training.net)), prefix_errors(name):
-            objective = HeldOutObjective(plan.objective, held_out)
+            objective = HeldOutObjective(plan.objective, held_out, plan.reading)
             scores = score(plan.engine, training, samples, objective, request)
-            on_train, on_held_out = evaluate(plan, training, samples, held_out)
+            on_train, on_held_out = evaluate_best(plan, training, samples, held_out)
     return SplitResult(
         training.net,
         from_first_process(scores, training.net),
         on_train,
         on_held_out,
         _state_to_predict_with(training, on_train),
-        _course(plan, training, samples, held_out, on_held_out),
+        _course(training, held_out, on_held_out),
         {"round_one": trained - start, "scoring": perf_counter() - trained},
         [(str(w.message), w.category) for w in caught],
     )
@@ -155,35 +159,29 @@ def _state_to_predict_with(
     return training.checkpoints[training.best].state_dict
 
 
-def evaluate(
+def evaluate_best(
     plan: Plan, training: Training, samples: Samples, held_out: Samples
 ) -> tuple[Evaluation, Evaluation]:
     """Return what the net makes of both at its best epoch."""
     best = training.checkpoints[training.best]
     net = FunctionalNet(training.net, best.state_dict)
-    n_classes = None if plan.classes is None else len(plan.classes)
-    on_train = net.evaluate(samples, n_classes)
-    return on_train, net.evaluate(held_out, n_classes, on_train.mean_target)
+    most_values = MOST_LOG_CHANCES // len(plan.samples)
+    on_train = evaluate(net, samples, plan.reading, most_values=most_values)
+    on_held_out = evaluate(
+        net, held_out, plan.reading, on_train.mean_target, most_values=most_values
+    )
+    return on_train, on_held_out
 
 
-def _course(
-    plan: Plan,
-    training: Training,
-    samples: Samples,
-    held_out: Samples,
-    on_held_out: Evaluation,
-) -> Course:
+def _course(training: Training, held_out: Samples, on_held_out: Evaluation) -> Course:
     """Return how a training went, beside a constant prediction."""
-    losses = np.array(training.held_out_losses)
-    log_proba, codes = on_held_out.log_proba, held_out.codes
-    if log_proba is None or codes is None or samples.codes is None:
-        lowest = float(on_held_out.losses.mean())
-        gain = _gain_in_spread(on_held_out.residuals, held_out.y)
-        return Course(losses, lowest, on_held_out.constant_loss, gain)
-    counts = np.bincount(samples.codes, minlength=log_proba.shape[1])
-    of_constant = np.log(counts / counts.sum())[codes]
-    of_net = log_proba[np.arange(len(codes)), codes]
-    return Course(losses, -float(of_net.mean()), -float(of_constant.mean()))
+    gain = _gain_in_spread(on_held_out.residuals, held_out.y)
+    return Course(
+        np.array(training.held_out_losses),
+        float(on_held_out.losses.mean()),
+        on_held_out.constant_loss,
+        gain,
+    )
 
 
 def _gain_in_spread(residuals: np.ndarray | None, y: Any) -> float:
@@ -221,15 +219,19 @@ def gather(plan: Plan, results: Sequence[SplitResult]) -> Evidence:
             losses[number, rows] = evaluation.losses
             if evaluation.log_proba is not None:
                 predictions.append(Predictions(number, rows, evaluation.log_proba))
-    codes = plan.samples.codes
+    place_codes = None
+    if plan.reading is not None and plan.samples.codes is None and predictions:
+        place_codes = plan.reading.codes(np.asarray(plan.samples.y))
     return Evidence(
         influence,
         split_of_view,
         held_out,
         losses,
         predictions,
-        codes,
+        plan.samples.codes,
         None if np.isnan(residuals).all() else residuals,
+        place_codes,
+        plan.reading is not None and plan.reading.is_binary,
     )
 
 
@@ -318,9 +320,11 @@ def store(
 ) -> Any:
     """Set the fitted attributes of an estimator, and return it."""
     codes, keep, influence = plan.samples.codes, choice.keep, evidence.influence
-    owner.input_shape_ = plan.samples.X.shape[1:]
+    owner.input_shape_, owner.aim_ = plan.samples.X.shape[1:], plan.aim
     if plan.classes is None or codes is None:
         owner.target_shape_ = plan.target_shape
+        if plan.is_classification and plan.reading is not None:
+            owner.classes_ = plan.reading.classes(plan.target_shape)
     else:
         owner.classes_ = plan.classes
         dropped = np.bincount(codes[~keep], minlength=len(plan.classes))

@@ -209,7 +209,7 @@ class TestOneCandidate:
         cv, rows = [(np.arange(60), np.arange(60, 90))], np.r_[3:50, 9:22]
         model = DataDropoutClassifier(classifier, cv=cv, random_state=3)
         candidate = train_candidate(
-            plan_of(model, X, y), 0, 0.1, rows, np.full(30, scale)
+            plan_of(model, X, y), 0, 0.1, rows, np.full(3, scale)
         )
         plain = trained_alone(classifier, (X[rows], y[rows]), (X[60:], y[60:]), seed=3)
         probabilities = plain.predict_proba(X[60:]) ** (1 / scale)
@@ -221,11 +221,11 @@ class TestOneCandidate:
         X, y = plane[0], plane[1][:, None]
         cv, rows = [(np.arange(60), np.arange(60, 80))], np.arange(3, 50)
         model = DataDropoutRegressor(regressor, cv=cv, random_state=3)
-        scales = np.linspace(1, 5, 20)
-        candidate = train_candidate(plan_of(model, X, y), 0, 0.1, rows, scales)
+        scale = np.array([3.0])
+        candidate = train_candidate(plan_of(model, X, y), 0, 0.1, rows, scale)
         plain = trained_alone(regressor, (X[rows], y[rows]), (X[60:], y[60:]), seed=3)
         losses = np.square(plain.predict(X[60:]) - y[60:])
-        expected = np.mean(1 - np.exp(-losses[:, 0] / scales))
+        expected = np.mean(1 - np.exp(-losses[:, 0] / 3))
         assert candidate.objective == pytest.approx(expected, rel=1e-5)
 
 

@@ -103,11 +103,13 @@ def test_weights_of_a_criterion_of_the_user_stay():
 def test_losses_are_recorded_within_the_block_only():
     criterion = nn.CrossEntropyLoss()
     criterion(OUTPUTS, LABELS)
-    with recorded(criterion) as given:
-        losses = [criterion(OUTPUTS, LABELS), criterion(-OUTPUTS, LABELS)]
+    with recorded(criterion) as calls:
+        losses = [criterion(OUTPUTS, LABELS), criterion(-OUTPUTS, target=LABELS)]
     criterion(OUTPUTS, LABELS)
-    assert len(given) == 2
-    assert all(a is b for a, b in zip(given, losses, strict=True))
+    assert len(calls) == 2
+    assert all(a.result is b for a, b in zip(calls, losses, strict=True))
+    assert calls[0].arguments[0] is OUTPUTS
+    assert all(call.arguments[1] is LABELS for call in calls)
 
 
 def test_nothing_is_recorded_after_an_error():

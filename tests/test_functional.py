@@ -300,58 +300,6 @@ def test_an_error_in_get_loss_leaves_the_criterion_in_place(batch):
     assert torch.equal(functional.losses(outputs, y), expected)
 
 
-def test_samples_are_evaluated_as_the_criterion_itself_measures_them(batch):
-    X, y = batch
-    net = fitted(PenalisedNet, nn.CrossEntropyLoss, criterion__label_smoothing=0.2)
-    n_classes = net.module_(X).shape[1]
-    found = FunctionalNet(net).evaluate(Samples(X.numpy(), y.numpy()), n_classes)
-    logits = net.module_(X).detach()
-    expected = F.cross_entropy(logits, y, reduction="none")
-    np.testing.assert_allclose(found.losses, expected, rtol=1e-12)
-    np.testing.assert_allclose(found.log_proba, logits.log_softmax(1), rtol=1e-5)
-    assert found.log_proba.dtype == np.float32
-    assert found.mean_target is None
-
-
-class Twice(nn.Module):
-    """A criterion that torch does not know: twice the cross entropy."""
-
-    reduction = "mean"
-
-    def forward(self, outputs, y):
-        losses = -2 * outputs.log_softmax(1)[torch.arange(len(y)), y]
-        return losses if self.reduction == "none" else losses.mean()
-
-
-def test_of_any_criterion_classes_are_as_likely_as_their_losses_say(batch):
-    X, y = batch
-    net = fitted(NeuralNetClassifier, Twice)
-    logits = net.module_(X).detach()
-    found = FunctionalNet(net).evaluate(Samples(X.numpy(), y.numpy()), logits.shape[1])
-    expected = (2 * logits).log_softmax(1)
-    np.testing.assert_allclose(found.log_proba, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_images_are_compared_with_a_constant():
-    net = NeuralNetRegressor(nn.Conv2d, module__in_channels=1, module__out_channels=1)
-    net.set_params(module__kernel_size=1, batch_size=4).initialize()
-    X, constant = torch.randn(6, 1, 2, 2), torch.randn(1, 2, 2)
-    found = FunctionalNet(net).evaluate(Samples(X, X), constant=constant.numpy())
-    assert found.log_proba is None
-    expected = ((net.module_(X) - X) ** 2).mean((1, 2, 3)).detach()
-    np.testing.assert_allclose(found.losses, expected, rtol=1e-6)
-    np.testing.assert_allclose(found.mean_target, X.mean(0), rtol=1e-5)
-    assert found.constant_loss == pytest.approx(float(((constant - X) ** 2).mean()))
-
-
-def test_no_samples_have_no_losses():
-    functional = FunctionalNet(fitted(NeuralNetClassifier, nn.CrossEntropyLoss))
-    found = functional.evaluate(Samples(np.empty((0, 4)), np.empty(0, dtype=int)))
-    assert found.losses.shape == (0,)
-    assert found.log_proba is None
-    assert np.isnan(found.constant_loss)
-
-
 @pytest.mark.filterwarnings("ignore:You set iterator_valid__shuffle=True")
 def test_a_shuffling_iterator_does_not_shuffle_the_scores():
     net = fitted(
@@ -392,11 +340,82 @@ def test_all_parameters_frozen_is_refused():
         FunctionalNet(net)
 
 
-def test_module_with_several_outputs_is_refused(batch):
-    net = NeuralNet(nn.LSTM, nn.MSELoss, module__input_size=4, module__hidden_size=2)
-    functional = FunctionalNet(net.initialize())
-    with pytest.raises(ValueError, match="must return one tensor"):
+class ReturnsSeveral(MLP):
+    """A dict, as language models return, with hidden values and a constant."""
+
+    def forward(self, X):
+        hidden = self.first(X)
+        return {
+            "logits": self.second(torch.tanh(hidden)),
+            "loss": None,
+            "hidden": (hidden, X.argmax(1)),
+        }
+
+
+class PicksLogits(NeuralNetClassifier):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        hidden, largest = y_pred["hidden"]
+        assert largest.dtype == torch.int64
+        assert y_pred["loss"] is None
+        logits = y_pred["logits"]
+        loss = super().get_loss(logits, y_true, *args, **kwargs)
+        each = hidden.square().mean(1)
+        return loss + (each if loss.ndim else each.mean())
+
+
+def test_modules_may_return_several_tensors_of_which_get_loss_makes_a_loss(batch):
+    X, y = batch
+    torch.manual_seed(0)
+    net = PicksLogits(ReturnsSeveral, criterion=nn.CrossEntropyLoss).initialize()
+    net.module_.double()
+    functional = FunctionalNet(net)
+    outputs = functional.outputs(functional.theta, X)
+    assert functional.returns_several
+    returned = net.module_(X)
+    hidden = returned["hidden"][0]
+    plain = F.cross_entropy(returned["logits"], y, reduction="none")
+    found = losses_of(functional, X, y)
+    torch.testing.assert_close(found, plain + hidden.square().mean(1))
+    # What it adds to the criterion says nothing of the sample.
+    torch.testing.assert_close(functional.criterion_losses(outputs, y), plain)
+    given, targets = functional.given_to_criterion(outputs, y)
+    torch.testing.assert_close(given, returned["logits"])
+    assert targets is y
+    # Along a direction, all of them are differentiated.
+    direction = torch.randn(functional.theta.shape, dtype=torch.float64)
+    _, along = functional.jvp(X, direction)
+    step = 1e-6 * direction
+    after, before = (
+        functional.natural_outputs(functional.theta + s, X) for s in (step, -step)
+    )
+    torch.testing.assert_close(along, (after - before) / 2e-6, rtol=1e-5, atol=1e-7)
+
+
+def test_modules_without_a_tensor_of_numbers_are_refused(batch):
+    class Counts(MLP):
+        def forward(self, X):
+            return [super().forward(X).argmax(1)]
+
+    net = NeuralNetClassifier(Counts, criterion=nn.CrossEntropyLoss).initialize()
+    functional = FunctionalNet(net)
+    with pytest.raises(ValueError, match="must return a tensor of real numbers.* list"):
         functional.outputs(functional.theta, batch[0].float())
+
+
+def test_a_compiled_criterion_is_that_which_was_compiled(batch):
+    options = {"criterion__label_smoothing": 0.2}
+    plain = fitted(NeuralNetClassifier, nn.CrossEntropyLoss, **options)
+    compiled = copy.deepcopy(plain)
+    compiled.criterion_ = torch.compile(plain.criterion_)
+    X, y = batch
+    found, expected = map(FunctionalNet, (compiled, plain))
+    outputs = expected.outputs(expected.theta, X)
+    for net in (found, expected):
+        net.theta = expected.theta
+    assert torch.equal(
+        found.criterion_losses(outputs, y), expected.criterion_losses(outputs, y)
+    )
+    assert torch.equal(found.losses(outputs, y), expected.losses(outputs, y))
 
 
 def test_a_collate_that_reorders_samples_is_refused(batch):

@@ -17,6 +17,7 @@ from sk_datadrop._engine import Request, split_groups
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import influence
 from sk_datadrop._objective import HeldOutObjective
+from sk_datadrop._reading import Reading
 from sk_datadrop._samples import Samples, class_codes
 
 N_TRAIN, N_HELD_OUT, N_FEATURES = 150, 40, 5
@@ -46,6 +47,7 @@ def score(
     train,
     held_out,
     kind="loss",
+    reading=None,
     *,
     curvature=EXACT,
     solver=DENSE,
@@ -56,7 +58,7 @@ def score(
     return influence(
         FunctionalNet(net),
         train,
-        HeldOutObjective(kind, held_out),
+        HeldOutObjective(kind, held_out, reading),
         curvature=curvature,
         solver=solver,
         autocast=autocast,
@@ -164,9 +166,10 @@ def test_sign_and_size_against_refits_without_each_sample(
         effects.append(measure(W_without) - measure(W))
 
     net = linear_net(net_class, criterion, W)
-    top = score(net, train, held_out, kind).solver_result.top_eigenvalue
+    reading = Reading("logits", n_classes=3) if has_classes else None
+    top = score(net, train, held_out, kind, reading).solver_result.top_eigenvalue
     curvature = GaussNewton(damping=ridge / top, n_samples=None)
-    scores = score(net, train, held_out, kind, curvature=curvature).train[0]
+    scores = score(net, train, held_out, kind, reading, curvature=curvature).train[0]
     assert np.corrcoef(scores, effects)[0, 1] >= 0.98
     slope = scores @ effects / (scores @ scores)
     assert 0.8 < slope < 1.25

@@ -8,8 +8,8 @@ from skorch import NeuralNetBinaryClassifier, NeuralNetRegressor
 from test_plan import NoTraining
 
 from sk_datadrop import DataDropoutClassifier, DataDropoutRegressor, DatasetRows
-from sk_datadrop._inputs import (
-    check_inputs,
+from sk_datadrop._inputs import check_inputs
+from sk_datadrop._targets import (
     check_real_targets,
     class_targets,
     encode_labels,

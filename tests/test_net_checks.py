@@ -26,6 +26,7 @@ from sk_datadrop._net_checks import (
     probe_net,
     warn_of_unused_parameters,
 )
+from sk_datadrop._reading import Reading
 from sk_datadrop._samples import Samples
 
 X = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
@@ -223,9 +224,10 @@ def probe(net, n_classes=3):
 def test_the_probe_is_an_untrained_clone_of_the_seed():
     net = NeuralNetClassifier(MLP, criterion=nn.CrossEntropyLoss)
     state = torch.get_rng_state()
-    (first, shape), (second, _) = probe(net), probe(net)
+    (first, shape, reading), (second, _, _) = probe(net), probe(net)
     assert torch.equal(torch.get_rng_state(), state)
-    assert shape == (3,)
+    assert shape == ()
+    assert reading == Reading("logits", n_classes=3, ignored=-100)
     assert not net.initialized_
     torch.testing.assert_close(
         first.module_.state_dict(), second.module_.state_dict(), rtol=0, atol=0
@@ -244,7 +246,7 @@ def test_callbacks_may_give_the_module_its_shape():
         module__n_outputs=7,
         callbacks=[SetsTheNumberOfOutputs],
     )
-    assert probe(net)[1] == (3,)
+    assert probe(net).reading.n_classes == 3
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,7 @@ def test_callbacks_may_give_the_module_its_shape():
             NeuralNet,
             {"module": nn.LSTM, "module__input_size": 4, "module__hidden_size": 3},
             3,
-            "must return one tensor",
+            "the module returns a tuple of tensors, with which the loss failed",
         ),
     ],
 )
@@ -289,23 +291,26 @@ def test_nets_that_do_not_suit_the_samples_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("shape", "output_shape", "matched"),
+    ("shape", "given", "matched"),
     [
-        ((5,), (), (5,)),
-        ((5,), (1,), (5, 1)),
-        ((5, 1), (1,), (5, 1)),
-        ((5, 2, 3), (2, 3), (5, 2, 3)),
-        ((5,), (2,), None),
-        ((5, 1), (), None),
-        ((5, 2), (2, 1), None),
+        ((), (), ()),
+        ((), (1,), (1,)),
+        ((1,), (1,), (1,)),
+        ((2, 3), (2, 3), (2, 3)),
+        ((), (2,), None),
+        ((1,), (), None),
+        ((2,), (2, 1), None),
     ],
 )
-def test_targets_are_brought_to_the_shape_of_the_outputs(shape, output_shape, matched):
-    y = np.zeros(shape)
+def test_targets_are_brought_to_the_shape_of_the_outputs(shape, given, matched):
     if matched is None:
-        with pytest.raises(
-            ValueError, match="Give the module as many outputs as y has"
-        ):
-            match_targets(y, output_shape)
+        message = "Give the module as many outputs as y has"
+        with pytest.raises(ValueError, match=message):
+            match_targets(shape, given, nn.MSELoss())
+        assert match_targets(shape, given, Quantiles()) == shape
     else:
-        assert match_targets(y, output_shape).shape == matched
+        assert match_targets(shape, given, nn.MSELoss()) == matched
+
+
+class Quantiles(nn.Module):
+    """A criterion of the user's, of several outputs for one target."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sk_datadrop import influence_scores
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._objective import HeldOutObjective, check_objective
+from sk_datadrop._reading import Reading
 from sk_datadrop._samples import Samples
 
 
@@ -30,10 +31,13 @@ def samples():
     return Samples(X, y, codes=y)
 
 
-def values_of(objective, net, scales=1.0):
+LOGITS = Reading("logits", n_classes=3)
+
+
+def values_of(objective, net):
     functional = FunctionalNet(net)
     X, y = (torch.as_tensor(a) for a in (objective.samples.X, objective.samples.y))
-    return objective.values(functional, functional.theta, X, y, scales)
+    return objective.values(functional, functional.theta, X, y)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
@@ -41,7 +45,8 @@ def test_bounded_is_one_minus_the_probability_of_the_given_class(samples, scale)
     net = classifier()
     probabilities = net.module_(torch.as_tensor(samples.X)).softmax(1)
     known = probabilities[torch.arange(9), torch.as_tensor(samples.y)]
-    found = values_of(HeldOutObjective("bounded", samples), net, scale)
+    objective = HeldOutObjective("bounded", samples, LOGITS, np.full(3, scale))
+    found = values_of(objective, net)
     torch.testing.assert_close(found, 1 - known ** (1 / scale))
 
 
@@ -59,7 +64,7 @@ def test_loss_is_the_training_loss_with_class_weights_and_smoothing(samples):
     found = values_of(HeldOutObjective("loss", samples), net)
     torch.testing.assert_close(found, expected)
     plain = F.cross_entropy(logits, torch.as_tensor(samples.y), reduction="none")
-    found = values_of(HeldOutObjective("bounded", samples), net)
+    found = values_of(HeldOutObjective("bounded", samples, LOGITS), net)
     torch.testing.assert_close(found, 1 - torch.exp(-plain))
 
 
@@ -100,7 +105,7 @@ def test_bounded_survives_a_median_of_zero(slope):
     X = np.array([[0], [0], [0], [1]], np.float32)
     objective = HeldOutObjective("bounded", Samples(X, 0 * X))
     objective = objective.scaled_by(FunctionalNet(slope))
-    values = values_of(objective, slope, objective.scales).detach()
+    values = values_of(objective, slope).detach()
     np.testing.assert_array_equal(values, [0.0, 0.0, 0.0, 1.0])
     assert objective.mean(FunctionalNet(slope)) == 0.25
 
@@ -112,19 +117,19 @@ def test_the_scale_is_the_median_loss_of_a_class_the_net_hardly_knows():
         net.module_.second.bias.copy_(torch.tensor([3.0, 0.0, -3.0]))
     X = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
     y = np.repeat([0, 2], [4, 8])
-    objective = HeldOutObjective("bounded", Samples(X, y, codes=y))
+    objective = HeldOutObjective("bounded", Samples(X, y, codes=y), LOGITS)
     functional = FunctionalNet(net)
     losses = -np.log(net.predict_proba(X)[np.arange(12), y])
     rare = np.median(losses[y == 2])
     assert rare > 4
     assert losses[y == 0].max() < 1
     scaled = objective.scaled_by(functional, batch_size=5)
-    np.testing.assert_allclose(scaled.scales, np.where(y == 2, rare, 1), rtol=1e-5)
-    values = 1 - np.exp(-losses / scaled.scales)
+    np.testing.assert_allclose(scaled.scales, [1, 1, rare], rtol=1e-5)
+    values = 1 - np.exp(-losses / scaled.scales[y])
     expected = (values[y == 0].mean() + values[y == 2].mean()) / 2
     assert scaled.mean(functional) == pytest.approx(expected, rel=1e-5)
     loss = replace(objective, kind="loss").scaled_by(functional)
-    np.testing.assert_array_equal(loss.scales, np.ones(12))
+    np.testing.assert_array_equal(loss.scales, [1])
     assert loss.mean(functional) == pytest.approx(losses.mean(), rel=1e-5)
 
 
@@ -164,7 +169,8 @@ def test_classes_weigh_the_same_in_the_gradient_of_the_bounded_objective(
         ("loss", -known.log().mean()),
     ):
         functional = FunctionalNet(net)
-        objective = HeldOutObjective(kind, samples).scaled_by(functional, batch_size)
+        objective = HeldOutObjective(kind, samples, LOGITS)
+        objective = objective.scaled_by(functional, batch_size)
         found = objective.gradients(functional, np.zeros(9, dtype=int), batch_size)
         torch.testing.assert_close(found[:, 0], flat_gradient(mean, net.module_))
 
@@ -174,7 +180,7 @@ def test_each_group_has_a_gradient_of_its_own(samples):
     probabilities = net.module_(torch.as_tensor(samples.X)).softmax(1)
     values = 1 - probabilities[torch.arange(9), torch.as_tensor(samples.y)]
     groups = np.array([0, 1, 0, 1, 0, 1, 1, 0, 0])
-    objective = HeldOutObjective("bounded", samples, scales=np.ones(9))
+    objective = HeldOutObjective("bounded", samples, LOGITS, np.ones(3))
     found = objective.gradients(FunctionalNet(net), groups, batch_size=2)
     # A sample weighs one over the number of its class, among all that are held out.
     weights = 1 / torch.tensor([6.0] * 6 + [2.0] * 2 + [1.0], dtype=torch.float64)
@@ -249,9 +255,9 @@ def test_a_penalty_on_the_weights_has_no_part_in_the_objective(samples, kind):
     for net_class in (PenalisedNet, NeuralNetClassifier):
         net = classifier(net_class)
         functional = FunctionalNet(net)
-        objective = HeldOutObjective(kind, samples).scaled_by(functional)
+        objective = HeldOutObjective(kind, samples, LOGITS).scaled_by(functional)
         scales.append(objective.scales)
-        values.append(values_of(objective, net, objective.scales))
+        values.append(values_of(objective, net))
         gradients.append(objective.gradients(functional, np.arange(9) % 2))
         means.append(objective.mean(functional))
     np.testing.assert_array_equal(*scales)
@@ -276,3 +282,68 @@ def test_a_penalty_on_the_weights_does_not_change_the_scores(blobs, kind):
         for net in (penalised, plain)
     )
     np.testing.assert_array_equal(found.influence, expected.influence)
+
+
+def of_places(outputs, y, reading, scales=None, criterion=nn.BCEWithLogitsLoss):
+    """Return the objective of outputs that a net gives as they come in."""
+    net = NeuralNetRegressor(Passes, criterion=criterion).initialize()
+    samples = Samples(np.asarray(outputs), np.asarray(y))
+    objective = HeldOutObjective("bounded", samples, reading, scales)
+    return objective, FunctionalNet(net), values_of(objective, net).detach().numpy()
+
+
+class Passes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, X):
+        return self.scale * X
+
+
+def test_of_labels_it_is_the_mean_over_them():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 4)).astype(np.float32)
+    y = rng.integers(0, 2, (6, 4)).astype(np.float32)
+    found = of_places(logits, y, Reading("logits", is_binary=True))[2]
+    p = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(found, (y * (1 - p) + (1 - y) * p).mean(1), rtol=1e-5)
+
+
+def test_of_pixels_it_is_the_mean_over_those_that_count():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 3, 2, 2)).astype(np.float32)
+    y = rng.integers(0, 3, (5, 2, 2))
+    y[0, 0], y[1] = -100, -100
+    scales = np.array([1.0, 2.0, 1.0])
+    found = of_places(logits, y, LOGITS, scales, criterion=nn.CrossEntropyLoss)[2]
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    known = np.take_along_axis(p, np.maximum(y, 0)[:, None], axis=1)[:, 0]
+    values = 1 - known ** (1 / scales[np.maximum(y, 0)])
+    np.testing.assert_allclose(found[0], values[0, 1].mean(), rtol=1e-5)
+    assert found[1] == 0
+    np.testing.assert_allclose(found[2:], values[2:].mean((1, 2)), rtol=1e-5)
+
+
+def test_scales_of_places_are_medians_over_all_places_of_a_class():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 3, 8)).astype(np.float32)
+    logits[:, 2] -= 6
+    y = rng.integers(0, 3, (5, 8))
+    objective, net, _ = of_places(logits, y, LOGITS, criterion=nn.CrossEntropyLoss)
+    surprise = np.log(np.exp(logits).sum(1)) - np.take_along_axis(
+        logits, y[:, None], axis=1
+    ).squeeze(1)
+    expected = [max(1, np.median(surprise[y == c])) for c in range(3)]
+    assert expected[2] > 5
+    scaled = objective.scaled_by(net, batch_size=2)
+    np.testing.assert_allclose(scaled.scales, expected, rtol=1e-5)
+
+
+def test_probabilities_as_targets_count_by_how_likely_a_class_is():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 3)).astype(np.float32)
+    y = rng.dirichlet(np.ones(3), 6).astype(np.float32)
+    found = of_places(logits, y, LOGITS, criterion=nn.CrossEntropyLoss)[2]
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(found, (y * (1 - p)).sum(1), rtol=1e-5)

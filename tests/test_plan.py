@@ -155,7 +155,7 @@ class TestData:
 
     def test_y_val_of_another_shape(self, regressor, plane):
         X, y = plane
-        with pytest.raises(ValueError, match=r"y_val: .* the targets \(2,\)"):
+        with pytest.raises(ValueError, match=r"y_val: the targets have shape \(2,\)"):
             DataDropoutRegressor(regressor).fit(X, y, X_val=X, y_val=np.c_[y, y])
 
 

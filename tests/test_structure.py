@@ -34,7 +34,11 @@ ORDER = [
     "_training",
     "_stateless",
     "_criteria",
+    "_outputs",
+    "_reading",
     "_functional",
+    "_evaluation",
+    "_predictions",
     "_net_checks",
     "_objective",
     "_curvature",
@@ -58,6 +62,7 @@ ORDER = [
     "_safeguards",
     "_mending",
     "_inputs",
+    "_targets",
     "_plan",
     "_scores",
     "_schedule",
@@ -84,6 +89,8 @@ EXCEPTIONS = {
     "torch.nn.modules.loss._WeightedLoss": "2026-11, the base of criteria with weights",
     "torch.nn.modules.batchnorm._NormBase": "2026-11, the base of layers with running "
     "statistics",
+    "torch.utils._pytree": "2026-11, what torch knows of nested outputs, and users add",
+    "module._orig_mod": "2026-11, the only way to what torch.compile wraps",
     "torch.mps._get_default_mps_generator": "2026-11, the only way to that generator",
     "sklearn.utils._safe_indexing": "2026-11, no public name cuts frames and lists",
 }
@@ -96,7 +103,7 @@ STAND_INS = {
 
 MAX_LINES_OF_MODULE = 450
 MAX_LINES_OF_FUNCTION = 50
-MAX_LINES_OF_PACKAGE = 10_700
+MAX_LINES_OF_PACKAGE = 12_400
 MAX_PARAMETERS = 11
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -354,7 +361,11 @@ def test_no_exception_outlives_its_use():
     sources = list(MODULES.values())
     used = {
         f"{module}.{name}" for text in sources for _, module, name in imported(text)
-    } | {ast.unparse(node) for text in sources for node in nodes(text, ast.Attribute)}
+    } | {
+        f"{whose}.{name}"
+        for text in sources
+        for whose, name in map(reached, nodes(text, ast.Attribute, ast.Call))
+    }
     assert used >= set(EXCEPTIONS)
     defined = {name for text in sources for name, _ in named_functions(text)}
     assert defined >= STAND_INS

@@ -307,13 +307,6 @@ class TestWhereChancesAreNoTargets:
         np.testing.assert_array_equal(targets, model.suggested_targets_)
         assert (targets != y).sum() == int(model.summary_.split()[1])
 
-    @pytest.mark.parametrize("criterion", [nn.BCEWithLogitsLoss, nn.PoissonNLLLoss])
-    def test_outputs_of_another_scale_are_refused(self, criterion, regressor, plane):
-        regressor.set_params(criterion=criterion)
-        model = DataDropoutRegressor(regressor, on_harmful="mend")
-        with pytest.raises(ValueError, match="'mend' moves targets toward the outputs"):
-            model.fit(*plane)
-
     def test_a_sampler_is_refused_before_round_one(self, classifier, blobs, trainings):
         classifier.set_params(
             iterator_train__shuffle=False,

@@ -1,0 +1,118 @@
+"""What a net makes of samples: losses, predictions and a constant to compare with."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._reading import Reading
+from sk_datadrop._samples import Samples
+
+
+class Evaluation(NamedTuple):
+    """What a net makes of some samples.
+
+    Losses, (n_samples,), are those by the criterion, without class weights, label
+    smoothing and penalties, of many classes per sample the mean over the places that
+    have one. There are log-probabilities, (n_samples, n_classes) or (n_samples,
+    n_classes, n_places), if there is one class per sample, or there are not too many.
+    Of other targets there are their mean, or the share of each class, the mean loss of
+    a constant prediction, and, of targets of one real value, what is left of it,
+    (n_samples,).
+    """
+
+    losses: np.ndarray
+    log_proba: np.ndarray | None = None
+    mean_target: np.ndarray | None = None
+    constant_loss: float = np.nan
+    residuals: np.ndarray | None = None
+
+
+def evaluate(
+    net: FunctionalNet,
+    samples: Samples,
+    reading: Reading | None,
+    constant: np.ndarray | None = None,
+    *,
+    most_values: int = 0,
+) -> Evaluation:
+    """Return what the net makes of samples, at its `theta`, in one pass.
+
+    The constant is the `mean_target` of an evaluation of other samples. With many
+    classes per sample no more log-probabilities of a sample are kept than
+    `most_values`.
+    """
+    if not len(samples):
+        return Evaluation(np.empty(0))
+    if reading is None:
+        return _evaluate_real(net, samples, constant)
+    return _evaluate_classes(net, samples, reading, constant, most_values)
+
+
+@torch.no_grad()
+def _evaluate_real(
+    net: FunctionalNet, samples: Samples, constant: np.ndarray | None
+) -> Evaluation:
+    losses, constant_losses, residuals = [], [], []
+    total = torch.zeros((), dtype=torch.float64)
+    for X, y in net.batches(samples):
+        outputs = net.outputs(net.theta, X)
+        losses.append(net.criterion_losses(outputs, y))
+        total = total + y.double().sum(0).cpu()
+        if y[0].numel() == 1 and (predicted := net.predicted(outputs, y)) is not None:
+            residuals.append((y - predicted).reshape(-1))
+        if constant is not None and outputs[0].numel() == constant.size:
+            same = torch.as_tensor(constant).to(outputs).reshape(outputs.shape[1:])
+            constant_losses.append(net.criterion_losses(same.expand_as(outputs), y))
+    return Evaluation(
+        _joined(losses),
+        mean_target=(total / len(samples)).numpy(),
+        constant_loss=_mean(constant_losses),
+        residuals=_joined(residuals) if residuals else None,
+    )
+
+
+@torch.no_grad()
+def _evaluate_classes(
+    net: FunctionalNet,
+    samples: Samples,
+    reading: Reading,
+    constant: np.ndarray | None,
+    most_values: int,
+) -> Evaluation:
+    losses, log_proba, constant_losses = [], [], []
+    total = torch.zeros((), dtype=torch.float64)
+    for X, y in net.batches(samples):
+        outputs = net.outputs(net.theta, X)
+        log_chances, given = net.chances(outputs, y, reading)
+        # Ignored places have a loss of zero.
+        n_given = given.sum((1, 2)).clamp_min(1e-9)
+        weight = torch.where(n_given < given.shape[2], given.shape[2] / n_given, 1)
+        losses.append(net.criterion_losses(outputs, y) * weight)
+        if samples.codes is not None:
+            log_proba.append(log_chances[:, :, 0].float().cpu())
+        elif y.ndim == 2 and log_chances[0].numel() <= most_values:
+            log_proba.append(log_chances.float().cpu())
+        each = given.double().sum(0).cpu()
+        # Columns of labels are told from each other, places of a picture are not.
+        has_columns = reading.is_binary and y.ndim == 2
+        total = total + (each if has_columns else each.sum(1, keepdim=True))
+        if constant is not None:
+            of_constant = net.losses_of_constant(outputs, y, reading, constant)
+            constant_losses.append(of_constant * weight)
+    return Evaluation(
+        _joined(losses),
+        torch.cat(log_proba).numpy() if log_proba else None,
+        (total / total.sum(0).clamp_min(torch.finfo(total.dtype).tiny)).numpy(),
+        _mean(constant_losses),
+    )
+
+
+def _joined(parts: list[Tensor]) -> np.ndarray:
+    return np.asarray(torch.cat(parts).double().cpu().numpy())
+
+
+def _mean(parts: list[Tensor]) -> float:
+    return float(_joined(parts).mean()) if parts else float(np.nan)

@@ -1,0 +1,215 @@
+"""Predictions of a trained net, in the shape and on the scale of its targets.
+
+What the net's own ``predict`` makes of outputs is a guess from its criterion, and
+fits one class per sample. Others are read from what the criterion is given.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from skorch import (
+    NeuralNet,
+    NeuralNetBinaryClassifier,
+    NeuralNetClassifier,
+    NeuralNetRegressor,
+)
+from torch import Tensor
+
+from sk_datadrop._criteria import inverse_link, original
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._reading import Reading, reading_of_known
+from sk_datadrop._samples import Samples
+
+_KNOWN_TO_SKORCH = (
+    torch.nn.CrossEntropyLoss,
+    torch.nn.NLLLoss,
+    torch.nn.BCEWithLogitsLoss,
+)
+"""Criteria whose outputs skorch makes probabilities of, or that are given them."""
+
+_OF_SKORCH = (
+    NeuralNet,
+    NeuralNetClassifier,
+    NeuralNetBinaryClassifier,
+    NeuralNetRegressor,
+)
+
+
+def _tells_by_itself(net: NeuralNet, method: str) -> bool:
+    """Tell whether a user's net has a ``predict`` or ``predict_proba`` of its own."""
+    own = getattr(type(net), method)
+    return all(own is not getattr(kind, method) for kind in _OF_SKORCH)
+
+
+def _is_read_by_skorch(net: NeuralNet, X: Any, method: str) -> bool:
+    """Tell whether a method of the net makes the right classes of its outputs.
+
+    It does if it is the user's, or told how, or knows the criterion.
+    """
+    if _tells_by_itself(net, method) or callable(net.predict_nonlinearity):
+        return True
+    is_known = isinstance(original(net.criterion_), _KNOWN_TO_SKORCH)
+    return is_known and not _returns_several(net, X)
+
+
+def _returns_several(net: NeuralNet, X: Any) -> bool:
+    """Tell whether the module returns anything but one tensor."""
+    return not isinstance(next(net.forward_iter(X[:1])), Tensor)
+
+
+class Aim(NamedTuple):
+    """What a net was trained to predict.
+
+    `like` is a target of the shape and dtype that the net takes, `shape` that of one as
+    it was given, or None if it is one class. `reading` tells how chances of classes are
+    read, None if targets are none.
+    """
+
+    reading: Reading | None
+    like: np.ndarray
+    shape: tuple[int, ...] | None
+
+
+def predict_codes(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
+    """Return positions of classes, (n_samples,), or many per sample as they are given.
+
+    They are those of the net's own ``predict``, where that knows what it does.
+    """
+    reading = aim.reading
+    if reading is None or (aim.shape is None and _is_read_by_skorch(net, X, "predict")):
+        predicted = np.asarray(net.predict(X))
+        # skorch's base class predicts probabilities.
+        codes = predicted.argmax(1) if predicted.ndim > 1 else predicted
+        return codes.astype(np.int64)
+    codes = _chances_for(net, X, aim, reading).argmax(axis=1)
+    if aim.shape is None:
+        return np.asarray(codes[:, 0])
+    if reading.is_binary:
+        codes = codes + (1 - codes) * int(reading.first)
+    return np.asarray(codes.reshape(len(codes), *aim.shape))
+
+
+def predict_proba(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
+    """Return probabilities of classes, (n_samples, n_classes), in double precision.
+
+    With many classes per sample that of the second, (n_samples, ...) as the targets, or
+    those of all if there are more, (n_samples, n_classes, ...). Raises a ValueError if
+    the net's own ``predict_proba`` gives something else.
+    """
+    reading = aim.reading
+    by_net = reading is None or (
+        aim.shape is None and _is_read_by_skorch(net, X, "predict_proba")
+    )
+    if reading is None or by_net:
+        return _checked(net, np.asarray(net.predict_proba(X), dtype=np.float64))
+    chances = _chances_for(net, X, aim, reading).astype(np.float64)
+    chances = chances / chances.sum(axis=1, keepdims=True)
+    shape = () if aim.shape is None else aim.shape
+    if reading.is_binary and shape:
+        return np.asarray(chances[:, 1].reshape(len(chances), *shape))
+    return np.asarray(chances.reshape(*chances.shape[:2], *shape))
+
+
+def _checked(net: NeuralNet, proba: np.ndarray) -> np.ndarray:
+    is_log = isinstance(original(net.criterion_), torch.nn.NLLLoss)
+    if is_log and not isinstance(net, NeuralNetClassifier):
+        proba = np.exp(proba)
+    sums = proba.sum(axis=1, keepdims=True)
+    if proba.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
+        raise ValueError(
+            "the net's predict_proba gives no probabilities (values from "
+            f"{proba.min():.3g} to {proba.max():.3g}). Give it a "
+            "predict_nonlinearity, such as a softmax over axis 1."
+        )
+    # Single precision leaves the sum off by 1e-7, which log_loss complains of.
+    return np.asarray(proba / sums)
+
+
+def accuracy_of_places(
+    y: np.ndarray, predicted: np.ndarray, ignored: int | None
+) -> float:
+    """Return the share of the places with a class at which it is predicted."""
+    counts = (y >= 0) if ignored is None else (y >= 0) & (y != ignored)
+    return float((y == predicted)[counts].mean())
+
+
+def predict_targets(
+    net: FunctionalNet, samples: Samples, reading: Reading | None
+) -> np.ndarray:
+    """Return what targets should be by a net, in their shape and dtype.
+
+    Of two classes at a place, as real numbers, it is the mean; of several the likeliest
+    one. Raises a ValueError if outputs are not those of targets.
+    """
+    y = samples.y
+    if reading is None:
+        return _joined(_predicted(net, samples)).reshape(len(samples), *y.shape[1:])
+    chances = _chances(net, samples, reading)
+    if reading.is_binary:
+        values = reading.first + (1 - reading.first) * chances[:, 1]
+    elif chances.shape[1] * chances.shape[2] == np.prod(y.shape[1:]):
+        values = chances
+    else:
+        values = chances.argmax(axis=1)
+    return np.asarray(values).reshape(len(samples), *y.shape[1:])
+
+
+def predict_real(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
+    """Return predictions of real targets, (n_samples, ...) as they were given.
+
+    By the net's own ``predict_nonlinearity``, if it is a function, and else by the
+    inverse link of the criterion, such as the sigmoid under BCEWithLogitsLoss. Outputs
+    of another size, such as several quantiles of a target, stay as they are.
+    """
+    if _tells_by_itself(net, "predict"):
+        predicted = np.asarray(net.predict(X))
+    elif callable(net.predict_nonlinearity):
+        predicted = np.asarray(net.predict_proba(X))
+    elif aim.reading is not None and reading_of_known(net.criterion_) is None:
+        samples = _with_any_targets(X, aim.like)
+        predicted = predict_targets(FunctionalNet(net), samples, aim.reading)
+    elif _returns_several(net, X):
+        samples = _with_any_targets(X, aim.like)
+        predicted = _joined(_predicted(FunctionalNet(net), samples))
+    else:
+        mean_of = inverse_link(net.criterion_)
+        predicted = _joined(mean_of(outputs) for outputs in net.forward_iter(X))
+    if predicted[:1].size == aim.like.size:
+        return predicted.reshape(len(predicted), *(aim.shape or ()))
+    return predicted
+
+
+def _chances_for(net: NeuralNet, X: Any, aim: Aim, reading: Reading) -> np.ndarray:
+    return _chances(FunctionalNet(net), _with_any_targets(X, aim.like), reading)
+
+
+def _with_any_targets(X: Any, like: np.ndarray) -> Samples:
+    return Samples.of(X, np.broadcast_to(like, (len(X), *like.shape)))
+
+
+@torch.no_grad()
+def _chances(net: FunctionalNet, samples: Samples, reading: Reading) -> np.ndarray:
+    log_chances = _joined(
+        net.chances(net.outputs(net.theta, X), y, reading)[0]
+        for X, y in net.batches(samples)
+    )
+    return np.asarray(np.exp(log_chances))
+
+
+@torch.no_grad()
+def _predicted(net: FunctionalNet, samples: Samples) -> Iterator[Tensor]:
+    for X, y in net.batches(samples):
+        predicted = net.predicted(net.outputs(net.theta, X), y)
+        if predicted is None:
+            raise ValueError(
+                f"the net has no prediction of targets of shape {tuple(y.shape[1:])}: "
+                "its criterion is given something of another size. Give the net a "
+                "predict method of its own."
+            )
+        yield predicted
+
+
+def _joined(parts: Any) -> np.ndarray:
+    return np.concatenate([part.detach().float().cpu().numpy() for part in parts])

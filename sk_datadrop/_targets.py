@@ -1,0 +1,166 @@
+"""Checks of y, as the estimators are handed it, and the form that a net takes it in.
+
+Labels, one per sample, are encoded; many classes per sample, of labels, tokens or
+pixels, stay the numbers that they are; all else is real.
+"""
+
+from typing import Any
+
+import numpy as np
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import assert_all_finite, check_array, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from skorch import NeuralNet, NeuralNetBinaryClassifier
+
+from sk_datadrop._criteria import OF_TWO_CLASSES
+from sk_datadrop._lazy import DatasetRows, LazyTargets
+from sk_datadrop._net_checks import Probe, probe_net
+from sk_datadrop._samples import Samples
+
+
+def check_labels(y: Any, name: str = "y") -> np.ndarray:
+    """Return labels as a 1-D array without missing values."""
+    y = column_or_1d(y, warn=True)
+    assert_all_finite(y, input_name=name)
+    check_classification_targets(y)
+    return np.asarray(y)
+
+
+def fit_labels(y: Any) -> LabelEncoder:
+    """Return an encoder of the classes, of which there must be two."""
+    encoder = LabelEncoder().fit(check_labels(y))
+    if len(encoder.classes_) < 2:
+        raise ValueError(
+            "Classifier needs at least two classes in y; got one class: "
+            f"{encoder.classes_.tolist()[0]!r}."
+        )
+    return encoder
+
+
+def encode_labels(encoder: LabelEncoder, y: Any, name: str) -> np.ndarray:
+    """Return labels as positions in the classes, dtype int64."""
+    labels = check_labels(y, name)
+    try:
+        return np.asarray(encoder.transform(labels), dtype=np.int64)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} holds a label that is not among the classes of y: {error}. Leave "
+            "out those samples, or add such samples to y."
+        ) from error
+
+
+def class_targets(net: NeuralNet, codes: np.ndarray) -> np.ndarray:
+    """Return class codes in the dtype that the criterion of the net expects."""
+    is_binary = isinstance(net, NeuralNetBinaryClassifier)
+    return codes.astype(np.float32) if is_binary else codes
+
+
+def takes_places(y: Any) -> bool:
+    """Tell whether samples have many classes each: labels, tokens or pixels."""
+    shape = y.shape if hasattr(y, "shape") else np.asarray(y).shape
+    return len(shape) > 1 and tuple(shape[1:]) != (1,)
+
+
+def check_places(X: Any, y: Any, name: str) -> Any:
+    """Return many classes per sample as int64, or as read together with X.
+
+    Raises a ValueError if they are no whole numbers, as a criterion takes them.
+    """
+    if isinstance(y, LazyTargets) and isinstance(X, DatasetRows):
+        return y.with_dtype(np.dtype(np.int64))
+    given = check_array(y, dtype=None, ensure_2d=False, allow_nd=True, input_name=name)
+    if given.dtype.kind not in "biuf" or np.any(given % 1):
+        raise ValueError(
+            f"{name} of shape {given.shape} must hold whole numbers, the classes from "
+            f"0 on or which of the labels apply; got {given.reshape(-1)[0]!r}, among "
+            "others. Use MultiLabelBinarizer or LabelEncoder of scikit-learn, or "
+            "DataDropoutRegressor for probabilities."
+        )
+    return given.astype(np.int64)
+
+
+def target_dtypes(criterion: Any) -> list[Any]:
+    """Return dtypes to try for many classes per sample, the likelier first."""
+    is_of_two = isinstance(criterion, type) and issubclass(criterion, OF_TWO_CLASSES)
+    likely, other = np.dtype(np.int64), np.dtype(np.float32)
+    return [other] if is_of_two else [likely, other]
+
+
+def check_real_targets(X: Any, y: Any, name: str = "y") -> Any:
+    """Return regression targets as float32, or as read together with X."""
+    if isinstance(y, LazyTargets):
+        if isinstance(X, DatasetRows):
+            return y
+        y = np.asarray(y)
+    return check_array(
+        y,
+        dtype=np.float32,
+        force_writeable=True,
+        ensure_2d=False,
+        allow_nd=True,
+        input_name=name,
+    )
+
+
+def samples_of(
+    net: NeuralNet, X: Any, y: Any, encoder: Any, name: str, has_places: bool
+) -> Samples:
+    if has_places:
+        return Samples.of(X, check_places(X, y, name))
+    if encoder is None:
+        return Samples.of(X, check_real_targets(X, y, name))
+    codes = encode_labels(encoder, y, name)
+    return Samples.of(X, class_targets(net, codes), codes)
+
+
+def probed(
+    net: NeuralNet,
+    samples: Samples,
+    classes: np.ndarray | None,
+    seed: int,
+    is_classification: bool,
+) -> tuple[Probe, Samples]:
+    """Return what a probe shows, and the samples with targets as the net takes them.
+
+    Where a sample has many classes, criteria of two take them as real numbers.
+    """
+    n_classes = None if classes is None else len(classes)
+    as_given: list[Any] = [None]
+    if is_classification and classes is None:
+        as_given = target_dtypes(net.criterion)
+    for dtype in as_given:
+        tried = samples if dtype is None else samples.with_target_dtype(dtype)
+        try:
+            probe = probe_net(
+                net,
+                tried,
+                n_classes=n_classes,
+                seed=seed,
+                is_classification=is_classification,
+            )
+        except ValueError:
+            if dtype is as_given[-1]:
+                raise
+        else:
+            break
+    return probe, matched(tried, probe, tried)
+
+
+def matched(samples: Samples, probe: Probe, like: Samples) -> Samples:
+    """Return samples whose targets have the shape and dtype that the net needs.
+
+    Raises a ValueError if they are of another shape than those alike.
+    """
+    y = samples.y
+    if samples.codes is None and y.shape[1:] != probe.target_shape:
+        if y.shape[1:] != like.y.shape[1:] and np.prod(y.shape[1:]) != np.prod(
+            probe.target_shape
+        ):
+            raise ValueError(
+                f"the targets have shape {y.shape[1:]} per sample, and those to train "
+                f"on {like.y.shape[1:]}. Pass targets of the same kind."
+            )
+        y = y.reshape(len(y), *probe.target_shape)
+    as_needed = Samples.of(samples.X, y, samples.codes)
+    is_alike = y.dtype == like.y.dtype
+    return as_needed if is_alike else as_needed.with_target_dtype(like.y.dtype)

@@ -1,0 +1,141 @@
+"""What a net makes of samples, against plain torch."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import MLP, PenalisedNet
+from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
+from torch import nn
+from torch.nn import functional as F
+
+from sk_datadrop._evaluation import evaluate
+from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._reading import Reading
+from sk_datadrop._samples import Samples
+
+LOGITS = Reading("logits", n_classes=3)
+
+
+@pytest.fixture
+def samples():
+    rng = np.random.default_rng(0)
+    y = np.array([0, 1, 2, 0, 1, 2])
+    return Samples(rng.normal(size=(6, 4)).astype(np.float32), y, codes=y)
+
+
+def functional(net_class, criterion, module=MLP, **options):
+    torch.manual_seed(0)
+    return FunctionalNet(net_class(module, criterion=criterion, **options).initialize())
+
+
+def test_classes_are_measured_by_the_criterion_without_weights_and_penalties(samples):
+    net = functional(
+        PenalisedNet,
+        nn.CrossEntropyLoss,
+        criterion__label_smoothing=0.2,
+        criterion__weight=torch.tensor([1.0, 5.0, 9.0]),
+    )
+    logits = net.skorch_net.module_(torch.as_tensor(samples.X)).detach()
+    found = evaluate(net, samples, LOGITS)
+    expected = F.cross_entropy(logits, torch.as_tensor(samples.y), reduction="none")
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-6)
+    np.testing.assert_allclose(found.log_proba, logits.log_softmax(1), rtol=1e-5)
+    assert found.log_proba.dtype == np.float32
+    np.testing.assert_allclose(found.mean_target, np.full((3, 1), 1 / 3))
+
+
+def test_the_constant_predicts_the_shares_of_classes(samples):
+    net = functional(NeuralNetClassifier, nn.CrossEntropyLoss)
+    shares = np.array([[0.5], [0.3], [0.2]])
+    found = evaluate(net, samples, LOGITS, shares)
+    expected = -np.log(shares[samples.y]).mean()
+    assert found.constant_loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_images_are_compared_with_a_constant():
+    net = functional(
+        NeuralNetRegressor,
+        nn.MSELoss,
+        nn.Conv2d,
+        module__in_channels=1,
+        module__out_channels=1,
+        module__kernel_size=1,
+        batch_size=4,
+    )
+    X, constant = torch.randn(6, 1, 2, 2), torch.randn(1, 2, 2)
+    found = evaluate(net, Samples(X, X), None, constant.numpy())
+    assert found.log_proba is None
+    assert found.residuals is None
+    expected = ((net.skorch_net.module_(X) - X) ** 2).mean((1, 2, 3)).detach()
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-6)
+    np.testing.assert_allclose(found.mean_target, X.mean(0), rtol=1e-5)
+    assert found.constant_loss == pytest.approx(float(((constant - X) ** 2).mean()))
+
+
+def test_residuals_are_on_the_scale_of_the_targets():
+    net = functional(NeuralNetRegressor, nn.PoissonNLLLoss, module__n_outputs=1)
+    X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    y = np.ones((6, 1), np.float32)
+    expected = 1 - np.exp(net.skorch_net.module_(torch.as_tensor(X)).detach().numpy())
+    found = evaluate(net, Samples(X, y), None)
+    np.testing.assert_allclose(found.residuals, expected[:, 0], rtol=1e-5)
+
+
+class Labels(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 5)
+
+
+def test_labels_have_shares_and_chances_of_their_own():
+    net = functional(NeuralNet, nn.BCEWithLogitsLoss, Labels)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(8, 4)).astype(np.float32)
+    y = rng.integers(0, 2, (8, 5)).astype(np.float32)
+    reading = Reading("logits", is_binary=True)
+    found = evaluate(net, Samples(X, y), reading, most_values=10)
+    logits = net.skorch_net.module_(torch.as_tensor(X)).detach()
+    assert found.log_proba.shape == (8, 2, 5)
+    np.testing.assert_allclose(
+        np.exp(found.log_proba[:, 1]), torch.sigmoid(logits), rtol=1e-5
+    )
+    np.testing.assert_allclose(found.mean_target, [1 - y.mean(0), y.mean(0)], rtol=1e-6)
+    expected = F.binary_cross_entropy_with_logits(
+        logits, torch.as_tensor(y), reduction="none"
+    ).mean(1)
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-6)
+    # Too many of them are not kept.
+    assert evaluate(net, Samples(X, y), reading, most_values=9).log_proba is None
+
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 21)
+
+    def forward(self, X):
+        return self.linear(X).reshape(len(X), 3, 7)
+
+
+def test_places_that_are_ignored_do_not_count():
+    net = functional(NeuralNet, nn.CrossEntropyLoss, Tagger)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4, 4)).astype(np.float32)
+    y = rng.integers(0, 3, (4, 7))
+    y[:, 5:] = y[2] = -100
+    found = evaluate(net, Samples(X, y), LOGITS, np.full((3, 1), 1 / 3))
+    logits = net.skorch_net.module_(torch.as_tensor(X)).detach()
+    each = F.cross_entropy(logits, torch.as_tensor(y), reduction="none").numpy()
+    expected = np.where(np.arange(4) == 2, 0, each[:, :5].mean(1))
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-5)
+    counts = np.bincount(y[y >= 0], minlength=3)
+    np.testing.assert_allclose(found.mean_target[:, 0], counts / counts.sum())
+    assert found.constant_loss == pytest.approx(3 / 4 * np.log(3), rel=1e-5)
+
+
+def test_no_samples_have_no_losses():
+    net = functional(NeuralNetClassifier, nn.CrossEntropyLoss)
+    none = Samples(np.empty((0, 4)), np.empty(0, dtype=int))
+    found = evaluate(net, none, LOGITS)
+    assert found.losses.shape == (0,)
+    assert found.log_proba is None
+    assert np.isnan(found.constant_loss)
