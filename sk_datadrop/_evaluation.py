@@ -7,23 +7,25 @@ import torch
 from torch import Tensor
 
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._reading import Reading
+from sk_datadrop._reading import Reading, surprise
 from sk_datadrop._samples import Samples
 
 
 class Evaluation(NamedTuple):
     """What a net makes of some samples.
 
-    Losses, (n_samples,), are those by the criterion, without class weights, label
-    smoothing and penalties, of many classes per sample the mean over the places that
-    have one. There are log-probabilities, (n_samples, n_classes) or (n_samples,
+    Losses, (n_samples,), are those by the criterion, without penalties; of classes they
+    are minus the log-probability of the given one, the mean over the places that have
+    one, so that no weight of a class counts. There are log-probabilities, (n_samples, n_classes) or (n_samples,
     n_classes, n_places), if there is one class per sample, or there are not too many.
-    Of other targets there are their mean, or the share of each class, the mean loss of
-    a constant prediction, and, of targets of one real value, what is left of it,
-    (n_samples,).
+    Of other targets there are their mean, or the share of each class, and, of targets
+    of one real value, what is left of it, (n_samples,). The mean loss by the criterion,
+    without class weights and label smoothing of torch's, compares with that of a
+    constant prediction.
     """
 
     losses: np.ndarray
+    mean_loss: float = np.nan
     log_proba: np.ndarray | None = None
     mean_target: np.ndarray | None = None
     constant_loss: float = np.nan
@@ -68,6 +70,7 @@ def _evaluate_real(
             constant_losses.append(net.criterion_losses(same.expand_as(outputs), y))
     return Evaluation(
         _joined(losses),
+        _mean(losses),
         mean_target=(total / len(samples)).numpy(),
         constant_loss=_mean(constant_losses),
         residuals=_joined(residuals) if residuals else None,
@@ -82,7 +85,7 @@ def _evaluate_classes(
     constant: np.ndarray | None,
     most_values: int,
 ) -> Evaluation:
-    losses, log_proba, constant_losses = [], [], []
+    losses, by_criterion, log_proba, constant_losses = [], [], [], []
     total = torch.zeros((), dtype=torch.float64)
     for X, y in net.batches(samples):
         outputs = net.outputs(net.theta, X)
@@ -90,7 +93,8 @@ def _evaluate_classes(
         # Ignored places have a loss of zero.
         n_given = given.sum((1, 2)).clamp_min(1e-9)
         weight = torch.where(n_given < given.shape[2], given.shape[2] / n_given, 1)
-        losses.append(net.criterion_losses(outputs, y) * weight)
+        losses.append(surprise(log_chances, given))
+        by_criterion.append(net.criterion_losses(outputs, y) * weight)
         if samples.codes is not None:
             log_proba.append(log_chances[:, :, 0].float().cpu())
         elif y.ndim == 2 and log_chances[0].numel() <= most_values:
@@ -104,6 +108,7 @@ def _evaluate_classes(
             constant_losses.append(of_constant * weight)
     return Evaluation(
         _joined(losses),
+        _mean(by_criterion),
         torch.cat(log_proba).numpy() if log_proba else None,
         (total / total.sum(0).clamp_min(torch.finfo(total.dtype).tiny)).numpy(),
         _mean(constant_losses),

@@ -135,25 +135,24 @@ def accuracy_of_places(
     return float((y == predicted)[counts].mean())
 
 
-def predict_targets(
+def expected_targets(
     net: FunctionalNet, samples: Samples, reading: Reading | None
 ) -> np.ndarray:
-    """Return what targets should be by a net, in their shape and dtype.
+    """Return what targets should be by a net, as numbers to take the mean of.
 
-    Of two classes at a place, as real numbers, it is the mean; of several the likeliest
-    one. Raises a ValueError if outputs are not those of targets.
+    Of one class of several, (n_samples, n_classes, n_places), how likely each is;
+    otherwise of the shape of the targets. Raises a ValueError if outputs are not those
+    of targets.
     """
-    y = samples.y
+    shape = samples.y.shape[1:]
     if reading is None:
-        return _joined(_predicted(net, samples)).reshape(len(samples), *y.shape[1:])
+        return _joined(_predicted(net, samples)).reshape(len(samples), *shape)
     chances = _chances(net, samples, reading)
     if reading.is_binary:
         values = reading.first + (1 - reading.first) * chances[:, 1]
-    elif chances.shape[1] * chances.shape[2] == np.prod(y.shape[1:]):
-        values = chances
-    else:
-        values = chances.argmax(axis=1)
-    return np.asarray(values).reshape(len(samples), *y.shape[1:])
+        return values.reshape(len(samples), *shape)
+    are_chances = chances[0].size == np.prod(shape)
+    return chances.reshape(len(samples), *shape) if are_chances else chances
 
 
 def predict_real(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
@@ -169,7 +168,7 @@ def predict_real(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
         predicted = np.asarray(net.predict_proba(X))
     elif aim.reading is not None and reading_of_known(net.criterion_) is None:
         samples = _with_any_targets(X, aim.like)
-        predicted = predict_targets(FunctionalNet(net), samples, aim.reading)
+        predicted = expected_targets(FunctionalNet(net), samples, aim.reading)
     elif _returns_several(net, X):
         samples = _with_any_targets(X, aim.like)
         predicted = _joined(_predicted(FunctionalNet(net), samples))

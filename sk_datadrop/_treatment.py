@@ -20,7 +20,7 @@ from sk_datadrop._mending import (
     suggest_values,
 )
 from sk_datadrop._plan import Plan
-from sk_datadrop._predictions import predict_targets
+from sk_datadrop._predictions import expected_targets
 from sk_datadrop._safeguards import Verdict
 from sk_datadrop._targets import class_targets
 
@@ -61,14 +61,39 @@ def treat(
             mended = chances_of_classes(others, codes, doubt(chance))
             return Treatment(None, _as_targets(plan.net, mended), suggestion)
         return Treatment(None, class_targets(plan.net, suggestion.targets), suggestion)
-    if evidence.residuals is None and not is_mended:
+    if evidence.residuals is None and on_harmful != "mend":
         # Pictures: as many as there are samples, for nobody who asked.
         return Treatment(weights)
     y = np.asarray(plan.samples.y)
     predicted = _held_out_predictions(plan, evidence, y, chance, nets)
-    targets = mend_values(y, predicted, doubt(chance)) if is_mended else None
-    suggestion = suggest_values(y, predicted, chance, suspicion)
-    return Treatment(weights, targets, suggestion)
+    as_classes = _as_classes(plan, y, predicted)
+    suggestion = suggest_values(y, as_classes, chance, suspicion)
+    if not is_mended:
+        return Treatment(weights, None, suggestion)
+    if predicted is as_classes or _takes_chances_of_two(plan):
+        return Treatment(None, mend_values(y, predicted, doubt(chance)), suggestion)
+    return Treatment(None, suggestion.targets, suggestion)
+
+
+def _as_classes(plan: Plan, y: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return predictions as classes, where targets are many of them per sample."""
+    reading = plan.reading
+    if reading is None or not plan.is_classification:
+        return predicted
+    if reading.is_binary:
+        second = predicted > (1 + reading.first) / 2
+        classes = np.where(second, 1, reading.first)
+        predicted = np.where(np.isnan(predicted), np.nan, classes)
+    has_none = reading.codes(y).reshape(y.shape) < 0
+    return np.where(has_none, y, predicted)
+
+
+def _takes_chances_of_two(plan: Plan) -> bool:
+    """Tell whether the chance of the second class may be a target."""
+    criterion = plan.net.criterion
+    return isinstance(criterion, type) and issubclass(
+        criterion, torch.nn.BCEWithLogitsLoss | torch.nn.BCELoss
+    )
 
 
 def _takes_chances(plan: Plan) -> bool:
@@ -110,14 +135,26 @@ def _held_out_predictions(
     if evidence.residuals is not None:
         residuals = mean_influence(evidence.residuals)
         return np.asarray(y - residuals.reshape(y.shape))
-    total, count = np.zeros(y.shape), np.zeros(len(y))
+    asked = np.flatnonzero(chance > 0)
+    total: Any = 0.0
+    count = np.zeros(len(asked))
     for (net, state), held_out in zip(nets, evidence.held_out, strict=True):
         # With samples to validate on, the only net has trained on all of them.
-        asked = held_out if evidence.held_out.any() else np.ones(len(y), dtype=bool)
-        rows = np.flatnonzero(asked & (chance > 0))
-        if len(rows):
-            functional = FunctionalNet(net, state)
-            total[rows] += predict_targets(functional, plan.samples[rows], plan.reading)
-            count[rows] += 1
-    with np.errstate(invalid="ignore"):
-        return np.asarray(total / count.reshape(len(y), *[1] * (y.ndim - 1)))
+        of_split = held_out[asked] | (not evidence.held_out.any())
+        if of_split.any():
+            samples = plan.samples[asked[of_split]]
+            expected = expected_targets(
+                FunctionalNet(net, state), samples, plan.reading
+            )
+            if np.ndim(total) == 0:
+                total = np.zeros((len(asked), *expected.shape[1:]))
+            total[of_split] += expected
+            count[of_split] += 1
+    predicted = np.full(y.shape, np.nan)
+    if np.ndim(total):
+        known = count > 0
+        mean = total[known] / count[known].reshape(-1, *[1] * (total.ndim - 1))
+        if mean[:1].size != y[:1].size:
+            mean = mean.argmax(axis=1)
+        predicted[asked[known]] = mean.reshape(-1, *y.shape[1:])
+    return predicted

@@ -178,7 +178,7 @@ def _course(training: Training, held_out: Samples, on_held_out: Evaluation) -> C
     gain = _gain_in_spread(on_held_out.residuals, held_out.y)
     return Course(
         np.array(training.held_out_losses),
-        float(on_held_out.losses.mean()),
+        on_held_out.mean_loss,
         on_held_out.constant_loss,
         gain,
     )

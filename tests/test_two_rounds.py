@@ -296,7 +296,7 @@ class TestGather:
     def result(self, scores):
         """Losses are the influences of the first view, and so are log-probabilities."""
         on_train, on_held_out = (
-            Evaluation(part[0], np.stack([part[0]] * 3, axis=1))
+            Evaluation(part[0], log_proba=np.stack([part[0]] * 3, axis=1))
             for part in (scores.train, scores.held_out)
         )
         return SplitResult(None, scores, on_train, on_held_out, None, None, {}, [])
