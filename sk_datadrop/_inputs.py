@@ -7,63 +7,234 @@ with a sentence that says what to do.
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 from skorch import NeuralNet, NeuralNetBinaryClassifier
-from skorch.dataset import Dataset as ArrayDataset
+from torch.utils.data import DataLoader
 
+from sk_datadrop._batches import collates, has_own_dataset
+from sk_datadrop._casting import FLOATS, Casting
 from sk_datadrop._lazy import (
+    ArrayItems,
     DatasetRows,
     LazyTargets,
     MemoryMap,
     as_lazy,
+    cast_as,
     chunks,
+    is_text,
+    rows_of_objects,
+    shape_of,
     with_own_targets,
+    with_shape,
 )
+from sk_datadrop._reading import common_shape
 
 
-def with_targets_given(net: NeuralNet, X: Any, y: Any) -> tuple[Any, Any]:
+def with_targets_given(
+    net: NeuralNet, X: Any, y: Any, shape: Any = None
+) -> tuple[Any, Any]:
     """Return X and y, lazy ones wrapped; y of a data set if it is None."""
-    lazy = _as_lazy(net, X)
+    lazy = _as_lazy(net, X, y, shape)
     return (X, y) if lazy is None else with_own_targets(lazy, y)
 
 
 def check_inputs(
-    owner: Any, X: Any, *, reset: bool, shape: tuple[int, ...] | None = None
+    owner: Any,
+    X: Any,
+    *,
+    reset: bool,
+    shape: Any = None,
+    casting: Casting | None = FLOATS,
 ) -> Any:
-    """Check X, and return it as a float32 array or as `DatasetRows`.
+    """Check X, and return it as an array or as `DatasetRows`.
 
     The owner learns the number and names of the features if `reset`, and compares with
-    them otherwise. Each sample must have the shape, if one is given.
+    them otherwise. Each sample must have the shape, if one is given. A casting of None
+    leaves the dtype as it is.
     """
     minimum = 2 if reset else 1
-    if (lazy := _as_lazy(owner.estimator, X)) is None:
-        X = validate_data(
+    if (lazy := _as_lazy(owner.estimator, X, shape=shape)) is None:
+        X = _as_array(owner, X, reset, minimum)
+    else:
+        _check_lazy(lazy, minimum)
+        if reset:
+            lazy = with_shape(lazy, common_shape(lazy, owner.estimator))
+        X = validate_data(owner, lazy, reset=reset, skip_check_array=True)
+    if shape is not None:
+        _check_shape(type(owner).__name__, owner.estimator, X, shape)
+    if casting is None:
+        return X
+    cast = cast_as(X, casting)
+    if isinstance(X, np.ndarray) and X.dtype == np.float64:
+        _check_finite(cast, None)
+    return cast
+
+
+def _as_array(owner: Any, X: Any, reset: bool, minimum: int) -> np.ndarray:
+    """Return samples in memory as an array of numbers, in a dtype of their own."""
+    names = getattr(X, "columns", None)
+    if isinstance(X, torch.Tensor):
+        X = _of_tensor(X)
+    try:
+        array = validate_data(
             owner,
             X,
             reset=reset,
             ensure_min_samples=minimum,
-            dtype=np.float32,
+            dtype=_integers_of(X) or "numeric",
             allow_nd=True,
+            ensure_all_finite=False,
             # torch warns of read-only arrays, as those of a DataFrame may be.
             force_writeable=True,
         )
-    else:
-        _check_lazy(lazy, minimum)
-        X = validate_data(owner, lazy, reset=reset, skip_check_array=True)
-    if shape is not None and X.shape[1:] != shape:
-        raise ValueError(
-            f"X has samples of shape {X.shape[1:]}, but {type(owner).__name__} was "
-            f"fitted on samples of shape {shape}."
+    except (ValueError, TypeError) as error:
+        if (advice := _text_in(X)) is None:
+            raise
+        raise ValueError(advice) from error
+    if array.dtype.kind == "f":
+        _check_finite(array, names)
+    return np.asarray(array)
+
+
+def _of_tensor(X: torch.Tensor) -> np.ndarray:
+    if X.layout != torch.strided:
+        raise TypeError(
+            "Sparse data was passed for X, but dense data is required. Use "
+            "'.to_dense()' to convert to a dense tensor."
         )
-    return X
+    X = X.detach().cpu()
+    return np.asarray(
+        (X.float() if X.dtype.itemsize < 4 and X.is_floating_point() else X).numpy()
+    )
+
+
+def _integers_of(X: Any) -> Any:
+    """Return the dtype of a frame that holds nothing but integers, or None."""
+    dtypes = getattr(X, "dtypes", None)
+    if not hasattr(X, "iloc") or dtypes is None or X.ndim != 2 or not X.shape[1]:
+        return None
+    kinds = [getattr(d, "categories", d) for d in dtypes]
+    kinds = [getattr(kind, "dtype", kind) for kind in kinds]
+    are_whole = all(getattr(kind, "kind", "O") in "iu" for kind in kinds)
+    # Missing values are no integers.
+    return np.int64 if are_whole and not X.isna().to_numpy().any() else None
+
+
+def _check_finite(X: np.ndarray, names: Any) -> None:
+    """Raise a ValueError that says where values are no finite numbers."""
+    if X.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(X.sum(dtype=np.float64)):
+            return
+    is_bad = ~np.isfinite(X)
+    if not is_bad.any():
+        return
+    rows = np.flatnonzero(is_bad.reshape(len(X), -1).any(axis=1))
+    what = "NaN"
+    if not np.isnan(X).any():
+        what = f"infinity or a value too large for {X.dtype}"
+    where = f"{len(rows)} of {len(X)} samples, the first at position {rows[0]}"
+    if X.ndim == 2:
+        columns = np.flatnonzero(is_bad.any(axis=0))
+        shown = [str(c if names is None else names[c]) for c in columns[:5]]
+        more = ", ..." if len(columns) > 5 else ""
+        where += f", column {', '.join(shown)}{more}"
+    raise ValueError(
+        f"Input X contains {what}: in {where}. Fill such values in, as "
+        "sklearn.impute.SimpleImputer does in a pipeline, or leave the samples out."
+    )
+
+
+def _text_in(X: Any) -> str | None:
+    """Return what to say of values that are no numbers; None if all are."""
+    if hasattr(X, "iloc") and hasattr(X, "columns"):
+        bad = [str(c) for n, c in enumerate(X.columns) if _is_text(X.iloc[:, n])]
+        if not bad:
+            return None
+        return (
+            f"X has columns that hold no numbers: {', '.join(bad[:10])}"
+            f"{', ...' if len(bad) > 10 else ''}. Encode them before, such as by "
+            "sklearn.preprocessing.OrdinalEncoder (for embeddings) or OneHotEncoder, "
+            "in a ColumnTransformer and a pipeline."
+        )
+    if not _is_text(X):
+        return None
+    return (
+        "X holds text, and a net takes numbers. Encode it before: words by a tokenizer "
+        "or a vectorizer, categories by sklearn.preprocessing.OrdinalEncoder or "
+        "OneHotEncoder, in a pipeline. Or give the net a data set class or a "
+        "collate_fn that does."
+    )
+
+
+def _is_text(values: Any) -> bool:
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "biuf":
+            return False
+        if array.dtype.kind != "M":
+            array.astype(float)
+            return False
+    except (ValueError, TypeError):
+        kinds = str | bytes
+        first = np.ravel(np.asarray(values, dtype=object))
+        return any(isinstance(value, kinds) for value in first)
+    return True
+
+
+def _check_shape(name: str, net: NeuralNet, X: Any, shape: Any) -> None:
+    """Raise a ValueError unless samples have the shape of those seen in ``fit``."""
+    found = shape_of(X)
+    if (
+        isinstance(shape, dict)
+        and isinstance(found, dict)
+        and found.keys() != shape.keys()
+    ):
+        raise ValueError(
+            f"X holds {', '.join(map(repr, found))}, but {name} was fitted on "
+            f"{', '.join(map(repr, shape))}. Give X the same parts."
+        )
+    ragged = collates(net) and isinstance(X, DatasetRows)
+    if not ragged and not _match(found, shape):
+        raise ValueError(
+            f"X has samples of shape {found}, but {name} was fitted on samples of "
+            f"shape {shape}."
+        )
+
+
+def _match(found: Any, shape: Any) -> bool:
+    """Tell whether shapes agree; None agrees with all."""
+    if found is None or shape is None:
+        return True
+    if type(found) is not type(shape):
+        return False
+    if isinstance(shape, dict):
+        return all(_match(found[key], part) for key, part in shape.items())
+    if isinstance(shape, list):
+        pairs = zip(found, shape, strict=False)
+        return len(found) == len(shape) and all(_match(*pair) for pair in pairs)
+    return bool(found == shape)
 
 
 def without_targets(X: Any) -> Any:
     """Return inputs to predict for: targets of a data set are not read."""
     return X.with_targets(np.zeros(len(X))) if isinstance(X, DatasetRows) else X
+
+
+def refuse_iterators(X: Any) -> None:
+    """Raise a TypeError if X passes batches, of which no sample can be left out."""
+    if isinstance(X, DataLoader):
+        raise TypeError(
+            "X is a DataLoader, which passes batches: samples could not be left out. "
+            "Pass its data set, loader.dataset, and give the net what else it was "
+            "made with: batch_size=..., iterator_train__shuffle=True, "
+            "iterator_train__collate_fn=..., iterator_valid__collate_fn=..."
+        )
 
 
 def check_labels(y: Any, name: str = "y") -> np.ndarray:
@@ -119,11 +290,14 @@ def check_real_targets(X: Any, y: Any, name: str = "y") -> Any:
     )
 
 
-def _as_lazy(net: NeuralNet, X: Any) -> DatasetRows | None:
+def _as_lazy(net: NeuralNet, X: Any, y: Any = None, shape: Any = None) -> Any:
+    refuse_iterators(X)
     # A data set class of the user's own may change arrays as it likes.
-    if isinstance(X, np.memmap) and net.dataset is not ArrayDataset:
+    if isinstance(X, np.memmap) and has_own_dataset(net):
         return None
-    return as_lazy(X)
+    if (collates(net) or has_own_dataset(net)) and is_text(X):
+        return DatasetRows(ArrayItems(rows_of_objects(X)))
+    return as_lazy(X, y, len(shape) if isinstance(shape, list) else 0)
 
 
 def _check_lazy(X: DatasetRows, minimum: int) -> None:
@@ -137,7 +311,7 @@ def _check_lazy(X: DatasetRows, minimum: int) -> None:
             f"Found array with {len(X)} sample(s) while a minimum of {minimum} is "
             "required: give X more samples."
         )
-    if len(X.shape) < 2:
+    if shape_of(X) == () and not isinstance(X.dataset, ArrayItems):
         raise ValueError(
             "samples of a data set must be arrays of one axis or more; got single "
             "values."

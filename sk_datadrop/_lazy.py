@@ -1,7 +1,7 @@
 """Torch data sets and memory maps, read when they are needed and cut as arrays are."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -10,6 +10,21 @@ import torch
 from sklearn.utils import check_consistent_length
 from skorch.helper import SliceDataset
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+
+from sk_datadrop._casting import (
+    FLOATS,
+    Casting,
+    as_input,
+    cast_array,
+    holds_integers,
+    is_nested,
+    map_parts,
+    parts_of,
+    shapes_of,
+)
+
+_LABELS = ("labels", "label")
+"""Keys under which items of Hugging Face data sets hold the target."""
 
 _CHUNK = 2**24
 """Bytes of a memory map that are read at a time."""
@@ -24,9 +39,12 @@ class DatasetRows(Dataset[Any]):
 
     Parameters
     ----------
-    dataset : torch.utils.data.Dataset
+    dataset : torch.utils.data.Dataset, dict, tuple or list of arrays
         Map-style; its items are ``(x, y)``, or ``x`` where y is given elsewhere. Each
-        x is an array or tensor of the same shape; the net gets float32.
+        x is an array or tensor, or a dict, tuple or list of them, of the same shapes
+        unless the net has a ``collate_fn``. The net gets integers if it takes them,
+        and all else in the dtype of its parameters. An item that is a dict is x, but
+        for its "labels" or "label", which are y. Arrays are those of several inputs.
     augmented : torch.utils.data.Dataset or None, default=None
         The same samples in the same order as training sees them: with torchvision the
         same data set with another ``transform``. Scoring and prediction use `dataset`.
@@ -46,6 +64,8 @@ class DatasetRows(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, *, augmented: Any = None) -> None:
+        if isinstance(dataset, Mapping) or is_nested(dataset):
+            dataset = ArrayItems(dataset)
         in_training = dataset if augmented is None else augmented
         for name, given in (("dataset", dataset), ("augmented", in_training)):
             if isinstance(given, IterableDataset) or not hasattr(given, "__len__"):
@@ -63,7 +83,8 @@ class DatasetRows(Dataset[Any]):
         self.indices = np.arange(len(dataset))
         self._values: np.ndarray | SliceDataset | LazyTargets | None = None
         self._source = dataset
-        self._row_shape: tuple[int, ...] | None = None
+        self._casting = FLOATS
+        self._first: tuple[Any, bool] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -79,17 +100,18 @@ class DatasetRows(Dataset[Any]):
             cut._values = self._values[key]
         return cut
 
-    def _item(self, number: int) -> tuple[torch.Tensor, Any]:
+    def _item(self, number: int) -> tuple[Any, Any]:
         x, y = _parts(self._source[int(self.indices[number])])
         if self._values is not None:
             y = self._values[number]
-        x = _as_input(x)
-        if not x.isfinite().all():
-            raise ValueError(
-                "Input X contains NaN or infinity, in sample "
-                f"{self.indices[number]} of the data set. Leave such samples out, or "
-                "fill them in."
-            )
+        x = map_parts(lambda part, name: as_input(part, self._casting, name), x)
+        for part in parts_of(x):
+            if isinstance(part, torch.Tensor) and not part.isfinite().all():
+                raise ValueError(
+                    "Input X contains NaN or infinity, in sample "
+                    f"{self.indices[number]} of the data set. Leave such samples out, "
+                    "or fill them in."
+                )
         return x, self._as_target(y)
 
     def _as_target(self, y: Any) -> Any:
@@ -98,11 +120,13 @@ class DatasetRows(Dataset[Any]):
             return 0
         y = torch.as_tensor(y if isinstance(y, torch.Tensor) else np.array(y))
         is_label = y.ndim == 0 and not y.is_floating_point()
-        return y if is_label or isinstance(self._values, np.ndarray) else y.float()
+        if is_label or isinstance(self._values, np.ndarray):
+            return y
+        return y.double() if self._casting.floating == "float64" else y.float()
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of samples, and shape of the first.
+        """Number of samples, and shape of the first if it has a single part.
 
         It reads the first item of the data set, once.
 
@@ -123,9 +147,16 @@ class DatasetRows(Dataset[Any]):
         >>> DatasetRows(TensorDataset(torch.zeros(10, 3), torch.zeros(10))).shape
         (10, 3)
         """
-        if self._row_shape is None:
-            self._row_shape = tuple(_as_input(_parts(self.dataset[0])[0]).shape)
-        return (len(self), *self._row_shape)
+        shape = self._look()[0]
+        return (len(self), *(shape if isinstance(shape, tuple) else ()))
+
+    def _look(self) -> tuple[Any, bool]:
+        """Return the shape of the first item, and whether it holds integers."""
+        if self._first is None:
+            x, _ = _parts(self.dataset[0])
+            map_parts(lambda p, name: as_input(p, self._casting, name), x)
+            self._first = shapes_of(x), holds_integers(x)
+        return self._first
 
     @property
     def targets(self) -> Any:
@@ -155,10 +186,14 @@ class DatasetRows(Dataset[Any]):
             return self._values
         first = self._target_of(0)
         if first is None:
-            raise ValueError(
-                f"the items of {type(self.dataset).__name__} are single values, with "
-                "no targets among them. Pass y."
-            )
+            x, _ = _parts(self.dataset[int(self.indices[0])])
+            what = "single values, with no targets among them. Pass y."
+            if isinstance(x, Mapping):
+                what = (
+                    f"dicts of {', '.join(map(repr, x))}, with no targets under "
+                    "'labels' or 'label'. Pass y, or give the target that name."
+                )
+            raise ValueError(f"the items of {type(self.dataset).__name__} are {what}")
         if np.ndim(first) > 1:
             return LazyTargets(self)
         known = None if self._values is not None else _listed_targets(self.dataset)
@@ -217,6 +252,133 @@ def for_training(X: DatasetRows) -> DatasetRows:
     other = copy.copy(X)
     other._source = X.dataset if X.augmented is None else X.augmented
     return other
+
+
+def shape_of(X: Any) -> Any:
+    """Return the shape of a sample, a dict or list of shapes if it has several parts.
+
+    It is None for a part whose samples differ in shape.
+    """
+    return X._look()[0] if isinstance(X, DatasetRows) else X.shape[1:]
+
+
+def with_shape(X: DatasetRows, shape: Any) -> DatasetRows:
+    """Return the same samples, whose shape is known by more than the first of them."""
+    other = copy.copy(X)
+    other._first = shape, X._look()[1]
+    return other
+
+
+def keeps_integers(X: Any) -> bool:
+    """Tell whether integers are among the inputs, which a net may or may not take."""
+    return X._look()[1] if isinstance(X, DatasetRows) else X.dtype.kind in "iu"
+
+
+def cast_as(X: Any, casting: Casting) -> Any:
+    """Return the same samples in the dtypes that a net takes.
+
+    Arrays remain arrays if they can: there are none of low precision.
+    """
+    if not isinstance(X, DatasetRows):
+        if casting.dtype.itemsize >= casting.in_memory.itemsize:
+            return cast_array(X, casting)
+        X = DatasetRows(ArrayItems(X))
+    other = copy.copy(X)
+    other._casting = casting
+    return other
+
+
+def raw_input(X: DatasetRows, number: int) -> Any:
+    """Return an input as the data set has it."""
+    return _parts(X.dataset[int(X.indices[number])])[0]
+
+
+def as_arrays(X: DatasetRows, *, cast: bool = True) -> Any:
+    """Return what `ArrayItems` hold of these samples; None of any other data set."""
+    if not isinstance(X.dataset, ArrayItems):
+        return None
+
+    def cut(part: Any, name: str) -> Any:
+        part = part[X.indices]
+        if not cast:
+            return part
+        return cast_array(np.asarray(part), X._casting)
+
+    return map_parts(cut, X.dataset.parts)
+
+
+class ArrayItems(Dataset[Any]):
+    """Samples in memory that are no single array of numbers.
+
+    They are several arrays, in a dict, tuple or list, or rows of different lengths in
+    an array of objects. Raises a ValueError if the arrays differ in length.
+    """
+
+    def __init__(self, parts: Any) -> None:
+        self.parts = map_parts(_as_column, parts)
+        lengths = {len(part) for part in parts_of(self.parts)}
+        if len(lengths) != 1:
+            raise ValueError(
+                "the arrays of X must have one entry per sample each; got arrays of "
+                f"{', '.join(map(str, sorted(lengths))) or 'no'} entries."
+            )
+        self.n_samples = lengths.pop()
+
+    def __len__(self) -> int:
+        return self.n_samples
+
+    def __getitem__(self, key: int) -> Any:
+        # In a tuple of one: two parts are no pair of input and target.
+        return (map_parts(lambda part, _: _entry(part, key), self.parts),)
+
+
+def _as_column(part: Any, name: str) -> Any:
+    """Return an array or tensor of one entry per sample."""
+    if isinstance(part, torch.Tensor):
+        part = part.detach().cpu()
+    elif hasattr(part, "toarray"):
+        as_input(part, FLOATS, name)
+    else:
+        part = rows_of_objects(part) if is_ragged(part) else np.asarray(part)
+    if not part.ndim:
+        raise TypeError(
+            f"X{name} must be an array with one entry per sample; got {part!r:.60}."
+        )
+    return part
+
+
+def _entry(part: Any, key: int) -> Any:
+    entry = part[key]
+    return entry if isinstance(entry, torch.Tensor | str) else np.asarray(entry)
+
+
+def is_ragged(X: Any) -> bool:
+    """Tell whether rows in memory differ in shape."""
+    if isinstance(X, np.ndarray):
+        is_object = X.dtype == object and X.ndim == 1 and len(X) > 0
+        return is_object and isinstance(X[0], list | tuple | np.ndarray | torch.Tensor)
+    if not isinstance(X, list | tuple):
+        return False
+    rows = list | tuple | np.ndarray | torch.Tensor
+    if not X or not all(isinstance(row, rows) for row in X):
+        return False
+    return len({np.shape(r) if hasattr(r, "shape") else len(r) for r in X}) > 1
+
+
+def is_text(X: Any) -> bool:
+    """Tell whether X holds one text per sample."""
+    values = X.to_numpy() if hasattr(X, "iloc") and X.ndim == 1 else X
+    if not isinstance(values, list | tuple | np.ndarray) or np.ndim(values[:1]) != 1:
+        return False
+    return len(values) > 0 and all(isinstance(value, str) for value in values)
+
+
+def rows_of_objects(X: Any) -> np.ndarray:
+    """Return rows as an array of objects, each an array or text."""
+    rows = np.empty(len(X), dtype=object)
+    for number, row in enumerate(X):
+        rows[number] = row if isinstance(row, str) else np.asarray(row)
+    return rows
 
 
 class HeldOutAsTheyAre:
@@ -311,7 +473,7 @@ def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
 def identity(part: Any) -> Iterator[Any]:
     """Yield what tells samples from others: plain values, memory maps in chunks."""
     if isinstance(part, DatasetRows):
-        yield part.indices
+        yield from (part.indices, str(part._casting))
         for own in (part.dataset, part.augmented, part._values):
             yield from identity(own)
     elif isinstance(part, SliceDataset):
@@ -319,14 +481,21 @@ def identity(part: Any) -> Iterator[Any]:
         yield from identity(part.dataset)
     elif isinstance(part, LazyTargets):
         yield from identity(part.samples)
+    elif isinstance(part, ArrayItems):
+        yield repr(map_parts(lambda _, name: name, part.parts))
+        yield from parts_of(part.parts)
     elif isinstance(part, MemoryMap):
         yield from chunks(part.array)
     else:
         yield part
 
 
-def as_lazy(X: Any) -> DatasetRows | None:
-    """Wrap samples that are not all in memory; return None if X is anything else."""
+def as_lazy(X: Any, y: Any = None, n_parts: int = 0) -> DatasetRows | None:
+    """Wrap samples that are no array in memory; return None if they are one.
+
+    A tuple or list of arrays holds several inputs, not samples, if each array has as
+    many entries as y, or if it has as many as are expected.
+    """
     if isinstance(X, DatasetRows):
         return X
     # A user's own kind of subset may change its items.
@@ -335,12 +504,43 @@ def as_lazy(X: Any) -> DatasetRows | None:
         return None if whole is None else whole[np.asarray(X.indices)]
     if isinstance(X, np.memmap) and X.dtype.kind in "biuf" and X.ndim > 1:
         return DatasetRows(MemoryMap(X))
-    return DatasetRows(X) if isinstance(X, Dataset | SliceDataset) else None
+    if isinstance(X, Mapping) or _are_parts(X, y, n_parts):
+        return DatasetRows(ArrayItems(X))
+    values = X.to_numpy() if hasattr(X, "iloc") and X.ndim == 1 else X
+    if is_ragged(values):
+        return DatasetRows(ArrayItems(rows_of_objects(values)))
+    is_dataset = isinstance(X, Dataset | SliceDataset) or _holds_dicts(X)
+    return DatasetRows(X) if is_dataset else None
+
+
+def _are_parts(X: Any, y: Any, n_parts: int) -> bool:
+    """Tell whether a tuple or list holds several inputs, not samples."""
+    if not isinstance(X, tuple | list) or not X:
+        return False
+    if not all(getattr(part, "ndim", 0) for part in X):
+        return False
+    if n_parts:
+        return len(X) == n_parts
+    n_samples = len(y) if hasattr(y, "__len__") else -1
+    return len(X) != n_samples and all(len(part) == n_samples for part in X)
+
+
+def _holds_dicts(X: Any) -> bool:
+    """Tell whether items are dicts, as in data sets of Hugging Face."""
+    has_items = hasattr(X, "__len__") and hasattr(X, "__getitem__")
+    if not has_items or isinstance(X, np.ndarray | torch.Tensor | str):
+        return False
+    if hasattr(X, "iloc") or hasattr(X, "toarray") or not len(X):
+        return False
+    try:
+        return isinstance(X[0], Mapping)
+    except (KeyError, IndexError, TypeError):
+        return False
 
 
 def with_own_targets(X: Any, y: Any) -> tuple[Any, Any]:
     """Return X and y, lazy ones wrapped; y of a data set if it is None."""
-    if (lazy := as_lazy(X)) is None:
+    if (lazy := as_lazy(X, y)) is None:
         return X, y
     if isinstance(y, np.memmap) and y.ndim < 2:
         y = np.array(y)
@@ -355,31 +555,19 @@ def has_own_targets(X: DatasetRows) -> bool:
 
 
 def _parts(item: Any) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        label = next((key for key in _LABELS if key in item), None)
+        x = {key: part for key, part in item.items() if key != label}
+        return x, None if label is None else item[label]
     if not isinstance(item, tuple | list):
         return item, None
     if len(item) not in (1, 2):
         raise ValueError(
-            f"items of a data set must be x, or a pair (x, y); got {len(item)} values."
+            f"items of a data set must be x, or a pair (x, y); got {len(item)} values. "
+            "Put several inputs into one x: ((a, b), y), or ({'a': a, 'b': b}, y)."
         )
     # `TensorDataset(inputs)` gives tuples of one.
     return item[0], item[1] if len(item) == 2 else None
-
-
-def _as_input(x: Any) -> torch.Tensor:
-    x = x if isinstance(x, torch.Tensor) else np.asarray(x)
-    is_array = isinstance(x, np.ndarray)
-    if x.dtype.kind not in "biuf" if is_array else x.is_complex():
-        raise TypeError(
-            f"samples must be arrays or tensors of real numbers; got {x!r:.80}. Give "
-            "the data set a transform that makes tensors of them, such as "
-            "torchvision's ToTensor."
-        )
-    if is_array:
-        # Too large a number becomes infinity, which is found.
-        with np.errstate(over="ignore"):
-            return torch.as_tensor(np.array(x, dtype=np.float32))
-    tensor: torch.Tensor = x.detach().float()
-    return tensor
 
 
 def _listed_targets(dataset: Any) -> np.ndarray | None:

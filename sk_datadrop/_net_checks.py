@@ -1,21 +1,27 @@
 """Checks of a net and its criterion, before they are trained and before scoring."""
 
+import copy
 import warnings
+from collections.abc import Callable, Sequence
 from itertools import chain
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from sklearn.base import clone
 from skorch import NeuralNet, NeuralNetBinaryClassifier
-from skorch.utils import to_tensor
 from torch import Tensor
 
+from sk_datadrop._batches import batches_of, collates, has_own_dataset, twin_of
+from sk_datadrop._casting import Casting, castings_of, map_parts
 from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._functional import FEW_SAMPLES, FunctionalNet
+from sk_datadrop._lazy import keeps_integers, shape_of
 from sk_datadrop._ranks import device_of
-from sk_datadrop._samples import Samples, first_inputs
+from sk_datadrop._samples import Samples
 from sk_datadrop._training import seeded
+
+T = TypeVar("T")
 
 _RANDOM = 3e-4
 """Relative change of the outputs, passed twice, above rounding on any hardware."""
@@ -51,17 +57,20 @@ def check_deterministic(net: FunctionalNet, samples: Samples) -> None:
             "at self.training, as nn.Dropout does, and let no forward pass change "
             "parameters or buffers."
         )
-    if not isinstance(few, Tensor):
-        return
+    if collates(net.skorch_net):
+        single, _ = next(net.batches(samples[:1], 1))
+    else:
+        single = map_parts(lambda part, _: part[:1], few)
     alone = outputs.clone()
-    alone[:1] = _tried(net, few[:1], "a single sample")
+    alone[:1] = _tried(net, single, "a single sample")
     # Relative to all samples: the outputs of a single one may be next to nothing.
     change = _relative_change(outputs, alone) * len(outputs) ** 0.5
     if change > _COUPLED:
         warnings.warn(
             "in evaluation mode the outputs of a sample depend on the samples beside "
             "it in the batch: so do the influences, and the predictions. Look for "
-            "batch normalisation without running statistics.",
+            "batch normalisation without running statistics, or for padding that is "
+            "not masked.",
             stacklevel=3,
         )
 
@@ -140,17 +149,17 @@ def check_not_nan(outputs: Tensor, which: str) -> None:
 
 def probe_net(
     net: NeuralNet, samples: Samples, *, n_classes: int | None, seed: int
-) -> tuple[NeuralNet, tuple[int, ...]]:
+) -> tuple[NeuralNet, tuple[int, ...], Casting]:
     """Run an untrained clone on two samples and check what comes out.
 
-    Returns the clone, and the shape of the outputs of one sample. Raises a ValueError
-    if the net fails, its outputs match neither the classes nor, where `n_classes` is
+    Returns the clone, the shape of the outputs of one sample, and the dtypes that the
+    net takes: integers stay integers if it can. Raises a ValueError if the net fails, its outputs match neither the classes nor, where `n_classes` is
     None, the targets, or the criterion has no losses per sample.
     """
     with seeded(seed, device_of(net)), torch.no_grad():
         probe = _initialized(clone(net).set_params(verbose=0))
         try:
-            return probe, _check_outputs(probe, samples, n_classes)
+            return probe, *_check_castings(probe, samples, n_classes)
         except ValueError as error:
             refusal = error
         # Some callbacks give the module its shape at the start of the training.
@@ -159,7 +168,7 @@ def probe_net(
         probe.notify("on_train_end", X=samples.X, y=samples.y)
         if repr(probe.module_) == before:
             raise refusal
-        return probe, _check_outputs(probe, samples, n_classes)
+        return probe, *_check_castings(probe, samples, n_classes)
 
 
 def match_targets(y: Any, output_shape: tuple[int, ...]) -> Any:
@@ -184,21 +193,59 @@ def _initialized(net: NeuralNet) -> NeuralNet:
         ) from error
 
 
-def _check_outputs(
+def _check_castings(
     net: NeuralNet, samples: Samples, n_classes: int | None
+) -> tuple[tuple[int, ...], Casting]:
+    return first_that_works(
+        lambda casting: _check_outputs(net, samples, n_classes, casting),
+        castings_for(net, samples.X),
+    )
+
+
+def castings_for(net: NeuralNet, X: Any) -> list[Casting]:
+    """Return the castings of inputs that an initialized net may need, in order."""
+    floating = next(
+        (p.dtype for p in net.module_.parameters() if p.is_floating_point()),
+        torch.float32,
+    )
+    others = collates(net) or has_own_dataset(net)
+    return castings_of(keeps_integers(X), str(floating).removeprefix("torch."), others)
+
+
+def first_that_works(
+    attempt: Callable[[Casting], T], castings: Sequence[Casting]
+) -> tuple[T, Casting]:
+    """Return the first result that is no ValueError, and how it was reached."""
+    refusals = []
+    for casting in castings:
+        try:
+            return attempt(casting), casting
+        except ValueError as error:
+            refusals.append(error)
+    if len(refusals) == 1:
+        raise refusals[0]
+    whole, real = refusals
+    raise ValueError(
+        f"{real} That is with X as {castings[-1].floating}. With X as integers: {whole}"
+    ) from whole
+
+
+def _check_outputs(
+    net: NeuralNet, samples: Samples, n_classes: int | None, casting: Casting
 ) -> tuple[int, ...]:
     """Run two samples, check what comes out, and return its shape per sample."""
-    few = to_tensor(first_inputs(samples.X, 2), device=device_of(net))
+    pair = samples[:2].cast_as(casting)
+    few = _first_batch(net, pair)
     net.module_.eval()
     try:
-        outputs = net.infer(few.clone())
+        outputs = net.infer(copy.deepcopy(few))
     except Exception as error:
         if is_out_of_memory(error):
             raise
+        shape = shape_of(samples.X)
         raise ValueError(
-            f"the net failed on samples of shape {samples.X.shape[1:]}, with "
-            f"{type(error).__name__}: {error}. Check the arguments of the module "
-            "(module__...) against the shape of X."
+            f"the net failed on samples of shape {shape}, with "
+            f"{type(error).__name__}: {error}. {_advice(net.module_, shape)}"
         ) from error
     functional = FunctionalNet(net)
     # Refuses a module that returns several tensors, before shapes are looked at.
@@ -209,11 +256,55 @@ def _check_outputs(
         y = match_targets(y, shape)
     else:
         _check_class_outputs(tuple(outputs.shape), n_classes, net)
-    pair = Samples.of(samples.X[:2], y[:2])
+    pair = Samples.of(pair.X, y[:2]).cast_as(casting)
     check_loss(functional, pair)
     check_deterministic(functional, pair)
     _check_step_loss(net, functional, pair)
     return shape
+
+
+def _first_batch(net: NeuralNet, samples: Samples) -> Any:
+    try:
+        return next(batches_of(twin_of(net), samples, len(samples)))[0]
+    except Exception as error:
+        is_own = collates(net) or has_own_dataset(net)
+        if isinstance(error, ValueError) or not is_own or is_out_of_memory(error):
+            raise
+        raise ValueError(
+            "the data set class or the collate_fn of the net failed on the first "
+            f"samples, with {type(error).__name__}: {error}. A collate_fn gets a list "
+            "of pairs (x, y), and returns a pair of batches."
+        ) from error
+
+
+def _advice(module: torch.nn.Module, shape: Any) -> str:
+    """Say what may be wrong with inputs that a net failed on."""
+    if isinstance(shape, dict):
+        names = ", ".join(map(repr, shape))
+        return f"It got {names} as keyword arguments: see its forward method."
+    if isinstance(shape, list):
+        return (
+            f"It got a list of {len(shape)} tensors as its only argument: see its "
+            "forward method."
+        )
+    convolutions = torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d
+    first = next((m for m in module.modules() if isinstance(m, convolutions)), None)
+    if first is not None and shape is not None:
+        n_axes = len(first.kernel_size)
+        if len(shape) == n_axes:
+            return (
+                "The samples have no axis of channels, which a convolution needs: pass "
+                "X[:, None]."
+            )
+        if len(shape) == n_axes + 1 and shape[-1] == first.in_channels != shape[0]:
+            return (
+                "The channels of the samples are the last axis, and must be the first: "
+                "pass np.moveaxis(X, -1, 1)."
+            )
+    return (
+        "Check the arguments of the module (module__...) against the shape and dtype "
+        "of X."
+    )
 
 
 def _check_class_outputs(

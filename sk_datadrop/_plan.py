@@ -30,6 +30,7 @@ from sk_datadrop._inputs import (
     fit_labels,
     with_targets_given,
 )
+from sk_datadrop._lazy import shape_of
 from sk_datadrop._net_checks import (
     check_on_scale_of_targets,
     match_targets,
@@ -37,6 +38,8 @@ from sk_datadrop._net_checks import (
 )
 from sk_datadrop._objective import Kind, check_objective
 from sk_datadrop._ranks import from_first_process, has_ranks
+from sk_datadrop._reading import check_lengths, say_random
+from sk_datadrop._safeguards import DataDropoutWarning
 from sk_datadrop._samples import Samples
 from sk_datadrop._splits import Split, check_candidate_splits, held_out_splits
 from sk_datadrop._training import Recipe, prefix_errors
@@ -67,6 +70,8 @@ class Plan:
         Whether trainings of round 1 stop once their best epoch has surely passed.
     same_steps : bool
         Whether a training on fewer samples takes as many optimiser steps.
+    notes : list of str
+        What was warned of before any training.
     """
 
     net: NeuralNet
@@ -86,6 +91,7 @@ class Plan:
     verbose: int
     ends_early: bool
     same_steps: bool
+    notes: list[str]
 
     def held_out(self, number: int) -> Samples:
         """Return the samples that a split is measured on."""
@@ -156,11 +162,14 @@ def make_plan(
     target_shape = samples.y.shape[1:]
     seed = from_first_process(_draw_seed(owner.random_state), net)
     n_classes = None if classes is None else len(classes)
-    probe, shape = probe_net(net, samples, n_classes=n_classes, seed=seed)
-    samples = _matched(samples, shape)
+    check_lengths(net, samples)
+    probe, shape, casting = probe_net(net, samples, n_classes=n_classes, seed=seed)
+    owner._casting = casting
+    samples = _matched(samples, shape).cast_as(casting)
     if validation is not None:
         with prefix_errors("y_val"):
-            validation = _matched(validation, shape)
+            validation = _matched(validation, shape).cast_as(casting)
+    notes = _warn_of_random(net, samples, validation, seed)
     splits = _splits(owner.cv, samples, validation, classes, seed, split_params)
     if owner.drop_fraction == "auto":
         check_candidate_splits(splits)
@@ -182,6 +191,7 @@ def make_plan(
         verbose=owner.verbose,
         # "auto" compares the nets of round 1, and trains others as long.
         ends_early=owner.drop_fraction != "auto",
+        notes=notes,
         same_steps=getattr(owner, "same_steps", True),
     )
     return plan if owner.memory is None else _with_cache(plan, owner, probe)
@@ -275,7 +285,8 @@ def _check_data(
     """Return samples, validation samples and classes."""
     net = owner.estimator
     if X_val is not None:
-        X_val, y_val = with_targets_given(net, X_val, y_val)
+        with prefix_errors("X_val"):
+            X_val, y_val = with_targets_given(net, X_val, y_val)
     if (X_val is None) != (y_val is None):
         missing = "X_val" if X_val is None else "y_val"
         raise ValueError(
@@ -287,7 +298,7 @@ def _check_data(
         raise ValueError(
             f"{type(owner).__name__} requires y to be passed, but the target y is None."
         )
-    X = check_inputs(owner, X, reset=True)
+    X = check_inputs(owner, X, reset=True, casting=None)
     encoder = fit_labels(y) if is_classification else None
     samples = _samples(net, X, y, encoder, "y")
     check_consistent_length(X, samples.y)
@@ -295,12 +306,24 @@ def _check_data(
     if X_val is None:
         return samples, None, classes
     with prefix_errors("X_val"):
-        X_val = check_inputs(owner, X_val, reset=False, shape=X.shape[1:])
+        X_val = check_inputs(owner, X_val, reset=False, shape=shape_of(X), casting=None)
     with prefix_errors("y_val"):
         validation = _samples(net, X_val, y_val, encoder, "y_val")
         check_consistent_length(X_val, validation.y)
     check_held_out(len(X_val), "X_val")
     return samples, validation, classes
+
+
+def _warn_of_random(
+    net: NeuralNet, samples: Samples, validation: Samples | None, seed: int
+) -> list[str]:
+    """Warn of samples that are read differently each time, and return what was said."""
+    given = {"X": samples, "X_val": validation}
+    notes = [say_random(net, part, seed, name) for name, part in given.items() if part]
+    said = [note for note in notes if note is not None]
+    for note in said:
+        warnings.warn(note, DataDropoutWarning, stacklevel=4)
+    return said
 
 
 def check_held_out(n_samples: int, name: str) -> None:

@@ -26,6 +26,7 @@ from sk_datadrop._engine import (
 )
 from sk_datadrop._functional import Evaluation, FunctionalNet
 from sk_datadrop._judge import Evidence, Predictions, chance_of_harm
+from sk_datadrop._lazy import shape_of
 from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._plan import Plan
 from sk_datadrop._ranks import device_of, from_first_process
@@ -241,6 +242,8 @@ def judge(
     verdict = review(evidence, chance_of_harm(evidence), courses, plan.classes)
     for note in verdict.notes:
         warnings.warn(note, DataDropoutWarning, stacklevel=stacklevel + 1)
+    # These were warned of before the trainings.
+    verdict.notes[:0] = plan.notes
     return verdict
 
 
@@ -292,7 +295,7 @@ def retrain(plan: Plan, choice: Choice, bar: Any) -> Refit:
     if plan.classes is not None and hasattr(net, "classes_inferred_"):
         # skorch takes every chance of a class for a class.
         net.classes_inferred_ = np.arange(len(plan.classes))
-    check_predictions(net, plan.samples[kept].X, recipe.name)
+    check_predictions(net, plan.samples[kept], recipe.name)
     bar.update()
     return Refit(net, perf_counter() - start)
 
@@ -318,7 +321,7 @@ def store(
 ) -> Any:
     """Set the fitted attributes of an estimator, and return it."""
     codes, keep, influence = plan.samples.codes, choice.keep, evidence.influence
-    owner.input_shape_ = plan.samples.X.shape[1:]
+    owner.input_shape_ = shape_of(plan.samples.X)
     if plan.classes is None or codes is None:
         owner.target_shape_ = plan.target_shape
     else:
