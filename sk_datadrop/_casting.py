@@ -89,7 +89,7 @@ def parts_of(x: Any) -> Iterator[Any]:
 
 def shapes_of(x: Any) -> Any:
     """Return the shape of an input, or those of its parts in a dict or list."""
-    shapes = map_parts(lambda part, _: _Shape(np.shape(part)), x)
+    shapes = map_parts(lambda part, _: _Shape(tuple(np.shape(part))), x)
     return _as_plain(shapes)
 
 

@@ -153,8 +153,9 @@ def probe_net(
     """Run an untrained clone on two samples and check what comes out.
 
     Returns the clone, the shape of the outputs of one sample, and the dtypes that the
-    net takes: integers stay integers if it can. Raises a ValueError if the net fails, its outputs match neither the classes nor, where `n_classes` is
-    None, the targets, or the criterion has no losses per sample.
+    net takes: integers stay integers if it can. Raises a ValueError if the net fails,
+    its outputs match neither the classes nor, where `n_classes` is None, the targets,
+    or the criterion has no losses per sample.
     """
     with seeded(seed, device_of(net)), torch.no_grad():
         probe = _initialized(clone(net).set_params(verbose=0))
