@@ -252,8 +252,9 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         "round_two", summed over the splits. `memory` also gives back times.
     classes_ : ndarray of shape (n_classes,)
         Labels.
-    input_shape_ : tuple of int
-        Shape of one sample.
+    input_shape_ : tuple of int, dict, list or None
+        Shape of one sample: of each part, if it has several, and None where samples
+        differ.
     n_features_in_, feature_names_in_
         Size of its first axis, and the names of the columns if X had any.
 

@@ -4,6 +4,7 @@ What comes in is turned into what a net can be trained on; what cannot be is ref
 with a sentence that says what to do.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -227,7 +228,12 @@ def without_targets(X: Any) -> Any:
 
 
 def refuse_iterators(X: Any) -> None:
-    """Raise a TypeError if X passes batches, of which no sample can be left out."""
+    """Raise a TypeError if X passes samples in turn, so that none can be left out."""
+    if isinstance(X, Iterator):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which can be read only once. Pass an array or "
+            "a list, or a data set whose items are read by number."
+        )
     if isinstance(X, DataLoader):
         raise TypeError(
             "X is a DataLoader, which passes batches: samples could not be left out. "

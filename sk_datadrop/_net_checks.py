@@ -300,7 +300,8 @@ def _advice(module: torch.nn.Module, shape: Any) -> str:
         if len(shape) == n_axes + 1 and shape[-1] == first.in_channels != shape[0]:
             return (
                 "The channels of the samples are the last axis, and must be the first: "
-                "pass np.moveaxis(X, -1, 1)."
+                "pass np.moveaxis(X, -1, 1), or give a data set of images a transform "
+                "such as torchvision's ToTensor."
             )
     return (
         "Check the arguments of the module (module__...) against the shape and dtype "
