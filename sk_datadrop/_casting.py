@@ -53,7 +53,7 @@ def is_nested(x: Any) -> bool:
     """Tell whether an input has parts: lists of plain numbers are arrays."""
     if isinstance(x, Mapping):
         return True
-    kinds = torch.Tensor | np.ndarray | Mapping
+    kinds = (torch.Tensor, np.ndarray, Mapping)
     return isinstance(x, list | tuple) and any(isinstance(part, kinds) for part in x)
 
 
@@ -134,7 +134,7 @@ def as_input(part: Any, casting: Casting, name: str = "") -> Any:
 
     Raises a TypeError if it holds no real numbers, or is sparse.
     """
-    what = f"{name} of a sample" if name else "samples"
+    what = f"X{name}" if name else "samples"
     kind = "S" if _is_sparse(part) else _kind(part)
     if kind not in "biuf":
         if casting.others:
@@ -183,10 +183,19 @@ def _demand(part: Any, kind: str, name: str) -> str:
 
 
 def cast_array(array: np.ndarray, casting: Casting) -> np.ndarray:
-    """Return an array, of numbers or not, in the dtype that the net takes."""
+    """Return an array, of numbers or not, in the dtype that the net takes.
+
+    Raises a ValueError if a number is too large for it.
+    """
     kind = array.dtype.kind
     if kind not in "biuf" or (kind == "b" and casting.integers):
         return array
     keeps = kind in "iu" and casting.integers
     with np.errstate(over="ignore"):
-        return array.astype(np.int64 if keeps else casting.in_memory, copy=False)
+        cast = array.astype(np.int64 if keeps else casting.in_memory, copy=False)
+    if array.dtype.itemsize > cast.itemsize and not keeps and np.isinf(cast).any():
+        raise ValueError(
+            f"Input X contains infinity or a value too large for {cast.dtype}. Scale "
+            "X, or leave such samples out."
+        )
+    return cast

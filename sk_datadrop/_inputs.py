@@ -4,6 +4,7 @@ What comes in is turned into what a net can be trained on; what cannot be is ref
 with a sentence that says what to do.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ from sk_datadrop._lazy import (
     cast_as,
     chunks,
     is_text,
+    raw_input,
     rows_of_objects,
     shape_of,
     with_own_targets,
@@ -61,18 +63,13 @@ def check_inputs(
     if (lazy := _as_lazy(owner.estimator, X, shape=shape)) is None:
         X = _as_array(owner, X, reset, minimum)
     else:
-        _check_lazy(lazy, minimum)
+        _check_lazy(lazy, minimum, owner.estimator)
         if reset:
             lazy = with_shape(lazy, common_shape(lazy, owner.estimator))
         X = validate_data(owner, lazy, reset=reset, skip_check_array=True)
     if shape is not None:
         _check_shape(type(owner).__name__, owner.estimator, X, shape)
-    if casting is None:
-        return X
-    cast = cast_as(X, casting)
-    if isinstance(X, np.ndarray) and X.dtype == np.float64:
-        _check_finite(cast, None)
-    return cast
+    return X if casting is None else cast_as(X, casting)
 
 
 def _as_array(owner: Any, X: Any, reset: bool, minimum: int) -> np.ndarray:
@@ -93,6 +90,12 @@ def _as_array(owner: Any, X: Any, reset: bool, minimum: int) -> np.ndarray:
             force_writeable=True,
         )
     except (ValueError, TypeError) as error:
+        if "inhomogeneous" in str(error):
+            raise ValueError(
+                "the rows of X differ in shape. Give the net a collate_fn that pads "
+                "them, or pad them before; and pass several inputs as a dict or list "
+                "of arrays with one entry per sample each."
+            ) from error
         if (advice := _text_in(X)) is None:
             raise
         raise ValueError(advice) from error
@@ -144,11 +147,46 @@ def _check_finite(X: np.ndarray, names: Any) -> None:
         columns = np.flatnonzero(is_bad.any(axis=0))
         shown = [str(c if names is None else names[c]) for c in columns[:5]]
         more = ", ..." if len(columns) > 5 else ""
-        where += f", column {', '.join(shown)}{more}"
+        where += f" (columns {', '.join(shown)}{more})"
     raise ValueError(
         f"Input X contains {what}: in {where}. Fill such values in, as "
         "sklearn.impute.SimpleImputer does in a pipeline, or leave the samples out."
     )
+
+
+def warn_of_rounding(X: Any, casting: Casting, stacklevel: int) -> None:
+    """Warn of integers in a table that the floating dtype cannot tell apart."""
+    if casting.in_memory.itemsize > 4 or isinstance(X, DatasetRows):
+        return
+    if hasattr(X, "iloc") and X.ndim == 2:
+        numbers = enumerate(X.columns)
+        columns = {str(name): X.iloc[:, n] for n, name in numbers}
+        if casting.integers and _integers_of(X) is not None:
+            return
+    else:
+        array = _of_tensor(X) if isinstance(X, torch.Tensor) else np.asarray(X)
+        if array.dtype.kind not in "iu" or casting.integers:
+            return
+        columns = {"": array}
+    rounded = [name for name, column in columns.items() if _is_rounded(column)]
+    if rounded:
+        to = casting.floating
+        where = f" in columns {', '.join(rounded)}" if any(rounded) else ""
+        warnings.warn(
+            f"X holds integers above 2**24{where}, which {to} rounds: ids would be "
+            "mixed up. Give the net ids of their own, as in "
+            "X={'ids': ..., 'values': ...}, or number them from zero.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _is_rounded(column: Any) -> bool:
+    if getattr(column.dtype, "kind", "O") not in "iu":
+        return False
+    values = np.asarray(column)
+    is_whole = values.dtype.kind in "iu"
+    return is_whole and bool((values.astype(np.float32) != values).any())
 
 
 def _text_in(X: Any) -> str | None:
@@ -306,7 +344,7 @@ def _as_lazy(net: NeuralNet, X: Any, y: Any = None, shape: Any = None) -> Any:
     return as_lazy(X, y, len(shape) if isinstance(shape, list) else 0)
 
 
-def _check_lazy(X: DatasetRows, minimum: int) -> None:
+def _check_lazy(X: DatasetRows, minimum: int, net: NeuralNet) -> None:
     """Raise a ValueError unless there are enough samples, none known to be bad.
 
     Those of a memory map are all read, a few at a time. Those of a data set are not:
@@ -317,7 +355,8 @@ def _check_lazy(X: DatasetRows, minimum: int) -> None:
             f"Found array with {len(X)} sample(s) while a minimum of {minimum} is "
             "required: give X more samples."
         )
-    if shape_of(X) == () and not isinstance(X.dataset, ArrayItems):
+    is_single = shape_of(X) == () and not isinstance(raw_input(X, 0), str)
+    if is_single and not collates(net):
         raise ValueError(
             "samples of a data set must be arrays of one axis or more; got single "
             "values."

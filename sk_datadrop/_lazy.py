@@ -39,7 +39,7 @@ class DatasetRows(Dataset[Any]):
 
     Parameters
     ----------
-    dataset : torch.utils.data.Dataset, dict, tuple or list of arrays
+    dataset : torch.utils.data.Dataset, or dict or tuple of arrays
         Map-style; its items are ``(x, y)``, or ``x`` where y is given elsewhere. Each
         x is an array or tensor, or a dict, tuple or list of them, of the same shapes
         unless the net has a ``collate_fn``. The net gets integers if it takes them,
@@ -64,7 +64,9 @@ class DatasetRows(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, *, augmented: Any = None) -> None:
-        if isinstance(dataset, Mapping) or is_nested(dataset):
+        if isinstance(dataset, Mapping) or (
+            isinstance(dataset, tuple) and is_nested(dataset)
+        ):
             dataset = ArrayItems(dataset)
         in_training = dataset if augmented is None else augmented
         for name, given in (("dataset", dataset), ("augmented", in_training)):
@@ -101,7 +103,7 @@ class DatasetRows(Dataset[Any]):
         return cut
 
     def _item(self, number: int) -> tuple[Any, Any]:
-        x, y = _parts(self._source[int(self.indices[number])])
+        x, y = _read(self._source, int(self.indices[number]))
         if self._values is not None:
             y = self._values[number]
         x = map_parts(lambda part, name: as_input(part, self._casting, name), x)
@@ -153,8 +155,7 @@ class DatasetRows(Dataset[Any]):
     def _look(self) -> tuple[Any, bool]:
         """Return the shape of the first item, and whether it holds integers."""
         if self._first is None:
-            x, _ = _parts(self.dataset[0])
-            map_parts(lambda p, name: as_input(p, self._casting, name), x)
+            x, _ = _read(self.dataset, 0)
             self._first = shapes_of(x), holds_integers(x)
         return self._first
 
@@ -186,7 +187,7 @@ class DatasetRows(Dataset[Any]):
             return self._values
         first = self._target_of(0)
         if first is None:
-            x, _ = _parts(self.dataset[int(self.indices[0])])
+            x = raw_input(self, 0)
             what = "single values, with no targets among them. Pass y."
             if isinstance(x, Mapping):
                 what = (
@@ -206,7 +207,7 @@ class DatasetRows(Dataset[Any]):
         if self._values is not None:
             target = self._values[number]
         else:
-            _, target = _parts(self.dataset[int(self.indices[number])])
+            _, target = _read(self.dataset, int(self.indices[number]))
         return target.numpy() if isinstance(target, torch.Tensor) else target
 
     def with_targets(self, values: Any) -> "DatasetRows":
@@ -290,7 +291,7 @@ def cast_as(X: Any, casting: Casting) -> Any:
 
 def raw_input(X: DatasetRows, number: int) -> Any:
     """Return an input as the data set has it."""
-    return _parts(X.dataset[int(X.indices[number])])[0]
+    return _read(X.dataset, int(X.indices[number]))[0]
 
 
 def as_arrays(X: DatasetRows, *, cast: bool = True) -> Any:
@@ -359,7 +360,7 @@ def is_ragged(X: Any) -> bool:
         return is_object and isinstance(X[0], list | tuple | np.ndarray | torch.Tensor)
     if not isinstance(X, list | tuple):
         return False
-    rows = list | tuple | np.ndarray | torch.Tensor
+    rows = (list, tuple, np.ndarray, torch.Tensor)
     if not X or not all(isinstance(row, rows) for row in X):
         return False
     return len({np.shape(r) if hasattr(r, "shape") else len(r) for r in X}) > 1
@@ -494,7 +495,7 @@ def as_lazy(X: Any, y: Any = None, n_parts: int = 0) -> DatasetRows | None:
     """Wrap samples that are no array in memory; return None if they are one.
 
     A tuple or list of arrays holds several inputs, not samples, if each array has as
-    many entries as y, or if it has as many as are expected.
+    many entries as y, or if several are expected.
     """
     if isinstance(X, DatasetRows):
         return X
@@ -520,7 +521,7 @@ def _are_parts(X: Any, y: Any, n_parts: int) -> bool:
     if not all(getattr(part, "ndim", 0) for part in X):
         return False
     if n_parts:
-        return len(X) == n_parts
+        return True
     n_samples = len(y) if hasattr(y, "__len__") else -1
     return len(X) != n_samples and all(len(part) == n_samples for part in X)
 
@@ -552,6 +553,14 @@ def with_own_targets(X: Any, y: Any) -> tuple[Any, Any]:
 def has_own_targets(X: DatasetRows) -> bool:
     """Tell whether targets are those of the data set, not given apart."""
     return X._values is None
+
+
+def _read(source: Any, number: int) -> tuple[Any, Any]:
+    """Return input and target of an item, as the innermost data set has them."""
+    if not isinstance(source, DatasetRows):
+        return _parts(source[number])
+    x, y = _read(source._source, int(source.indices[number]))
+    return x, y if source._values is None else source._values[number]
 
 
 def _parts(item: Any) -> tuple[Any, Any]:

@@ -1,6 +1,7 @@
 """Checks of a net and its criterion, before they are trained and before scoring."""
 
 import copy
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 _RANDOM = 3e-4
 """Relative change of the outputs, passed twice, above rounding on any hardware."""
+
+_ASKS_FOR_INTEGERS = re.compile(r"\b(long|longtensor|int|integers?)\b", re.IGNORECASE)
 
 _COUPLED = 0.1
 """Relative change of a sample's outputs, passed alone, above rounding and TF32."""
@@ -223,18 +226,27 @@ def first_that_works(
             return attempt(casting), casting
         except ValueError as error:
             refusals.append(error)
-    if len(refusals) == 1:
-        raise refusals[0]
-    whole, real = refusals
-    raise ValueError(
-        f"{real} That is with X as {castings[-1].floating}. With X as integers: {whole}"
-    ) from whole
+    # Of a net that asks for integers, those say what else is wrong.
+    raise refusals[0 if _ASKS_FOR_INTEGERS.search(str(refusals[-1])) else -1]
 
 
 def _check_outputs(
     net: NeuralNet, samples: Samples, n_classes: int | None, casting: Casting
 ) -> tuple[int, ...]:
     """Run two samples, check what comes out, and return its shape per sample."""
+    try:
+        return _run_two(net, samples, n_classes, casting)
+    except ValueError as error:
+        advice = _advice(net.module_, shape_of(samples.X))
+        # Without an axis of channels, a convolution takes a batch for a single image.
+        if "axis" not in advice or advice in str(error):
+            raise
+        raise ValueError(f"{error} {advice}") from error
+
+
+def _run_two(
+    net: NeuralNet, samples: Samples, n_classes: int | None, casting: Casting
+) -> tuple[int, ...]:
     pair = samples[:2].cast_as(casting)
     few = _first_batch(net, pair)
     net.module_.eval()
@@ -248,6 +260,12 @@ def _check_outputs(
             f"the net failed on samples of shape {shape}, with "
             f"{type(error).__name__}: {error}. {_advice(net.module_, shape)}"
         ) from error
+    if isinstance(outputs, Tensor) and outputs.dtype == torch.bfloat16:
+        raise ValueError(
+            "the net's outputs are bfloat16, of which skorch makes no predictions. "
+            "Have forward return them in float32, such as outputs.float(); all else "
+            "may stay bfloat16."
+        )
     functional = FunctionalNet(net)
     # Refuses a module that returns several tensors, before shapes are looked at.
     functional.outputs(functional.theta, few)

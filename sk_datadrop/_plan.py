@@ -28,6 +28,7 @@ from sk_datadrop._inputs import (
     class_targets,
     encode_labels,
     fit_labels,
+    warn_of_rounding,
     with_targets_given,
 )
 from sk_datadrop._lazy import shape_of
@@ -165,6 +166,7 @@ def make_plan(
     check_lengths(net, samples)
     probe, shape, casting = probe_net(net, samples, n_classes=n_classes, seed=seed)
     owner._casting = casting
+    warn_of_rounding(X, casting, stacklevel=3)
     samples = _matched(samples, shape).cast_as(casting)
     if validation is not None:
         with prefix_errors("y_val"):

@@ -24,7 +24,10 @@ def common_shape(X: DatasetRows, net: NeuralNet) -> Any:
     Raises a ValueError if they differ, and the net has nothing that makes batches of
     them.
     """
-    shapes = [shapes_of(raw_input(X, number)) for number in _few(len(X))]
+    # In memory, all are soon looked at.
+    is_known = isinstance(X.dataset, ArrayItems)
+    numbers = range(len(X)) if is_known else _few(len(X))
+    shapes = [shapes_of(raw_input(X, number)) for number in numbers]
     known = shape_of(X)
     shapes = [known, *shapes]
     if all(shape == known for shape in shapes):
@@ -82,17 +85,21 @@ def say_random(net: NeuralNet, samples: Samples, seed: int, name: str) -> str | 
         again = (_read(dataset, few, collate) for _ in range(N_READINGS - 1))
         if all(_are_same(first, other) for other in again):
             return None
-    by = f"the data set of {name}, {type(dataset).__name__},"
-    if isinstance(dataset, DatasetRows):
-        by = f"the data set of {name}, {type(dataset.dataset).__name__},"
-        if in_memory:
-            by = "iterator_valid__collate_fn"
+    advice = (
+        "Augment in training only: pass DatasetRows(plain, augmented=...) as X, where "
+        "plain is the same data set without augmentation."
+    )
+    if not in_memory:
+        by = f"the data set of {name}, {type(samples.X.dataset).__name__},"
+    elif is_own:
+        by = f"dataset={type(dataset).__name__} of the net"
+    else:
+        by = "iterator_valid__collate_fn of the net"
+        advice = "Draw random numbers in iterator_train__collate_fn only."
     return (
         f"{by} gives other values each time a sample is read, as random augmentation "
         "does: influence, predictions and suspicion are then those of one draw, and "
-        "fewer errors are found. Augment in training only: pass "
-        "DatasetRows(plain, augmented=...) as X, where plain is the same data set "
-        "without augmentation."
+        f"fewer errors are found. {advice}"
     )
 
 
