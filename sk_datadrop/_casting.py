@@ -73,9 +73,10 @@ def map_parts(function: Callable[..., Any], *inputs: Any, name: str = "") -> Any
     ]
     if is_mapping:
         return dict(zip(keys, parts, strict=True))
-    if hasattr(first, "_fields"):
-        return type(first)(*parts)
-    return tuple(parts) if isinstance(first, tuple) else parts
+    if type(first) in (tuple, list):
+        return type(first)(parts)
+    # A named tuple.
+    return type(first)(*parts) if isinstance(first, tuple) else parts
 
 
 def parts_of(x: Any) -> Iterator[Any]:
@@ -125,8 +126,8 @@ def _kind(part: Any) -> str:
 
 def castings_of(holds_integers: bool, floating: str, others: bool) -> list[Casting]:
     """Return the castings that inputs may need, to be tried one after the other."""
-    floats = Casting(floating, False, others)
-    return [floats._replace(integers=True), floats] if holds_integers else [floats]
+    kept = [True, False] if holds_integers else [False]
+    return [Casting(floating, integers, others) for integers in kept]
 
 
 def as_input(part: Any, casting: Casting, name: str = "") -> Any:

@@ -255,6 +255,9 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     input_shape_ : tuple of int, dict, list or None
         Shape of one sample: of each part, if it has several, and None where samples
         differ.
+    casting_ : tuple
+        Dtypes in which the net takes X: ``floating``, as a name, and whether
+        ``integers`` stay integers, and ``others`` than numbers as they are.
     n_features_in_, feature_names_in_
         Size of its first axis, and the names of the columns if X had any.
 
@@ -379,7 +382,7 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     estimator_, round_one_estimators_, influence_, influence_per_view_, views_, \
             summary_, warnings_, sample_weight_, sample_mask_, sample_indices_, \
             n_dropped_, drop_fraction_, cv_results_, solver_results_, timings_, \
-            input_shape_, n_features_in_, feature_names_in_
+            input_shape_, casting_, n_features_in_, feature_names_in_
         As in :class:`DataDropoutClassifier`.
 
     See Also

@@ -17,19 +17,21 @@ from sklearn.utils.validation import validate_data
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 from torch.utils.data import DataLoader
 
-from sk_datadrop._batches import collates, has_own_dataset
-from sk_datadrop._casting import FLOATS, Casting
-from sk_datadrop._lazy import (
+from sk_datadrop._array_items import (
     ArrayItems,
-    DatasetRows,
-    LazyTargets,
     MemoryMap,
-    as_lazy,
-    cast_as,
     chunks,
     is_text,
-    raw_input,
     rows_of_objects,
+)
+from sk_datadrop._batches import collates, has_own_dataset
+from sk_datadrop._casting import FLOATS, Casting, as_input, map_parts
+from sk_datadrop._lazy import (
+    DatasetRows,
+    LazyTargets,
+    as_lazy,
+    cast_as,
+    raw_input,
     shape_of,
     with_own_targets,
     with_shape,
@@ -154,9 +156,12 @@ def _check_finite(X: np.ndarray, names: Any) -> None:
     )
 
 
-def warn_of_rounding(X: Any, casting: Casting, stacklevel: int) -> None:
-    """Warn of integers in a table that the floating dtype cannot tell apart."""
-    if casting.in_memory.itemsize > 4 or isinstance(X, DatasetRows):
+def warn_of_rounding(X: Any, as_read: Any, casting: Casting, stacklevel: int) -> None:
+    """Warn of integers in a table that the floating dtype cannot tell apart.
+
+    X is as it was given and as it was read.
+    """
+    if casting.in_memory.itemsize > 4 or not isinstance(as_read, np.ndarray):
         return
     if hasattr(X, "iloc") and X.ndim == 2:
         numbers = enumerate(X.columns)
@@ -355,8 +360,10 @@ def _check_lazy(X: DatasetRows, minimum: int, net: NeuralNet) -> None:
             f"Found array with {len(X)} sample(s) while a minimum of {minimum} is "
             "required: give X more samples."
         )
-    is_single = shape_of(X) == () and not isinstance(raw_input(X, 0), str)
-    if is_single and not collates(net):
+    is_own = collates(net) or has_own_dataset(net)
+    casting = Casting(others=is_own)
+    map_parts(lambda part, name: as_input(part, casting, name), raw_input(X, 0))
+    if shape_of(X) == () and not is_own:
         raise ValueError(
             "samples of a data set must be arrays of one axis or more; got single "
             "values."

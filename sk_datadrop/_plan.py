@@ -1,6 +1,7 @@
 """From the arguments of ``fit`` to a plan: everything checked, and nothing trained."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from sklearn.utils.validation import check_memory
 from skorch import NeuralNet
 
 from sk_datadrop._cache import Cache, Key, cache_key
+from sk_datadrop._casting import Casting
 from sk_datadrop._drop import (
     as_many_rows,
     check_drop_fraction,
@@ -73,6 +75,8 @@ class Plan:
         Whether a training on fewer samples takes as many optimiser steps.
     notes : list of str
         What was warned of before any training.
+    casting : Casting
+        The dtypes in which the net takes the inputs.
     """
 
     net: NeuralNet
@@ -93,6 +97,7 @@ class Plan:
     ends_early: bool
     same_steps: bool
     notes: list[str]
+    casting: Casting
 
     def held_out(self, number: int) -> Samples:
         """Return the samples that a split is measured on."""
@@ -163,15 +168,9 @@ def make_plan(
     target_shape = samples.y.shape[1:]
     seed = from_first_process(_draw_seed(owner.random_state), net)
     n_classes = None if classes is None else len(classes)
-    check_lengths(net, samples)
     probe, shape, casting = probe_net(net, samples, n_classes=n_classes, seed=seed)
-    owner._casting = casting
-    warn_of_rounding(X, casting, stacklevel=3)
-    samples = _matched(samples, shape).cast_as(casting)
-    if validation is not None:
-        with prefix_errors("y_val"):
-            validation = _matched(validation, shape).cast_as(casting)
-    notes = _warn_of_random(net, samples, validation, seed)
+    samples = _matched(samples, shape, casting, "y")
+    validation = validation and _matched(validation, shape, casting, "y_val")
     splits = _splits(owner.cv, samples, validation, classes, seed, split_params)
     if owner.drop_fraction == "auto":
         check_candidate_splits(splits)
@@ -193,7 +192,8 @@ def make_plan(
         verbose=owner.verbose,
         # "auto" compares the nets of round 1, and trains others as long.
         ends_early=owner.drop_fraction != "auto",
-        notes=notes,
+        notes=_warn_of_inputs(net, X, samples, validation, casting, seed),
+        casting=casting,
         same_steps=getattr(owner, "same_steps", True),
     )
     return plan if owner.memory is None else _with_cache(plan, owner, probe)
@@ -304,6 +304,7 @@ def _check_data(
     encoder = fit_labels(y) if is_classification else None
     samples = _samples(net, X, y, encoder, "y")
     check_consistent_length(X, samples.y)
+    check_lengths(net, samples)
     classes = None if encoder is None else encoder.classes_
     if X_val is None:
         return samples, None, classes
@@ -316,10 +317,19 @@ def _check_data(
     return samples, validation, classes
 
 
-def _warn_of_random(
-    net: NeuralNet, samples: Samples, validation: Samples | None, seed: int
+def _warn_of_inputs(
+    net: NeuralNet,
+    X: Any,
+    samples: Samples,
+    validation: Samples | None,
+    casting: Casting,
+    seed: int,
 ) -> list[str]:
-    """Warn of samples that are read differently each time, and return what was said."""
+    """Warn of integers that are rounded, and of samples that are read differently.
+
+    Of the latter it returns what was said.
+    """
+    warn_of_rounding(X, samples.X, casting, stacklevel=4)
     given = {"X": samples, "X_val": validation}
     notes = [say_random(net, part, seed, name) for name, part in given.items() if part]
     said = [note for note in notes if note is not None]
@@ -367,12 +377,18 @@ def _samples(net: NeuralNet, X: Any, y: Any, encoder: Any, name: str) -> Samples
     return Samples(X, class_targets(net, codes), codes)
 
 
-def _matched(samples: Samples, output_shape: tuple[int, ...]) -> Samples:
-    """Return samples whose targets have the shape of the outputs, unless classes."""
+def _matched(
+    samples: Samples, output_shape: tuple[int, ...], casting: Casting, name: str
+) -> Samples:
+    """Return samples as the net takes them.
+
+    Their targets have the shape of the outputs, unless they are classes.
+    """
     y = samples.y
     if samples.codes is None:
-        y = match_targets(y, output_shape)
-    return Samples.of(samples.X, y, samples.codes)
+        with prefix_errors(name) if name != "y" else nullcontext():
+            y = match_targets(y, output_shape)
+    return Samples.of(samples.X, y, samples.codes).cast_as(casting)
 
 
 def _validation_of_refit(

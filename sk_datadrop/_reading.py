@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 
+from sk_datadrop._array_items import ArrayItems, MemoryMap
 from sk_datadrop._batches import collates, has_own_dataset
 from sk_datadrop._casting import parts_of, shapes_of
-from sk_datadrop._lazy import ArrayItems, DatasetRows, MemoryMap, raw_input, shape_of
+from sk_datadrop._lazy import DatasetRows, raw_input, shape_of
 from sk_datadrop._ranks import device_of
 from sk_datadrop._samples import Samples
 from sk_datadrop._training import seeded

@@ -97,7 +97,8 @@ def input_of(X: Any, number: int) -> np.ndarray:
     Of several parts, the first with the most axes.
     """
     if isinstance(X, DatasetRows):
-        parts = [p for p in parts_of(X[number][0]) if isinstance(p, Tensor)]
+        x, _ = cast_as(X, Casting(others=True))[number]
+        parts = [part for part in parts_of(x) if isinstance(part, Tensor)]
         largest = max(parts, key=Tensor.dim, default=torch.empty(0))
         return np.asarray(largest.float().numpy())
     # The columns of a frame may be of several dtypes.

@@ -99,7 +99,7 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         True where the sample is to be kept, and the positions of those.
     round_one_estimators_, influence_per_view_, views_, summary_, warnings_, \
             n_dropped_, drop_fraction_, drop_rate_per_class_, solver_results_, \
-            cv_results_, timings_, classes_, target_shape_, input_shape_, \
+            cv_results_, timings_, classes_, target_shape_, input_shape_, casting_, \
             n_features_in_, feature_names_in_
         As in :class:`DataDropoutClassifier` or :class:`DataDropoutRegressor`.
 

@@ -1,7 +1,7 @@
 """A private copy of a module, called with weights from elsewhere."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,13 +39,17 @@ def _keep_in_full_precision(module: torch.nn.Module) -> None:
 
     In bfloat16 no system of equations can be solved.
     """
-    forward = module.forward
+    module.forward = _InFullPrecision(module.forward)
 
-    def in_full_precision(*args: Any, **kwargs: Any) -> Any:
+
+class _InFullPrecision:
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs = _widened(kwargs)
         with _NoLowPrecision():
-            return forward(*_widened(args), **_widened(kwargs))
-
-    module.forward = in_full_precision
+            return self.forward(*_widened(args), **kwargs)
 
 
 class _NoLowPrecision(TorchFunctionMode):

@@ -18,9 +18,10 @@ from sklearn.base import clone
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from skorch.helper import predefined_split
+from torch.utils.data import Subset
 
 from sk_datadrop._derivatives import is_out_of_memory
-from sk_datadrop._lazy import DatasetRows, HeldOutAsTheyAre
+from sk_datadrop._lazy import DatasetRows
 from sk_datadrop._ranks import device_of, module_of, summed_over_processes
 from sk_datadrop._samples import Samples, given_to
 
@@ -142,6 +143,23 @@ def train(
     vars(net).pop("get_default_callbacks", None)
     net.callbacks_ = [(k, cb) for k, cb in net.callbacks_ if cb not in extra]
     return net
+
+
+class HeldOutAsTheyAre:
+    """A ``train_split`` whose validation samples are not augmented.
+
+    The net's own may withhold samples of another data set, which stay as they are.
+    """
+
+    def __init__(self, split: Callable[..., Any], samples: DatasetRows) -> None:
+        self.split = split
+        self.samples = samples
+
+    def __call__(self, dataset: Any, y: Any = None, **options: Any) -> tuple[Any, Any]:
+        train, held_out = self.split(dataset, y, **options)
+        if isinstance(held_out, Subset) and held_out.dataset is dataset:
+            held_out = self.samples[np.asarray(held_out.indices)]
+        return train, held_out
 
 
 @contextmanager

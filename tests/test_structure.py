@@ -23,6 +23,7 @@ ORDER = [
     "datasets",
     "_splits",
     "_casting",
+    "_array_items",
     "_lazy",
     "_names",
     "_samples",
@@ -93,13 +94,14 @@ EXCEPTIONS = {
 # They stand in for a callable of skorch or torch, whose options they do not know.
 STAND_INS = {
     "HeldOutAsTheyAre.__call__",
+    "_InFullPrecision.__call__",
     "WeightedIterator.__call__",
     "WithWeights.__call__",
 }
 
 MAX_LINES_OF_MODULE = 450
 MAX_LINES_OF_FUNCTION = 50
-MAX_LINES_OF_PACKAGE = 10_700
+MAX_LINES_OF_PACKAGE = 11_800
 MAX_PARAMETERS = 11
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
