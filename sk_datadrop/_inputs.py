@@ -36,7 +36,9 @@ from sk_datadrop._lazy import (
     with_own_targets,
     with_shape,
 )
-from sk_datadrop._reading import common_shape
+from sk_datadrop._reading import common_shape, say_random
+from sk_datadrop._safeguards import DataDropoutWarning
+from sk_datadrop._samples import Samples
 
 
 def with_targets_given(
@@ -156,7 +158,28 @@ def _check_finite(X: np.ndarray, names: Any) -> None:
     )
 
 
-def warn_of_rounding(X: Any, as_read: Any, casting: Casting, stacklevel: int) -> None:
+def warn_of_inputs(
+    net: NeuralNet,
+    X: Any,
+    samples: Samples,
+    validation: Samples | None,
+    casting: Casting,
+    seed: int,
+) -> list[str]:
+    """Warn of integers that are rounded, and of samples that are read differently.
+
+    Of the latter it returns what was said.
+    """
+    _warn_of_rounding(X, samples.X, casting, stacklevel=4)
+    given = {"X": samples, "X_val": validation}
+    notes = [say_random(net, part, seed, name) for name, part in given.items() if part]
+    said = [note for note in notes if note is not None]
+    for note in said:
+        warnings.warn(note, DataDropoutWarning, stacklevel=4)
+    return said
+
+
+def _warn_of_rounding(X: Any, as_read: Any, casting: Casting, stacklevel: int) -> None:
     """Warn of integers in a table that the floating dtype cannot tell apart.
 
     X is as it was given and as it was read.
@@ -219,7 +242,7 @@ def _text_in(X: Any) -> str | None:
 def _is_text(values: Any) -> bool:
     try:
         array = np.asarray(values)
-        if array.dtype.kind in "biuf":
+        if array.dtype.kind in "biufc":
             return False
         if array.dtype.kind != "M":
             array.astype(float)

@@ -381,7 +381,9 @@ def as_lazy(X: Any, y: Any = None, n_parts: int = 0) -> DatasetRows | None:
         return None if whole is None else whole[np.asarray(X.indices)]
     if isinstance(X, np.memmap) and X.dtype.kind in "biuf" and X.ndim > 1:
         return DatasetRows(MemoryMap(X))
-    if isinstance(X, Mapping) or are_parts(X, y, n_parts):
+    # One kind of sparse matrix is a dict.
+    is_dict = isinstance(X, Mapping) and not hasattr(X, "toarray")
+    if is_dict or are_parts(X, y, n_parts):
         return DatasetRows(ArrayItems(X))
     values = X.to_numpy() if hasattr(X, "iloc") and X.ndim == 1 else X
     if is_ragged(values):

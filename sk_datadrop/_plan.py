@@ -30,7 +30,7 @@ from sk_datadrop._inputs import (
     class_targets,
     encode_labels,
     fit_labels,
-    warn_of_rounding,
+    warn_of_inputs,
     with_targets_given,
 )
 from sk_datadrop._lazy import shape_of
@@ -41,8 +41,7 @@ from sk_datadrop._net_checks import (
 )
 from sk_datadrop._objective import Kind, check_objective
 from sk_datadrop._ranks import from_first_process, has_ranks
-from sk_datadrop._reading import check_lengths, say_random
-from sk_datadrop._safeguards import DataDropoutWarning
+from sk_datadrop._reading import check_lengths
 from sk_datadrop._samples import Samples
 from sk_datadrop._splits import Split, check_candidate_splits, held_out_splits
 from sk_datadrop._training import Recipe, prefix_errors
@@ -192,7 +191,7 @@ def make_plan(
         verbose=owner.verbose,
         # "auto" compares the nets of round 1, and trains others as long.
         ends_early=owner.drop_fraction != "auto",
-        notes=_warn_of_inputs(net, X, samples, validation, casting, seed),
+        notes=warn_of_inputs(net, X, samples, validation, casting, seed),
         casting=casting,
         same_steps=getattr(owner, "same_steps", True),
     )
@@ -315,27 +314,6 @@ def _check_data(
         check_consistent_length(X_val, validation.y)
     check_held_out(len(X_val), "X_val")
     return samples, validation, classes
-
-
-def _warn_of_inputs(
-    net: NeuralNet,
-    X: Any,
-    samples: Samples,
-    validation: Samples | None,
-    casting: Casting,
-    seed: int,
-) -> list[str]:
-    """Warn of integers that are rounded, and of samples that are read differently.
-
-    Of the latter it returns what was said.
-    """
-    warn_of_rounding(X, samples.X, casting, stacklevel=4)
-    given = {"X": samples, "X_val": validation}
-    notes = [say_random(net, part, seed, name) for name, part in given.items() if part]
-    said = [note for note in notes if note is not None]
-    for note in said:
-        warnings.warn(note, DataDropoutWarning, stacklevel=4)
-    return said
 
 
 def check_held_out(n_samples: int, name: str) -> None:
