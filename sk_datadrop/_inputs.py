@@ -36,9 +36,11 @@ from sk_datadrop._lazy import (
     with_own_targets,
     with_shape,
 )
+from sk_datadrop._ranks import device_of
 from sk_datadrop._reading import common_shape, say_random
 from sk_datadrop._safeguards import DataDropoutWarning
 from sk_datadrop._samples import Samples
+from sk_datadrop._training import seeded
 
 
 def with_targets_given(
@@ -67,9 +69,12 @@ def check_inputs(
     if (lazy := _as_lazy(owner.estimator, X, shape=shape)) is None:
         X = _as_array(owner, X, reset, minimum)
     else:
-        _check_lazy(lazy, minimum, owner.estimator)
-        if reset:
-            lazy = with_shape(lazy, common_shape(lazy, owner.estimator))
+        net = owner.estimator
+        # A data set may draw from the global generators.
+        with seeded(0, device_of(net)):
+            _check_lazy(lazy, minimum, net)
+            if reset:
+                lazy = with_shape(lazy, common_shape(lazy, net))
         X = validate_data(owner, lazy, reset=reset, skip_check_array=True)
     if shape is not None:
         _check_shape(type(owner).__name__, owner.estimator, X, shape)

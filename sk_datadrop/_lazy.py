@@ -194,10 +194,8 @@ class DatasetRows(Dataset[Any]):
             x = raw_input(self, 0)
             what = "single values, with no targets among them. Pass y."
             if isinstance(x, Mapping):
-                what = (
-                    f"dicts of {', '.join(map(repr, x))}, with no targets under "
-                    "'labels' or 'label'. Pass y, or give the target that name."
-                )
+                what = f"dicts of {', '.join(map(repr, x))}, with no targets under "
+                what += "'labels' or 'label'. Pass y, or give the target that name."
             raise ValueError(f"the items of {type(self.dataset).__name__} are {what}")
         if np.ndim(first) > 1:
             return LazyTargets(self)

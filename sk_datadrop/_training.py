@@ -233,8 +233,8 @@ def check_predictions(net: NeuralNet, samples: Samples, name: str) -> None:
 
     """
     n_bad = n_samples = 0
-    # A DataLoader draws a seed for its workers, needed or not.
-    with torch.random.fork_rng(devices=[]):
+    # A DataLoader draws a seed for its workers, needed or not, and a data set may draw.
+    with seeded(0, device_of(net)):
         for outputs in net.forward_iter(given_to(net, samples.X)):
             # Minus infinity is the logit of a class that is ruled out.
             bad = outputs.isnan() | outputs.isposinf()
