@@ -8,6 +8,7 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
+from sk_datadrop._casting import Casting
 from sk_datadrop._engine import Engine
 from sk_datadrop._inputs import check_inputs, with_targets_given, without_targets
 from sk_datadrop._objective import Kind
@@ -222,7 +223,7 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             X,
             reset=False,
             shape=self.input_shape_,
-            casting=self.casting_,
+            casting=Casting(*self.casting_),
         )
         return given_to(self.estimator, without_targets(X))
 

@@ -256,8 +256,8 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         Shape of one sample: of each part, if it has several, and None where samples
         differ.
     casting_ : tuple
-        Dtypes in which the net takes X: ``floating``, as a name, and whether
-        ``integers`` stay integers, and ``others`` than numbers as they are.
+        How the net takes X: the name of the floating dtype, whether integers stay
+        integers, and whether what is no number is handed over as it is.
     n_features_in_, feature_names_in_
         Size of its first axis, and the names of the columns if X had any.
 

@@ -168,8 +168,8 @@ def make_plan(
     seed = from_first_process(_draw_seed(owner.random_state), net)
     n_classes = None if classes is None else len(classes)
     probe, shape, casting = probe_net(net, samples, n_classes=n_classes, seed=seed)
-    samples = _matched(samples, shape, casting, "y")
-    validation = validation and _matched(validation, shape, casting, "y_val")
+    samples = _matched(samples, shape, casting, "")
+    validation = validation and _matched(validation, shape, casting, "_val")
     splits = _splits(owner.cv, samples, validation, classes, seed, split_params)
     if owner.drop_fraction == "auto":
         check_candidate_splits(splits)
@@ -356,7 +356,7 @@ def _samples(net: NeuralNet, X: Any, y: Any, encoder: Any, name: str) -> Samples
 
 
 def _matched(
-    samples: Samples, output_shape: tuple[int, ...], casting: Casting, name: str
+    samples: Samples, output_shape: tuple[int, ...], casting: Casting, suffix: str
 ) -> Samples:
     """Return samples as the net takes them.
 
@@ -364,9 +364,10 @@ def _matched(
     """
     y = samples.y
     if samples.codes is None:
-        with prefix_errors(name) if name != "y" else nullcontext():
+        with prefix_errors(f"y{suffix}") if suffix else nullcontext():
             y = match_targets(y, output_shape)
-    return Samples.of(samples.X, y, samples.codes).cast_as(casting)
+    with prefix_errors(f"X{suffix}") if suffix else nullcontext():
+        return Samples.of(samples.X, y, samples.codes).cast_as(casting)
 
 
 def _validation_of_refit(

@@ -322,7 +322,7 @@ def store(
     """Set the fitted attributes of an estimator, and return it."""
     codes, keep, influence = plan.samples.codes, choice.keep, evidence.influence
     owner.input_shape_ = shape_of(plan.samples.X)
-    owner.casting_ = plan.casting
+    owner.casting_ = tuple(plan.casting)
     if plan.classes is None or codes is None:
         owner.target_shape_ = plan.target_shape
     else:

@@ -255,7 +255,7 @@ def test_nets_in_double_precision(give):
     if give is DatasetRows:
         X = DatasetRows(TensorDataset(torch.tensor(VALUES), torch.tensor(Y)))
     double = model_of(Table, module__dtype=torch.float64).fit(X, Y)
-    assert double.casting_.floating == "float64"
+    assert double.casting_[0] == "float64"
     single = model_of(Table).fit(X, Y)
     np.testing.assert_allclose(double.influence_, single.influence_, rtol=0.01)
     assert double.predict(X).shape == (N,)
@@ -267,7 +267,7 @@ def test_double_precision_by_default():
         model = model_of(Table).fit(VALUES, Y)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert model.casting_.floating == "float64"
+    assert model.casting_[0] == "float64"
 
 
 class Casts(Table):
@@ -531,7 +531,7 @@ def test_layouts_of_images_are_explained(shape, n_channels, advice, dtype):
 
 
 def test_truth_values_are_numbers_unless_they_are_a_part():
-    assert model_of(Table).fit(VALUES > 0, Y).casting_.integers is False
+    assert model_of(Table).fit(VALUES > 0, Y).casting_[1] is False
 
     class WithMask(Table):
         def forward(self, X, mask):
@@ -539,4 +539,4 @@ def test_truth_values_are_numbers_unless_they_are_a_part():
             return super().forward(X.masked_fill(mask, 0))
 
     model = model_of(WithMask).fit({"X": VALUES, "mask": VALUES < 0}, Y)
-    assert model.casting_.integers
+    assert model.casting_[1]
