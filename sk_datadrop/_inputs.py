@@ -37,7 +37,7 @@ from sk_datadrop._lazy import (
     with_shape,
 )
 from sk_datadrop._ranks import device_of
-from sk_datadrop._reading import common_shape, say_random
+from sk_datadrop._rereading import common_shape, say_random
 from sk_datadrop._safeguards import DataDropoutWarning
 from sk_datadrop._samples import Samples
 from sk_datadrop._training import seeded

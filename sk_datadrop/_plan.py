@@ -41,7 +41,7 @@ from sk_datadrop._net_checks import (
 )
 from sk_datadrop._objective import Kind, check_objective
 from sk_datadrop._ranks import from_first_process, has_ranks
-from sk_datadrop._reading import check_lengths
+from sk_datadrop._rereading import check_lengths
 from sk_datadrop._samples import Samples
 from sk_datadrop._splits import Split, check_candidate_splits, held_out_splits
 from sk_datadrop._training import Recipe, prefix_errors

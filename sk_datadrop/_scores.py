@@ -26,7 +26,7 @@ from sk_datadrop._lazy import DatasetRows, cast_as, with_own_targets
 from sk_datadrop._net_checks import castings_for, check_loss, first_that_works
 from sk_datadrop._objective import HeldOutObjective, Kind, check_objective
 from sk_datadrop._plan import check_held_out
-from sk_datadrop._reading import say_random
+from sk_datadrop._rereading import say_random
 from sk_datadrop._safeguards import DataDropoutWarning
 from sk_datadrop._samples import Samples, class_codes
 from sk_datadrop._solvers import SolverResult

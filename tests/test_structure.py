@@ -35,7 +35,7 @@ ORDER = [
     "_weighing",
     "_batches",
     "_training",
-    "_reading",
+    "_rereading",
     "_stateless",
     "_criteria",
     "_functional",
