@@ -8,11 +8,13 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
+from sk_datadrop._casting import Casting
 from sk_datadrop._engine import Engine
 from sk_datadrop._inputs import check_inputs, with_targets_given, without_targets
 from sk_datadrop._objective import Kind
 from sk_datadrop._plan import make_plan
 from sk_datadrop._predictions import Aim
+from sk_datadrop._samples import given_to
 from sk_datadrop._schedule import progress_bar
 from sk_datadrop._two_rounds import (
     choose,
@@ -75,9 +77,14 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
-            Samples: tables (N, D), signals (N, C, L), images (N, C, H, W), cast to
-            float32. A `numpy.memmap`, a data set, a :class:`skorch.helper.SliceDataset`
-            or :class:`DatasetRows` is read one sample at a time, never as a whole.
+            Samples: tables (N, D), signals (N, C, L), images (N, C, H, W); a dict, a
+            :class:`skorch.helper.SliceDict`, a tuple or a list of such arrays for nets
+            of several inputs; rows of different lengths if the net has a
+            ``collate_fn``. A `numpy.memmap`, a data set, also of Hugging Face, a
+            :class:`skorch.helper.SliceDataset` or :class:`DatasetRows` is read one
+            sample at a time, never as a whole. Integers stay integers (int64) if the
+            net takes them, as embeddings do; all else is cast to the dtype of its
+            parameters.
         y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
             Labels of any type for a classifier; targets of the shape of the net's
             outputs for a regressor. None uses those of the data set X.
@@ -213,8 +220,14 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
 
     def _check_X(self, X: Any) -> Any:
         """Check X against what was fitted, and return it to be predicted for."""
-        X = check_inputs(self, X, reset=False, shape=self.input_shape_)
-        return without_targets(X)
+        X = check_inputs(
+            self,
+            X,
+            reset=False,
+            shape=self.input_shape_,
+            casting=Casting(*self.casting_),
+        )
+        return given_to(self.estimator, without_targets(X))
 
     def _with_own_targets(self, X: Any, y: Any) -> tuple[Any, Any]:
         """Return X and y, those of the data set X if y is None."""

@@ -126,6 +126,7 @@ class _RoundTwoMixin:
         >>> bool(DataDropoutRegressor(net, cv=2).fit(X, y).score(X, y) > 0.5)
         True
         """
+        check_is_fitted(self, "estimator_")
         X, y = self._with_own_targets(X, y)
         if self._is_for_scikit_learn(np.ndim(y)):
             return float(super().score(X, y, sample_weight))  # type: ignore[misc]
@@ -263,8 +264,12 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         Shape of one target, with many classes per sample only.
     aim_ : Aim
         How predictions are read from the outputs of the net.
-    input_shape_ : tuple of int
-        Shape of one sample.
+    input_shape_ : tuple of int, dict, list or None
+        Shape of one sample: of each part, if it has several, and None where samples
+        differ.
+    casting_ : tuple
+        How the net takes X: the name of the floating dtype, whether integers stay
+        integers, and whether what is no number is handed over as it is.
     n_features_in_, feature_names_in_
         Size of its first axis, and the names of the columns if X had any.
 
@@ -386,7 +391,7 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     estimator_, round_one_estimators_, influence_, influence_per_view_, views_, \
             summary_, warnings_, sample_weight_, sample_mask_, sample_indices_, \
             n_dropped_, drop_fraction_, cv_results_, solver_results_, timings_, \
-            input_shape_, aim_, n_features_in_, feature_names_in_
+            input_shape_, aim_, casting_, n_features_in_, feature_names_in_
         As in :class:`DataDropoutClassifier`.
 
     See Also

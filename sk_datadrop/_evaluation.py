@@ -16,12 +16,12 @@ class Evaluation(NamedTuple):
 
     Losses, (n_samples,), are those by the criterion, without penalties; of classes they
     are minus the log-probability of the given one, the mean over the places that have
-    one, so that no weight of a class counts. There are log-probabilities, (n_samples, n_classes) or (n_samples,
-    n_classes, n_places), if there is one class per sample, or there are not too many.
-    Of other targets there are their mean, or the share of each class, and, of targets
-    of one real value, what is left of it, (n_samples,). The mean loss by the criterion,
-    without class weights and label smoothing of torch's, compares with that of a
-    constant prediction.
+    one, so that no weight of a class counts. There are log-probabilities, (n_samples,
+    n_classes) or (n_samples, n_classes, n_places), if there is one class per sample, or
+    not too many. Of other targets there are their mean, or the share of each class,
+    and, of targets of one real value, what is left of it, (n_samples,). The mean loss
+    by the criterion, without class weights and label smoothing of torch's, compares
+    with that of a constant prediction.
     """
 
     losses: np.ndarray

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from skorch import NeuralNet, NeuralNetClassifier
-from skorch.utils import to_tensor
 from torch import Tensor
 
+from sk_datadrop._batches import batches_of, twin_of
 from sk_datadrop._criteria import (
     Call,
     inverse_link,
@@ -24,7 +24,7 @@ from sk_datadrop._criteria import (
 )
 from sk_datadrop._derivatives import METHODS, find_method
 from sk_datadrop._outputs import Structure, joined, taken_apart
-from sk_datadrop._ranks import device_of, iterator_of_all, module_of
+from sk_datadrop._ranks import module_of
 from sk_datadrop._reading import Reading
 from sk_datadrop._samples import Samples
 from sk_datadrop._stateless import (
@@ -36,14 +36,6 @@ from sk_datadrop._stateless import (
 
 FEW_SAMPLES = 16
 """Enough to tell how a net can be differentiated, and cheap."""
-
-_IN_ORDER = {
-    "sampler": None,
-    "batch_sampler": None,
-    "shuffle": False,
-    "drop_last": False,
-}
-"""Options of a data loader that passes every sample once, in order."""
 
 
 class FunctionalNet:
@@ -70,15 +62,11 @@ class FunctionalNet:
         criterion = original(net.criterion_)
         self._reduction, self._criterion = without_reduction(criterion)
         self._plain_criterion = without_weights(self._criterion)
-        # A shallow twin, so that net.get_loss sees the copies. copy.copy would
-        # go through skorch's pickling.
-        self._net = object.__new__(type(net))
-        self._net.__dict__.update(net.__dict__, criterion_=self._criterion)
+        # A shallow twin, so that net.get_loss sees the copies.
+        self._net = twin_of(net)
+        self._net.__dict__["criterion_"] = self._criterion
         self._training_net = net
         self._state_dict = state_dict
-        for option, value in _IN_ORDER.items():
-            if f"iterator_valid__{option}" in vars(net):
-                self._net.__dict__[f"iterator_valid__{option}"] = value
         self._batch_size = vars(net).get("iterator_valid__batch_size", net.batch_size)
         trainable = {
             k: p.detach() for k, p in module.named_parameters() if p.requires_grad
@@ -112,16 +100,7 @@ class FunctionalNet:
 
         A batch size of None is the net's own for validation.
         """
-        net, device = self._net, device_of(self._net)
-        dataset = net.get_dataset(samples.X, samples.y)
-        net.__dict__["iterator_valid__batch_size"] = self.samples_per_batch(batch_size)
-        # A DataLoader draws a seed for its workers, needed or not.
-        with torch.random.fork_rng(devices=[]):
-            batches = iter(iterator_of_all(net, dataset))
-        for number, (X, y) in enumerate(batches):
-            if number == 0 and "iterator_valid__collate_fn" in vars(net):
-                _check_order(y, samples.y)
-            yield to_tensor(X, device=device), to_tensor(y, device=device)
+        return batches_of(self._net, samples, self.samples_per_batch(batch_size))
 
     @property
     def skorch_net(self) -> NeuralNet:
@@ -392,15 +371,3 @@ def _rebuild(
     functional = FunctionalNet(net, state_dict)
     functional.derivative = derivative
     return functional
-
-
-def _check_order(batch_y: Any, y: Any) -> None:
-    """Raise a ValueError if a first batch does not hold the first samples, in order."""
-    expected = torch.as_tensor(y[: len(batch_y)])
-    found = torch.as_tensor(batch_y)
-    if found.shape != expected.shape or not torch.equal(found.to(expected), expected):
-        raise ValueError(
-            "iterator_valid__collate_fn changes the samples, their order or their "
-            "targets, so scores could not be told apart. Leave it out of the net for "
-            "validation, or keep the order."
-        )

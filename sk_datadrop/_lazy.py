@@ -1,7 +1,7 @@
 """Torch data sets and memory maps, read when they are needed and cut as arrays are."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -11,8 +11,29 @@ from sklearn.utils import check_consistent_length
 from skorch.helper import SliceDataset
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-_CHUNK = 2**24
-"""Bytes of a memory map that are read at a time."""
+from sk_datadrop._array_items import (
+    ArrayItems,
+    MemoryMap,
+    are_parts,
+    chunks,
+    holds_dicts,
+    is_ragged,
+    rows_of_objects,
+)
+from sk_datadrop._casting import (
+    FLOATS,
+    Casting,
+    as_input,
+    cast_array,
+    holds_integers,
+    is_nested,
+    map_parts,
+    parts_of,
+    shapes_of,
+)
+
+_LABELS = ("labels", "label")
+"""Keys under which items of Hugging Face data sets hold the target."""
 
 
 class DatasetRows(Dataset[Any]):
@@ -24,9 +45,12 @@ class DatasetRows(Dataset[Any]):
 
     Parameters
     ----------
-    dataset : torch.utils.data.Dataset
+    dataset : torch.utils.data.Dataset, or dict or tuple of arrays
         Map-style; its items are ``(x, y)``, or ``x`` where y is given elsewhere. Each
-        x is an array or tensor of the same shape; the net gets float32.
+        x is an array or tensor, or a dict, tuple or list of them, of the same shapes
+        unless the net has a ``collate_fn``. The net gets integers if it takes them,
+        and all else in the dtype of its parameters. An item that is a dict is x, but
+        for its "labels" or "label", which are y. Arrays are those of several inputs.
     augmented : torch.utils.data.Dataset or None, default=None
         The same samples in the same order as training sees them: with torchvision the
         same data set with another ``transform``. Scoring and prediction use `dataset`.
@@ -46,6 +70,8 @@ class DatasetRows(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, *, augmented: Any = None) -> None:
+        if isinstance(dataset, Mapping | tuple) and is_nested(dataset):
+            dataset = ArrayItems(dataset)
         in_training = dataset if augmented is None else augmented
         for name, given in (("dataset", dataset), ("augmented", in_training)):
             if isinstance(given, IterableDataset) or not hasattr(given, "__len__"):
@@ -63,8 +89,9 @@ class DatasetRows(Dataset[Any]):
         self.indices = np.arange(len(dataset))
         self._values: np.ndarray | SliceDataset | LazyTargets | None = None
         self._source = dataset
-        self._row_shape: tuple[int, ...] | None = None
-        self._target_dtype = torch.float32
+        self._target_dtype: torch.dtype | None = None
+        self._casting = FLOATS
+        self._first: tuple[Any, bool] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -80,17 +107,18 @@ class DatasetRows(Dataset[Any]):
             cut._values = self._values[key]
         return cut
 
-    def _item(self, number: int) -> tuple[torch.Tensor, Any]:
-        x, y = _parts(self._source[int(self.indices[number])])
+    def _item(self, number: int) -> tuple[Any, Any]:
+        x, y = _read(self._source, int(self.indices[number]))
         if self._values is not None:
             y = self._values[number]
-        x = _as_input(x)
-        if not x.isfinite().all():
-            raise ValueError(
-                "Input X contains NaN or infinity, in sample "
-                f"{self.indices[number]} of the data set. Leave such samples out, or "
-                "fill them in."
-            )
+        x = map_parts(lambda part, name: as_input(part, self._casting, name), x)
+        for part in parts_of(x):
+            if isinstance(part, torch.Tensor) and not part.isfinite().all():
+                raise ValueError(
+                    "Input X contains NaN or infinity, in sample "
+                    f"{self.indices[number]} of the data set. Leave such samples out, "
+                    "or fill them in."
+                )
         return x, self._as_target(y)
 
     def _as_target(self, y: Any) -> Any:
@@ -101,11 +129,13 @@ class DatasetRows(Dataset[Any]):
         is_label = y.ndim == 0 and not y.is_floating_point()
         if is_label or isinstance(self._values, np.ndarray):
             return y
-        return y.to(self._target_dtype)
+        if self._target_dtype is not None:
+            return y.to(self._target_dtype)
+        return y.double() if self._casting.floating == "float64" else y.float()
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of samples, and shape of the first.
+        """Number of samples, and shape of the first if it has a single part.
 
         It reads the first item of the data set, once.
 
@@ -126,9 +156,15 @@ class DatasetRows(Dataset[Any]):
         >>> DatasetRows(TensorDataset(torch.zeros(10, 3), torch.zeros(10))).shape
         (10, 3)
         """
-        if self._row_shape is None:
-            self._row_shape = tuple(_as_input(_parts(self.dataset[0])[0]).shape)
-        return (len(self), *self._row_shape)
+        shape = self._look()[0]
+        return (len(self), *(shape if isinstance(shape, tuple) else ()))
+
+    def _look(self) -> tuple[Any, bool]:
+        """Return the shape of the first item, and whether it holds integers."""
+        if self._first is None:
+            x, _ = _read(self.dataset, 0)
+            self._first = shapes_of(x), holds_integers(x)
+        return self._first
 
     @property
     def targets(self) -> Any:
@@ -158,10 +194,12 @@ class DatasetRows(Dataset[Any]):
             return self._values
         first = self._target_of(0)
         if first is None:
-            raise ValueError(
-                f"the items of {type(self.dataset).__name__} are single values, with "
-                "no targets among them. Pass y."
-            )
+            x = raw_input(self, 0)
+            what = "single values, with no targets among them. Pass y."
+            if isinstance(x, Mapping):
+                what = f"dicts of {', '.join(map(repr, x))}, with no targets under "
+                what += "'labels' or 'label'. Pass y, or give the target that name."
+            raise ValueError(f"the items of {type(self.dataset).__name__} are {what}")
         if np.ndim(first) > 1:
             return LazyTargets(self)
         known = None if self._values is not None else _listed_targets(self.dataset)
@@ -174,7 +212,7 @@ class DatasetRows(Dataset[Any]):
         if self._values is not None:
             target = self._values[number]
         else:
-            _, target = _parts(self.dataset[int(self.indices[number])])
+            _, target = _read(self.dataset, int(self.indices[number]))
         return target.numpy() if isinstance(target, torch.Tensor) else target
 
     def with_targets(self, values: Any) -> "DatasetRows":
@@ -222,21 +260,57 @@ def for_training(X: DatasetRows) -> DatasetRows:
     return other
 
 
-class HeldOutAsTheyAre:
-    """A ``train_split`` whose validation samples are not augmented.
+def shape_of(X: Any) -> Any:
+    """Return the shape of a sample, a dict or list of shapes if it has several parts.
 
-    The net's own may withhold samples of another data set, which stay as they are.
+    It is None for a part whose samples differ in shape.
     """
+    return X._look()[0] if isinstance(X, DatasetRows) else X.shape[1:]
 
-    def __init__(self, split: Callable[..., Any], samples: DatasetRows) -> None:
-        self.split = split
-        self.samples = samples
 
-    def __call__(self, dataset: Any, y: Any = None, **options: Any) -> tuple[Any, Any]:
-        train, held_out = self.split(dataset, y, **options)
-        if isinstance(held_out, Subset) and held_out.dataset is dataset:
-            held_out = self.samples[np.asarray(held_out.indices)]
-        return train, held_out
+def with_shape(X: DatasetRows, shape: Any) -> DatasetRows:
+    """Return the same samples, whose shape is known by more than the first of them."""
+    other = copy.copy(X)
+    other._first = shape, X._look()[1]
+    return other
+
+
+def keeps_integers(X: Any) -> bool:
+    """Tell whether integers are among the inputs, which a net may or may not take."""
+    return X._look()[1] if isinstance(X, DatasetRows) else X.dtype.kind in "iu"
+
+
+def cast_as(X: Any, casting: Casting) -> Any:
+    """Return the same samples in the dtypes that a net takes.
+
+    Arrays remain arrays if they can: there are none of low precision.
+    """
+    if not isinstance(X, DatasetRows):
+        if casting.dtype.itemsize >= casting.in_memory.itemsize:
+            return cast_array(X, casting)
+        X = DatasetRows(ArrayItems(X))
+    other = copy.copy(X)
+    other._casting = casting
+    return other
+
+
+def raw_input(X: DatasetRows, number: int) -> Any:
+    """Return an input as the data set has it."""
+    return _read(X.dataset, int(X.indices[number]))[0]
+
+
+def as_arrays(X: DatasetRows, *, cast: bool = True) -> Any:
+    """Return what `ArrayItems` hold of these samples; None of any other data set."""
+    if not isinstance(X.dataset, ArrayItems):
+        return None
+
+    def cut(part: Any, name: str) -> Any:
+        part = part[X.indices]
+        if not cast:
+            return part
+        return cast_array(np.asarray(part), X._casting)
+
+    return map_parts(cut, X.dataset.parts)
 
 
 class LazyTargets:
@@ -285,47 +359,10 @@ class LazyTargets:
         return len(self.shape)
 
 
-class MemoryMap(Dataset[Any]):
-    """Samples of a `numpy.memmap`, sent to other processes as the name of its file."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.array[key]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        root: Any = self.array
-        while isinstance(root.base, np.memmap):
-            root = root.base
-        # Changes to a map that is copied on write are in no file.
-        if getattr(root, "filename", None) is None or root.mode == "c":
-            return MemoryMap, (np.array(self.array),)
-        start, of_root = (a.__array_interface__["data"][0] for a in (self.array, root))
-        view = (self.array.shape, self.array.dtype, self.array.strides)
-        return _open_map, (str(root.filename), int(root.offset + start - of_root), view)
-
-
-def _open_map(filename: str, offset: int, view: tuple[Any, ...]) -> MemoryMap:
-    shape, dtype, strides = view
-    buffer = np.memmap(filename, np.uint8, mode="r")
-    return MemoryMap(np.ndarray(shape, dtype, buffer, offset, strides))
-
-
-def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield a memory map a few samples at a time, as arrays in memory."""
-    n_samples = max(1, _CHUNK // max(array[:1].nbytes, 1))
-    for start in range(0, len(array), n_samples):
-        yield np.array(array[start : start + n_samples])
-
-
 def identity(part: Any) -> Iterator[Any]:
     """Yield what tells samples from others: plain values, memory maps in chunks."""
     if isinstance(part, DatasetRows):
-        yield part.indices
+        yield from (part.indices, str(part._casting))
         for own in (part.dataset, part.augmented, part._values):
             yield from identity(own)
     elif isinstance(part, SliceDataset):
@@ -333,14 +370,21 @@ def identity(part: Any) -> Iterator[Any]:
         yield from identity(part.dataset)
     elif isinstance(part, LazyTargets):
         yield from identity(part.samples)
+    elif isinstance(part, ArrayItems):
+        yield repr(map_parts(lambda _, name: name, part.parts))
+        yield from parts_of(part.parts)
     elif isinstance(part, MemoryMap):
         yield from chunks(part.array)
     else:
         yield part
 
 
-def as_lazy(X: Any) -> DatasetRows | None:
-    """Wrap samples that are not all in memory; return None if X is anything else."""
+def as_lazy(X: Any, y: Any = None, n_parts: int = 0) -> DatasetRows | None:
+    """Wrap samples that are no array in memory; return None if they are one.
+
+    A tuple or list of arrays holds several inputs, not samples, if each array has as
+    many entries as y, or if several are expected.
+    """
     if isinstance(X, DatasetRows):
         return X
     # A user's own kind of subset may change its items.
@@ -349,12 +393,20 @@ def as_lazy(X: Any) -> DatasetRows | None:
         return None if whole is None else whole[np.asarray(X.indices)]
     if isinstance(X, np.memmap) and X.dtype.kind in "biuf" and X.ndim > 1:
         return DatasetRows(MemoryMap(X))
-    return DatasetRows(X) if isinstance(X, Dataset | SliceDataset) else None
+    # One kind of sparse matrix is a dict.
+    is_dict = isinstance(X, Mapping) and not hasattr(X, "toarray")
+    if is_dict or are_parts(X, y, n_parts):
+        return DatasetRows(ArrayItems(X))
+    values = X.to_numpy() if hasattr(X, "iloc") and X.ndim == 1 else X
+    if is_ragged(values):
+        return DatasetRows(ArrayItems(rows_of_objects(values)))
+    is_dataset = isinstance(X, Dataset | SliceDataset) or holds_dicts(X)
+    return DatasetRows(X) if is_dataset else None
 
 
 def with_own_targets(X: Any, y: Any) -> tuple[Any, Any]:
     """Return X and y, lazy ones wrapped; y of a data set if it is None."""
-    if (lazy := as_lazy(X)) is None:
+    if (lazy := as_lazy(X, y)) is None:
         return X, y
     if isinstance(y, np.memmap) and y.ndim < 2:
         y = np.array(y)
@@ -368,32 +420,28 @@ def has_own_targets(X: DatasetRows) -> bool:
     return X._values is None
 
 
+def _read(source: Any, number: int) -> tuple[Any, Any]:
+    """Return input and target of an item, as the innermost data set has them."""
+    if not isinstance(source, DatasetRows):
+        return _parts(source[number])
+    x, y = _read(source._source, int(source.indices[number]))
+    return x, y if source._values is None else source._values[number]
+
+
 def _parts(item: Any) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        label = next((key for key in _LABELS if key in item), None)
+        x = {key: part for key, part in item.items() if key != label}
+        return x, None if label is None else item[label]
     if not isinstance(item, tuple | list):
         return item, None
     if len(item) not in (1, 2):
         raise ValueError(
-            f"items of a data set must be x, or a pair (x, y); got {len(item)} values."
+            f"items of a data set must be x, or a pair (x, y); got {len(item)} values. "
+            "Put several inputs into one x: ((a, b), y), or ({'a': a, 'b': b}, y)."
         )
     # `TensorDataset(inputs)` gives tuples of one.
     return item[0], item[1] if len(item) == 2 else None
-
-
-def _as_input(x: Any) -> torch.Tensor:
-    x = x if isinstance(x, torch.Tensor) else np.asarray(x)
-    is_array = isinstance(x, np.ndarray)
-    if x.dtype.kind not in "biuf" if is_array else x.is_complex():
-        raise TypeError(
-            f"samples must be arrays or tensors of real numbers; got {x!r:.80}. Give "
-            "the data set a transform that makes tensors of them, such as "
-            "torchvision's ToTensor."
-        )
-    if is_array:
-        # Too large a number becomes infinity, which is found.
-        with np.errstate(over="ignore"):
-            return torch.as_tensor(np.array(x, dtype=np.float32))
-    tensor: torch.Tensor = x.detach().float()
-    return tensor
 
 
 def _listed_targets(dataset: Any) -> np.ndarray | None:

@@ -45,7 +45,11 @@ def run_all(
         return
     results = Parallel(n_workers, return_as="generator_unordered")(
         delayed(_run_in_worker)(
-            torch.get_num_threads(), net, number, function, *arguments
+            (torch.get_num_threads(), torch.get_default_dtype()),
+            net,
+            number,
+            function,
+            *arguments,
         )
         for number, arguments in numbered
     )
@@ -54,18 +58,23 @@ def run_all(
 
 
 def _run_in_worker(
-    n_threads: int,
+    settings: tuple[int, torch.dtype],
     net: NeuralNet,
     number: int,
     function: Callable[..., Any],
     *arguments: Any,
 ) -> tuple[int, Any]:
-    """Call a function as the caller would: sums depend on the number of threads."""
+    """Call a function as the caller would: sums depend on the number of threads.
+
+    The settings are that number, and the dtype that modules are made in.
+    """
     # Workers of dask may run several threads, and torch has one global generator:
     # calls take turns. The sequential backend keeps a call from sharing its work out
     # again, so that no call waits for another one.
     with _ONE_AT_A_TIME, parallel_config(backend="sequential"):
+        n_threads, dtype = settings
         torch.set_num_threads(n_threads)
+        torch.set_default_dtype(dtype)
         register_in_main(net)
         return number, _by_name(function(*arguments))
 

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_memory
 from skorch import NeuralNet
 
 from sk_datadrop._cache import Cache, Key, cache_key
+from sk_datadrop._casting import Casting
 from sk_datadrop._drop import (
     as_many_rows,
     check_drop_fraction,
@@ -22,11 +23,13 @@ from sk_datadrop._drop import (
 )
 from sk_datadrop._engine import Engine, check_engine
 from sk_datadrop._influence import InfluenceFunctions
-from sk_datadrop._inputs import check_inputs, with_targets_given
+from sk_datadrop._inputs import check_inputs, warn_of_inputs, with_targets_given
+from sk_datadrop._lazy import shape_of
 from sk_datadrop._objective import Kind, check_objective
 from sk_datadrop._predictions import Aim
 from sk_datadrop._ranks import from_first_process, has_ranks
 from sk_datadrop._reading import Reading
+from sk_datadrop._rereading import check_lengths
 from sk_datadrop._samples import Samples
 from sk_datadrop._splits import Split, check_candidate_splits, held_out_splits
 from sk_datadrop._targets import (
@@ -68,6 +71,10 @@ class Plan:
         Whether trainings of round 1 stop once their best epoch has surely passed.
     same_steps : bool
         Whether a training on fewer samples takes as many optimiser steps.
+    notes : list of str
+        What was warned of before any training.
+    casting : Casting
+        The dtypes in which the net takes the inputs.
     """
 
     net: NeuralNet
@@ -89,6 +96,8 @@ class Plan:
     verbose: int
     ends_early: bool
     same_steps: bool
+    notes: list[str]
+    casting: Casting
 
     @property
     def aim(self) -> Aim:
@@ -166,9 +175,8 @@ def make_plan(
     target_shape = samples.y.shape[1:]
     seed = from_first_process(_draw_seed(owner.random_state), net)
     probe, samples = probed(net, samples, classes, seed, is_classification)
-    if validation is not None:
-        with prefix_errors("y_val"):
-            validation = matched(validation, probe, samples)
+    casting = probe.casting
+    validation = validation and matched(validation, probe, samples, "_val")
     splits = _splits(owner.cv, samples, validation, classes, seed, split_params)
     if owner.drop_fraction == "auto":
         check_candidate_splits(splits)
@@ -192,6 +200,8 @@ def make_plan(
         verbose=owner.verbose,
         # "auto" compares the nets of round 1, and trains others as long.
         ends_early=owner.drop_fraction != "auto",
+        notes=warn_of_inputs(net, X, samples, validation, casting, seed),
+        casting=casting,
         same_steps=getattr(owner, "same_steps", True),
     )
     return plan if owner.memory is None else _with_cache(plan, owner, probe.net)
@@ -283,7 +293,8 @@ def _check_data(
     """Return samples, validation samples and classes."""
     net = owner.estimator
     if X_val is not None:
-        X_val, y_val = with_targets_given(net, X_val, y_val)
+        with prefix_errors("X_val"):
+            X_val, y_val = with_targets_given(net, X_val, y_val)
     if (X_val is None) != (y_val is None):
         missing = "X_val" if X_val is None else "y_val"
         raise ValueError(
@@ -295,16 +306,17 @@ def _check_data(
         raise ValueError(
             f"{type(owner).__name__} requires y to be passed, but the target y is None."
         )
-    X = check_inputs(owner, X, reset=True)
+    X = check_inputs(owner, X, reset=True, casting=None)
     has_places = is_classification and takes_places(y)
     encoder = fit_labels(y) if is_classification and not has_places else None
     samples = samples_of(net, X, y, encoder, "y", has_places)
     check_consistent_length(X, samples.y)
+    check_lengths(net, samples)
     classes = None if encoder is None else encoder.classes_
     if X_val is None:
         return samples, None, classes
     with prefix_errors("X_val"):
-        X_val = check_inputs(owner, X_val, reset=False, shape=X.shape[1:])
+        X_val = check_inputs(owner, X_val, reset=False, shape=shape_of(X), casting=None)
     with prefix_errors("y_val"):
         validation = samples_of(net, X_val, y_val, encoder, "y_val", has_places)
         check_consistent_length(X_val, validation.y)

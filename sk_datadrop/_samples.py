@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from skorch.dataset import Dataset as ArrayDataset
 from torch import Tensor
 
-from sk_datadrop._lazy import DatasetRows, LazyTargets, for_training
+from sk_datadrop._casting import Casting, parts_of
+from sk_datadrop._lazy import (
+    DatasetRows,
+    LazyTargets,
+    as_arrays,
+    cast_as,
+    for_training,
+)
 
 
 @dataclass(frozen=True)
@@ -63,32 +71,45 @@ class Samples:
         codes = None if self.codes is None else self.codes[indices]
         return Samples(self.X[indices], self.y[indices], codes)
 
-    def dataset(self) -> Any:
-        """Return them as a data set of pairs, without augmentation."""
-        if isinstance(self.X, DatasetRows):
-            return self.X
-        return ArrayDataset(self.X, self.y)
+    def cast_as(self, casting: Casting) -> "Samples":
+        """Return the same samples in the dtypes that a net takes."""
+        y = self.y
+        if isinstance(y, np.ndarray) and y.dtype.kind == "f":
+            y = y.astype(casting.in_memory, copy=False)
+        return Samples.of(cast_as(self.X, casting), y, self.codes)
 
-    def fit_arguments(self) -> tuple[Any, Any]:
+    def arguments(self, net: Any) -> tuple[Any, Any]:
+        """Return X and y for the ``get_dataset`` of a net, without augmentation."""
+        return given_to(net, self.X), self.y
+
+    def fit_arguments(self, net: Any) -> tuple[Any, Any]:
         """Return X and y for the ``fit`` of a net, augmented if they are to be."""
-        if not isinstance(self.X, DatasetRows):
-            return self.X, self.y
-        return for_training(self.X), self.parts()[1]
+        X = given_to(net, self.X)
+        if not isinstance(X, DatasetRows):
+            return X, self.y
+        return for_training(X), self.parts()[1]
+
+
+def given_to(net: Any, X: Any) -> Any:
+    """Return inputs as a net takes them: those in memory go to its data set class."""
+    if isinstance(X, DatasetRows) and net.dataset is not ArrayDataset:
+        arrays = as_arrays(X)
+        return X if arrays is None else arrays
+    return X
 
 
 def input_of(X: Any, number: int) -> np.ndarray:
-    """Return the input of one sample, without its target."""
+    """Return the input of one sample, without its target.
+
+    Of several parts, the first with the most axes.
+    """
     if isinstance(X, DatasetRows):
-        return np.asarray(X[number][0].numpy())
+        x, _ = cast_as(X, Casting(others=True))[number]
+        parts = [part for part in parts_of(x) if isinstance(part, Tensor)]
+        largest = max(parts, key=Tensor.dim, default=torch.empty(0))
+        return np.asarray(largest.float().numpy())
     # The columns of a frame may be of several dtypes.
     return X.iloc[number].to_numpy(float) if hasattr(X, "iloc") else np.array(X[number])
-
-
-def first_inputs(X: Any, n_samples: int) -> np.ndarray:
-    """Return a copy of the first inputs, as an array."""
-    if isinstance(X, DatasetRows):
-        return np.stack([input_of(X, i) for i in range(min(n_samples, len(X)))])
-    return np.array(X[:n_samples])
 
 
 def by_position(X: Any) -> Any:

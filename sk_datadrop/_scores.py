@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -15,15 +16,20 @@ from skorch import NeuralNet
 from skorch.exceptions import NotInitializedError
 from torch import nn
 
+from sk_datadrop._casting import Casting
 from sk_datadrop._drop import mean_influence
 from sk_datadrop._engine import Request, check_engine, score
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import InfluenceFunctions
-from sk_datadrop._lazy import with_own_targets
-from sk_datadrop._net_checks import check_loss, read_outputs
+from sk_datadrop._inputs import refuse_iterators
+from sk_datadrop._lazy import DatasetRows, cast_as, with_own_targets
+from sk_datadrop._net_checks import check_loss
 from sk_datadrop._objective import HeldOutObjective, Kind, check_objective
 from sk_datadrop._plan import check_held_out
+from sk_datadrop._probe import castings_for, first_that_works, read_outputs
 from sk_datadrop._reading import Reading
+from sk_datadrop._rereading import say_random
+from sk_datadrop._safeguards import DataDropoutWarning
 from sk_datadrop._samples import Samples, class_codes
 from sk_datadrop._solvers import SolverResult
 from sk_datadrop._training import Checkpoint, Training
@@ -161,8 +167,7 @@ def influence_scores(
             f"({len(held_out)}); got {n_groups!r}."
         )
     first = _check_checkpoints(skorch_net, checkpoints)
-    for given in (samples, held_out):
-        check_loss(first, given)
+    samples, held_out = _cast(skorch_net, first, samples, held_out)
     held_out, reading = _with_codes(first, held_out)
     states = enumerate([None] if checkpoints is None else checkpoints, 1)
     training = Training(skorch_net, [Checkpoint(*numbered) for numbered in states])
@@ -213,7 +218,9 @@ def _check_checkpoints(net: NeuralNet, checkpoints: Any) -> FunctionalNet:
 
 
 def _as_samples(X: Any, y: Any, suffix: str) -> Samples:
-    X, y = with_own_targets(_as_array(X), _as_array(y))
+    refuse_iterators(X)
+    X, y = with_own_targets(X, _as_array(y))
+    X = _as_array(X)
     for name, values in (("X", X), ("y", y)):
         if values is None or not hasattr(values, "__len__") or not len(values):
             raise ValueError(
@@ -221,6 +228,33 @@ def _as_samples(X: Any, y: Any, suffix: str) -> Samples:
             )
     check_consistent_length(X, y)
     return Samples.of(X, y)
+
+
+def _cast(
+    net: NeuralNet, first: FunctionalNet, samples: Samples, held_out: Samples
+) -> tuple[Samples, Samples]:
+    """Check the losses of both, in the dtypes that the net takes; arrays are as given.
+
+    Warns of samples that are read differently each time.
+    """
+    cast = []
+    for name, given in (("X", samples), ("X_val", held_out)):
+        if isinstance(given.X, DatasetRows):
+            given = first_that_works(
+                partial(_checked, first, given), castings_for(net, given.X)
+            )
+        else:
+            check_loss(first, given)
+        if (note := say_random(net, given, 0, name)) is not None:
+            warnings.warn(note, DataDropoutWarning, stacklevel=3)
+        cast.append(given)
+    return cast[0], cast[1]
+
+
+def _checked(net: FunctionalNet, samples: Samples, casting: Casting) -> Samples:
+    cast = Samples.of(cast_as(samples.X, casting), samples.y, samples.codes)
+    check_loss(net, cast)
+    return cast
 
 
 def _as_array(values: Any) -> Any:

@@ -10,10 +10,11 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.fixes import parse_version
 from sklearn.utils.metadata_routing import MethodMapping
 from sklearn.utils.validation import check_is_fitted
+from skorch.helper import SliceDict
 from torch.utils.data import Dataset
 
 from sk_datadrop._base import BaseDataDropout
-from sk_datadrop._lazy import with_own_targets
+from sk_datadrop._lazy import DatasetRows, as_arrays, as_lazy, with_own_targets
 
 
 class _BaseSelector(OneToOneFeatureMixin, BaseDataDropout):
@@ -51,7 +52,7 @@ class _BaseSelector(OneToOneFeatureMixin, BaseDataDropout):
         ['x0']
         """
         check_is_fitted(self, "input_shape_")
-        if len(self.input_shape_) != 1:
+        if not isinstance(self.input_shape_, tuple) or len(self.input_shape_) != 1:
             raise ValueError(
                 "only tables have names of columns; the samples seen in fit have "
                 f"shape {self.input_shape_}. Ask for the names before the samples "
@@ -98,7 +99,7 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         True where the sample is to be kept, and the positions of those.
     round_one_estimators_, influence_per_view_, views_, summary_, warnings_, \
             n_dropped_, drop_fraction_, drop_rate_per_class_, solver_results_, \
-            cv_results_, timings_, classes_, target_shape_, input_shape_, \
+            cv_results_, timings_, classes_, target_shape_, input_shape_, casting_, \
             n_features_in_, feature_names_in_
         As in :class:`DataDropoutClassifier` or :class:`DataDropoutRegressor`.
 
@@ -152,7 +153,11 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
         """
         check_is_fitted(self, "sample_mask_")
         self._check_X(X)
-        return X if hasattr(X, "shape") or isinstance(X, Dataset) else np.asarray(X)
+        is_kept = hasattr(X, "shape") or isinstance(X, Dataset)
+        n_parts = len(self.input_shape_) if isinstance(self.input_shape_, list) else 0
+        if is_kept or as_lazy(X, n_parts=n_parts) is not None:
+            return X
+        return np.asarray(X)
 
     def _routes_to(self, callee: str) -> MethodMapping:
         # Older scikit-learn does not see the fit in fit_transform by itself.
@@ -237,7 +242,8 @@ class DataDropoutSampler(_BaseSelector):
         Returns
         -------
         X_kept : array-like of shape (n_kept, ...) or DatasetRows
-            Samples kept, in their order, of the type and dtype of X if it is an array.
+            Samples kept, in their order, of the type and dtype of X if it is an array,
+            or a dict, tuple or list of several.
         y_kept : array-like of shape (n_kept,) or (n_kept, ...)
             Their targets, of the type and dtype of y, or ``DatasetRows.targets``.
 
@@ -256,10 +262,17 @@ class DataDropoutSampler(_BaseSelector):
         >>> [len(kept) for kept in sampler.fit_resample(X, y)]
         [54, 54]
         """
+        given = X
         if not isinstance(X, np.ndarray):
             X, y = with_own_targets(X, y)
         kept = self.fit(X, y, X_val=X_val, y_val=y_val, **params).sample_indices_
-        return _safe_indexing(X, kept), _safe_indexing(y, kept)
+        X, y = _safe_indexing(X, kept), _safe_indexing(y, kept)
+        if isinstance(X, DatasetRows) and not isinstance(given, DatasetRows):
+            arrays = as_arrays(X, cast=False)
+            X = X if arrays is None else arrays
+            # The one kind of dict that can be cut further.
+            X = SliceDict(**X) if isinstance(given, SliceDict) else X
+        return X, y
 
     def _routes_to(self, callee: str) -> MethodMapping:
         mapping = super()._routes_to(callee)

@@ -1,7 +1,7 @@
 """A private copy of a module, called with weights from elsewhere."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from sk_datadrop._casting import LOW_PRECISION
 
 
 def stateless_copy(
@@ -23,7 +26,51 @@ def stateless_copy(
         module.load_state_dict(state_dict)
     _freeze_embedding_side_effects(module)
     _keep_norms_in_full_precision(module)
+    if any(str(p.dtype) in _LOW for p in module.parameters()):
+        _keep_in_full_precision(module.float())
     return module.eval()
+
+
+_LOW = {f"torch.{name}" for name in LOW_PRECISION}
+
+
+def _keep_in_full_precision(module: torch.nn.Module) -> None:
+    """Keep casts in the forward pass from lowering the precision again.
+
+    In bfloat16 no system of equations can be solved.
+    """
+    module.forward = _InFullPrecision(module.forward)
+
+
+class _InFullPrecision:
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self.forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs = _widened(kwargs)
+        with _NoLowPrecision():
+            return self.forward(*_widened(args), **kwargs)
+
+
+class _NoLowPrecision(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func in (Tensor.bfloat16, Tensor.half):
+            return args[0].float()
+        return func(*_widened(args), **_widened(kwargs or {}))
+
+
+def _widened(values: Any) -> Any:
+    """Return values with float32 for low precision, tensors and dtypes alike."""
+    if isinstance(values, dict):
+        return {key: _widened(value) for key, value in values.items()}
+    if type(values) in (list, tuple):
+        return type(values)(map(_widened, values))
+    if isinstance(values, torch.dtype):
+        return torch.float32 if str(values) in _LOW else values
+    is_low = isinstance(values, Tensor) and str(values.dtype) in _LOW
+    return values.to(torch.float32) if is_low else values
 
 
 class WithWeights:

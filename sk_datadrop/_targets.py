@@ -4,6 +4,7 @@ Labels, one per sample, are encoded; many classes per sample, of labels, tokens 
 pixels, stay the numbers that they are; all else is real.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 
 from sk_datadrop._criteria import OF_TWO_CLASSES
 from sk_datadrop._lazy import DatasetRows, LazyTargets
-from sk_datadrop._net_checks import Probe, probe_net
+from sk_datadrop._probe import Probe, probe_net
 from sk_datadrop._samples import Samples
+from sk_datadrop._training import prefix_errors
 
 
 def check_labels(y: Any, name: str = "y") -> np.ndarray:
@@ -146,21 +148,22 @@ def probed(
     return probe, matched(tried, probe, tried)
 
 
-def matched(samples: Samples, probe: Probe, like: Samples) -> Samples:
-    """Return samples whose targets have the shape and dtype that the net needs.
+def matched(samples: Samples, probe: Probe, like: Samples, suffix: str = "") -> Samples:
+    """Return samples as the net takes them, their targets of the shape that it needs.
 
-    Raises a ValueError if they are of another shape than those alike.
+    Raises a ValueError if these are of another shape than those alike.
     """
     y = samples.y
-    if samples.codes is None and y.shape[1:] != probe.target_shape:
-        if y.shape[1:] != like.y.shape[1:] and np.prod(y.shape[1:]) != np.prod(
-            probe.target_shape
-        ):
-            raise ValueError(
-                f"the targets have shape {y.shape[1:]} per sample, and those to train "
-                f"on {like.y.shape[1:]}. Pass targets of the same kind."
-            )
-        y = y.reshape(len(y), *probe.target_shape)
-    as_needed = Samples.of(samples.X, y, samples.codes)
-    is_alike = y.dtype == like.y.dtype
-    return as_needed if is_alike else as_needed.with_target_dtype(like.y.dtype)
+    with prefix_errors(f"y{suffix}") if suffix else nullcontext():
+        if samples.codes is None and y.shape[1:] != probe.target_shape:
+            if np.prod(y.shape[1:]) != np.prod(probe.target_shape):
+                raise ValueError(
+                    f"the targets have shape {y.shape[1:]} per sample, and those to "
+                    f"train on {like.y.shape[1:]}. Pass targets of the same kind."
+                )
+            y = y.reshape(len(y), *probe.target_shape)
+    needed = Samples.of(samples.X, y, samples.codes)
+    if y.dtype != like.y.dtype:
+        needed = needed.with_target_dtype(like.y.dtype)
+    with prefix_errors(f"X{suffix}") if suffix else nullcontext():
+        return needed.cast_as(probe.casting)

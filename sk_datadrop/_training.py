@@ -18,11 +18,12 @@ from sklearn.base import clone
 from skorch import NeuralNet
 from skorch.callbacks import Callback
 from skorch.helper import predefined_split
+from torch.utils.data import Subset
 
 from sk_datadrop._derivatives import is_out_of_memory
-from sk_datadrop._lazy import DatasetRows, HeldOutAsTheyAre
+from sk_datadrop._lazy import DatasetRows
 from sk_datadrop._ranks import device_of, module_of, summed_over_processes
-from sk_datadrop._samples import Samples
+from sk_datadrop._samples import Samples, given_to
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,16 @@ def train(
         net.set_params(iterator_train=iterator(net.iterator_train))
     if validation != "own":
         original["train_split"] = net.train_split
-        net.set_params(
-            train_split=validation and predefined_split(validation.dataset())
-        )
+        net.set_params(train_split=None)
+        if validation is not None:
+            with seeded(recipe.seed, device_of(net)), prefix_errors(recipe.name):
+                held_out = net.get_dataset(*validation.arguments(net))
+            net.set_params(train_split=predefined_split(held_out))
     elif isinstance(samples.X, DatasetRows) and samples.X.augmented is not None:
         original["train_split"] = net.train_split
         net.set_params(train_split=HeldOutAsTheyAre(net.train_split, samples.X))
     with seeded(recipe.seed, device_of(net)), prefix_errors(recipe.name):
-        net.fit(*samples.fit_arguments(), **recipe.fit_params)
+        net.fit(*samples.fit_arguments(net), **recipe.fit_params)
     if len(net.history) > guard.n_epochs_:
         # skorch takes Ctrl-C for the wish to end this training only.
         raise KeyboardInterrupt(f"{recipe.name}: interrupted")
@@ -144,6 +147,23 @@ def train(
         vars(net).pop(name, None)
     net.callbacks_ = [(k, cb) for k, cb in net.callbacks_ if cb not in extra]
     return net
+
+
+class HeldOutAsTheyAre:
+    """A ``train_split`` whose validation samples are not augmented.
+
+    The net's own may withhold samples of another data set, which stay as they are.
+    """
+
+    def __init__(self, split: Callable[..., Any], samples: DatasetRows) -> None:
+        self.split = split
+        self.samples = samples
+
+    def __call__(self, dataset: Any, y: Any = None, **options: Any) -> tuple[Any, Any]:
+        train, held_out = self.split(dataset, y, **options)
+        if isinstance(held_out, Subset) and held_out.dataset is dataset:
+            held_out = self.samples[np.asarray(held_out.indices)]
+        return train, held_out
 
 
 @contextmanager
@@ -200,19 +220,26 @@ def prefix_errors(name: str) -> Iterator[None]:
                 "left over: set iterator_train__drop_last=True on the net, or another "
                 "batch_size."
             )
+        elif "expects each tensor to be equal size" in str(error):
+            advice = (
+                " The samples of X differ in shape: bring images to one size in the "
+                "data set, such as by torchvision's Resize, and pad sequences in a "
+                "collate_fn of the net (iterator_train__collate_fn, "
+                "iterator_valid__collate_fn)."
+            )
         raise ValueError(f"{name}: {what}{error}{advice}") from error
 
 
-def check_predictions(net: NeuralNet, X: Any, name: str) -> None:
+def check_predictions(net: NeuralNet, samples: Samples, name: str) -> None:
     """Raise a ValueError if a trained net predicts no numbers for some samples.
 
     The training loss does not tell: it is that before the last step, in training mode.
 
     """
     n_bad = n_samples = 0
-    # A DataLoader draws a seed for its workers, needed or not.
-    with torch.random.fork_rng(devices=[]):
-        for outputs in net.forward_iter(X):
+    # A DataLoader draws a seed for its workers, needed or not, and a data set may draw.
+    with seeded(0, device_of(net)):
+        for outputs in net.forward_iter(given_to(net, samples.X)):
             # Minus infinity is the logit of a class that is ruled out.
             bad = outputs.isnan() | outputs.isposinf()
             n_bad += int(bad.reshape(len(bad), -1).any(1).sum())

@@ -27,6 +27,7 @@ from sk_datadrop._engine import (
 from sk_datadrop._evaluation import Evaluation, evaluate
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._judge import Evidence, Predictions, chance_of_harm
+from sk_datadrop._lazy import shape_of
 from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._plan import Plan
 from sk_datadrop._ranks import device_of, from_first_process
@@ -243,6 +244,8 @@ def judge(
     verdict = review(evidence, chance_of_harm(evidence), courses, plan.classes)
     for note in verdict.notes:
         warnings.warn(note, DataDropoutWarning, stacklevel=stacklevel + 1)
+    # These were warned of before the trainings.
+    verdict.notes[:0] = plan.notes
     return verdict
 
 
@@ -294,7 +297,7 @@ def retrain(plan: Plan, choice: Choice, bar: Any) -> Refit:
     if plan.classes is not None and hasattr(net, "classes_inferred_"):
         # skorch takes every chance of a class for a class.
         net.classes_inferred_ = np.arange(len(plan.classes))
-    check_predictions(net, plan.samples[kept].X, recipe.name)
+    check_predictions(net, plan.samples[kept], recipe.name)
     bar.update()
     return Refit(net, perf_counter() - start)
 
@@ -320,7 +323,8 @@ def store(
 ) -> Any:
     """Set the fitted attributes of an estimator, and return it."""
     codes, keep, influence = plan.samples.codes, choice.keep, evidence.influence
-    owner.input_shape_, owner.aim_ = plan.samples.X.shape[1:], plan.aim
+    owner.input_shape_ = shape_of(plan.samples.X)
+    owner.aim_, owner.casting_ = plan.aim, tuple(plan.casting)
     if plan.classes is None or codes is None:
         owner.target_shape_ = plan.target_shape
         if plan.is_classification and plan.reading is not None:

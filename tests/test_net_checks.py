@@ -22,10 +22,9 @@ from sk_datadrop._net_checks import (
     check_deterministic,
     check_loss,
     check_not_nan,
-    match_targets,
-    probe_net,
     warn_of_unused_parameters,
 )
+from sk_datadrop._probe import match_targets, probe_net
 from sk_datadrop._reading import Reading
 from sk_datadrop._samples import Samples
 
@@ -224,7 +223,7 @@ def probe(net, n_classes=3):
 def test_the_probe_is_an_untrained_clone_of_the_seed():
     net = NeuralNetClassifier(MLP, criterion=nn.CrossEntropyLoss)
     state = torch.get_rng_state()
-    (first, shape, reading), (second, _, _) = probe(net), probe(net)
+    (first, shape, reading, _), (second, *_) = probe(net), probe(net)
     assert torch.equal(torch.get_rng_state(), state)
     assert shape == ()
     assert reading == Reading("logits", n_classes=3, ignored=-100)

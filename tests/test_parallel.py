@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from sk_datadrop import (
 )
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import _shard_scores
-from sk_datadrop._parallel import n_processes, run_all
+from sk_datadrop._parallel import _run_in_worker, n_processes, run_all
 from sk_datadrop._plan import make_plan
 from sk_datadrop._samples import Samples
 from sk_datadrop._schedule import SILENT, run
@@ -357,3 +358,14 @@ def test_ranks_drop_the_same_samples(tmp_path):
     first, second = (tmp_path.joinpath(f"{rank}.json").read_text() for rank in (0, 1))
     assert first == second
     assert len(json.loads(first)[0]) < 240
+
+
+def test_workers_make_modules_in_the_dtype_of_the_caller(classifier):
+    settings = 1, torch.float64
+    try:
+        result = _run_in_worker(settings, classifier, 3, torch.get_default_dtype)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    number, dtype = result
+    assert number == 3
+    assert pickle.loads(dtype) == torch.float64

@@ -5,12 +5,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from skorch.dataset import Dataset as ArrayDataset
+from skorch import NeuralNet
 from torch.utils.data import DataLoader, TensorDataset
 
 from sk_datadrop import DatasetRows
 from sk_datadrop._lazy import LazyTargets
-from sk_datadrop._samples import Samples, class_codes, first_inputs, input_of
+from sk_datadrop._samples import Samples, class_codes, input_of
 
 X = np.random.default_rng(0).random((12, 1, 4, 4), dtype=np.float32)
 LABELS = np.arange(12) % 3
@@ -55,11 +55,13 @@ every_kind = pytest.mark.parametrize(
     ("make", "targets"), KINDS.items(), ids=[make.__name__ for make in KINDS]
 )
 
+PLAIN = NeuralNet(torch.nn.Linear, criterion=torch.nn.MSELoss)
+
 
 def assert_are(samples, indices, targets):
     """Samples are those of these numbers, whichever way one looks at them."""
     assert len(samples) == len(indices)
-    pairs = samples.dataset()
+    pairs = PLAIN.get_dataset(*samples.arguments(PLAIN))
     inputs, of_dataset = zip(*(pairs[i] for i in range(len(indices))), strict=True)
     np.testing.assert_array_equal(np.stack(list(map(np.asarray, inputs))), X[indices])
     for found in (np.asarray(samples.y), np.stack(list(map(np.asarray, of_dataset)))):
@@ -103,7 +105,7 @@ def test_parts_are_those_that_the_samples_hold(make, targets):
 
 @every_kind
 def test_a_net_is_given_the_targets(make, targets):
-    inputs, y = make()[[5, 1]].fit_arguments()
+    inputs, y = make()[[5, 1]].fit_arguments(PLAIN)
     if y is None:
         _, y = next(iter(DataLoader(inputs, batch_size=2)))
     np.testing.assert_array_equal(y, targets[[5, 1]])
@@ -115,7 +117,7 @@ def test_only_a_net_in_training_is_given_augmented_inputs():
         augmented=TensorDataset(torch.tensor(X + 1), torch.tensor(LABELS)),
     )
     samples = Samples.of(augmented, LABELS, LABELS)[[4, 6]]
-    inputs, _ = samples.fit_arguments()
+    inputs, _ = samples.fit_arguments(PLAIN)
     np.testing.assert_array_equal(inputs[1][0], X[6] + 1)
     assert_are(samples, np.array([4, 6]), LABELS)
     assert_are(Samples.joined(*samples.parts()), np.array([4, 6]), LABELS)
@@ -123,10 +125,9 @@ def test_only_a_net_in_training_is_given_augmented_inputs():
 
 def test_arrays_are_handed_over_as_they_are():
     samples = labels_in_memory()
-    inputs, y = samples.fit_arguments()
+    inputs, y = samples.fit_arguments(PLAIN)
     assert inputs is X
     assert y is LABELS
-    assert isinstance(samples.dataset(), ArrayDataset)
 
 
 @pytest.mark.parametrize("inputs", [X, lazy(LABELS)], ids=["array", "lazy"])
@@ -134,14 +135,6 @@ def test_inputs_come_without_targets(inputs):
     found = input_of(inputs, 5)
     assert isinstance(found, np.ndarray)
     np.testing.assert_array_equal(found, X[5])
-    np.testing.assert_array_equal(first_inputs(inputs, 3), X[:3])
-    assert len(first_inputs(inputs, 100)) == 12
-
-
-def test_first_inputs_are_a_copy():
-    array = X.copy()
-    first_inputs(array, 3)[:] = 0
-    np.testing.assert_array_equal(array, X)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ ORDER = [
     "nets",
     "datasets",
     "_splits",
+    "_casting",
+    "_array_items",
     "_lazy",
     "_names",
     "_samples",
@@ -31,7 +33,9 @@ ORDER = [
     "_ranks",
     "_derivatives",
     "_weighing",
+    "_batches",
     "_training",
+    "_rereading",
     "_stateless",
     "_criteria",
     "_outputs",
@@ -40,6 +44,7 @@ ORDER = [
     "_evaluation",
     "_predictions",
     "_net_checks",
+    "_probe",
     "_objective",
     "_curvature",
     "_solvers._base",
@@ -97,13 +102,14 @@ EXCEPTIONS = {
 # They stand in for a callable of skorch or torch, whose options they do not know.
 STAND_INS = {
     "HeldOutAsTheyAre.__call__",
+    "_InFullPrecision.__call__",
     "WeightedIterator.__call__",
     "WithWeights.__call__",
 }
 
 MAX_LINES_OF_MODULE = 450
 MAX_LINES_OF_FUNCTION = 50
-MAX_LINES_OF_PACKAGE = 12_400
+MAX_LINES_OF_PACKAGE = 13_800
 MAX_PARAMETERS = 11
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
