@@ -14,7 +14,6 @@ from sk_datadrop._inputs import check_inputs, with_targets_given, without_target
 from sk_datadrop._objective import Kind
 from sk_datadrop._plan import make_plan
 from sk_datadrop._predictions import Aim
-from sk_datadrop._samples import given_to
 from sk_datadrop._schedule import progress_bar
 from sk_datadrop._two_rounds import (
     choose,
@@ -227,7 +226,7 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             shape=self.input_shape_,
             casting=Casting(*self.casting_),
         )
-        return given_to(self.estimator, without_targets(X))
+        return without_targets(X)
 
     def _with_own_targets(self, X: Any, y: Any) -> tuple[Any, Any]:
         """Return X and y, those of the data set X if y is None."""

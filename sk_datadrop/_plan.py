@@ -65,6 +65,8 @@ class Plan:
         Shape of one target as it was given.
     reading : Reading or None
         How chances of classes are read from the outputs; None if targets are none.
+    returns_several : bool
+        Whether the module returns more than one tensor.
     key : dict
         Everything that all results depend on, if there is a cache.
     ends_early : bool
@@ -90,6 +92,7 @@ class Plan:
     is_classification: bool
     target_shape: tuple[int, ...]
     reading: Reading | None
+    returns_several: bool
     cache: Cache | None
     key: Key
     n_jobs: int | None
@@ -104,7 +107,8 @@ class Plan:
         """What nets are trained to predict."""
         y = self.samples.y
         shape = self.target_shape if self.classes is None else None
-        return Aim(self.reading, np.zeros(y.shape[1:], dtype=y.dtype), shape)
+        like = np.zeros(y.shape[1:], dtype=y.dtype)
+        return Aim(self.reading, like, shape, self.returns_several)
 
     def held_out(self, number: int) -> Samples:
         """Return the samples that a split is measured on."""
@@ -194,6 +198,7 @@ def make_plan(
         is_classification=is_classification,
         target_shape=target_shape,
         reading=probe.reading,
+        returns_several=probe.returns_several,
         cache=None,
         key={},
         n_jobs=owner.n_jobs,

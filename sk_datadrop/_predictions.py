@@ -20,7 +20,7 @@ from torch import Tensor
 from sk_datadrop._criteria import inverse_link, original
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._reading import Reading, reading_of_known
-from sk_datadrop._samples import Samples
+from sk_datadrop._samples import Samples, given_to
 
 _KNOWN_TO_SKORCH = (
     torch.nn.CrossEntropyLoss,
@@ -43,20 +43,19 @@ def _tells_by_itself(net: NeuralNet, method: str) -> bool:
     return all(own is not getattr(kind, method) for kind in _OF_SKORCH)
 
 
-def _is_read_by_skorch(net: NeuralNet, X: Any, method: str) -> bool:
+def _is_read_by_skorch(net: NeuralNet, aim: "Aim", method: str) -> bool:
     """Tell whether a method of the net makes the right classes of its outputs.
 
     It does if it is the user's, or told how, or knows the criterion.
     """
+    if aim.reading is None:
+        return True
+    if aim.shape is not None:
+        return False
     if _tells_by_itself(net, method) or callable(net.predict_nonlinearity):
         return True
     is_known = isinstance(original(net.criterion_), _KNOWN_TO_SKORCH)
-    return is_known and not _returns_several(net, X)
-
-
-def _returns_several(net: NeuralNet, X: Any) -> bool:
-    """Tell whether the module returns anything but one tensor."""
-    return not isinstance(next(net.forward_iter(X[:1])), Tensor)
+    return is_known and not aim.returns_several
 
 
 class Aim(NamedTuple):
@@ -64,12 +63,14 @@ class Aim(NamedTuple):
 
     `like` is a target of the shape and dtype that the net takes, `shape` that of one as
     it was given, or None if it is one class. `reading` tells how chances of classes are
-    read, None if targets are none.
+    read, None if targets are none, and `returns_several` whether the module returns
+    more than one tensor.
     """
 
     reading: Reading | None
     like: np.ndarray
     shape: tuple[int, ...] | None
+    returns_several: bool = False
 
 
 def predict_codes(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
@@ -78,8 +79,8 @@ def predict_codes(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
     They are those of the net's own ``predict``, where that knows what it does.
     """
     reading = aim.reading
-    if reading is None or (aim.shape is None and _is_read_by_skorch(net, X, "predict")):
-        predicted = np.asarray(net.predict(X))
+    if reading is None or _is_read_by_skorch(net, aim, "predict"):
+        predicted = np.asarray(net.predict(given_to(net, X)))
         # skorch's base class predicts probabilities.
         codes = predicted.argmax(1) if predicted.ndim > 1 else predicted
         return codes.astype(np.int64)
@@ -99,11 +100,9 @@ def predict_proba(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
     the net's own ``predict_proba`` gives something else.
     """
     reading = aim.reading
-    by_net = reading is None or (
-        aim.shape is None and _is_read_by_skorch(net, X, "predict_proba")
-    )
-    if reading is None or by_net:
-        return _checked(net, np.asarray(net.predict_proba(X), dtype=np.float64))
+    if reading is None or _is_read_by_skorch(net, aim, "predict_proba"):
+        proba = np.asarray(net.predict_proba(given_to(net, X)), dtype=np.float64)
+        return _checked(net, proba)
     chances = _chances_for(net, X, aim, reading).astype(np.float64)
     chances = chances / chances.sum(axis=1, keepdims=True)
     shape = () if aim.shape is None else aim.shape
@@ -163,18 +162,19 @@ def predict_real(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
     of another size, such as several quantiles of a target, stay as they are.
     """
     if _tells_by_itself(net, "predict"):
-        predicted = np.asarray(net.predict(X))
+        predicted = np.asarray(net.predict(given_to(net, X)))
     elif callable(net.predict_nonlinearity):
-        predicted = np.asarray(net.predict_proba(X))
+        predicted = np.asarray(net.predict_proba(given_to(net, X)))
     elif aim.reading is not None and reading_of_known(net.criterion_) is None:
         samples = _with_any_targets(X, aim.like)
         predicted = expected_targets(FunctionalNet(net), samples, aim.reading)
-    elif _returns_several(net, X):
+    elif aim.returns_several:
         samples = _with_any_targets(X, aim.like)
         predicted = _joined(_predicted(FunctionalNet(net), samples))
     else:
         mean_of = inverse_link(net.criterion_)
-        predicted = _joined(mean_of(outputs) for outputs in net.forward_iter(X))
+        given = given_to(net, X)
+        predicted = _joined(mean_of(outputs) for outputs in net.forward_iter(given))
     if predicted[:1].size == aim.like.size:
         return predicted.reshape(len(predicted), *(aim.shape or ()))
     return predicted

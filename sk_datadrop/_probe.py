@@ -48,13 +48,15 @@ class Probe(NamedTuple):
     """What an untrained clone showed: itself, and the shape that targets need.
 
     Also how chances of classes are read from its outputs, None if targets are none, and
-    the dtypes in which it takes numbers: integers stay integers if it can.
+    the dtypes in which it takes numbers: integers stay integers if it can, and whether
+    it returns more than one tensor.
     """
 
     net: NeuralNet
     target_shape: tuple[int, ...]
     reading: Reading | None
     casting: Casting
+    returns_several: bool = False
 
 
 def probe_net(
@@ -103,14 +105,15 @@ def read_outputs(
     classes. Raises a ValueError if they are classes, and nothing tells how to read
     them.
     """
-    X, y = next(net.batches(samples[:FEW_SAMPLES], FEW_SAMPLES))
-    outputs = net.outputs(net.theta, X)
-    given, _ = net.given_to_criterion(outputs, y)
     reading = reading_of_known(net.skorch_net.criterion_)
+    n_samples = FEW_SAMPLES if reading is None else 2
+    X, y = next(net.batches(samples[:n_samples], n_samples))
+    outputs = net.outputs(net.theta, X)
     if reading is None:
         reading = _reading_of_others(net, outputs, y, samples, is_classification)
     if reading is None or reading.is_binary:
         return reading
+    given, _ = net.given_to_criterion(outputs, y)
     n_classes = given.shape[1] if given.ndim > 1 else 2
     return replace(reading, n_classes=n_classes)
 
@@ -251,23 +254,30 @@ def _check(
     casting: Casting,
 ) -> Probe:
     """Run a few samples, and check what comes out."""
-    some = samples[: min(FEW_SAMPLES, len(samples))].cast_as(casting)
+    pair = samples[:2].cast_as(casting)
     try:
-        functional = _run(net, some[:2])
-        shape = _target_shape(functional, some[:2], n_classes, is_classification)
-        if some.y.shape[1:] != shape:
-            some = some.with_targets(some.y.reshape(len(some), *shape))
-        check_loss(functional, some[:2])
-        check_deterministic(functional, some[:2])
-        _check_step_loss(net, functional, some[:2])
-        reading = read_outputs(functional, some, is_classification)
+        functional = _run(net, pair)
+        shape = _target_shape(functional, pair, n_classes, is_classification)
+        pair = shaped(pair, shape)
+        check_loss(functional, pair)
+        check_deterministic(functional, pair)
+        _check_step_loss(net, functional, pair)
+        few = samples[: min(FEW_SAMPLES, len(samples))].cast_as(casting)
+        reading = read_outputs(functional, shaped(few, shape), is_classification)
     except ValueError as error:
         advice = _advice(net.module_, shape_of(samples.X))
         # Without an axis of channels, a convolution takes a batch for a single image.
         if "axis" not in advice or advice in str(error):
             raise
         raise ValueError(f"{error} {advice}") from error
-    return Probe(net, shape, reading, casting)
+    return Probe(net, shape, reading, casting, functional.returns_several)
+
+
+def shaped(samples: Samples, shape: tuple[int, ...]) -> Samples:
+    """Return samples whose targets have a shape; classes are given as they are."""
+    if samples.codes is not None or samples.y.shape[1:] == shape:
+        return samples
+    return samples.with_targets(samples.y.reshape(len(samples), *shape))
 
 
 def _run(net: NeuralNet, pair: Samples) -> FunctionalNet:

@@ -15,7 +15,7 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 
 from sk_datadrop._criteria import OF_TWO_CLASSES
 from sk_datadrop._lazy import DatasetRows, LazyTargets
-from sk_datadrop._probe import Probe, probe_net
+from sk_datadrop._probe import Probe, probe_net, shaped
 from sk_datadrop._samples import Samples
 from sk_datadrop._training import prefix_errors
 
@@ -155,14 +155,14 @@ def matched(samples: Samples, probe: Probe, like: Samples, suffix: str = "") -> 
     """
     y = samples.y
     with prefix_errors(f"y{suffix}") if suffix else nullcontext():
-        if samples.codes is None and y.shape[1:] != probe.target_shape:
-            if np.prod(y.shape[1:]) != np.prod(probe.target_shape):
-                raise ValueError(
-                    f"the targets have shape {y.shape[1:]} per sample, and those to "
-                    f"train on {like.y.shape[1:]}. Pass targets of the same kind."
-                )
-            y = y.reshape(len(y), *probe.target_shape)
-    needed = Samples.of(samples.X, y, samples.codes)
+        if samples.codes is None and np.prod(y.shape[1:]) != np.prod(
+            probe.target_shape
+        ):
+            raise ValueError(
+                f"the targets have shape {y.shape[1:]} per sample, and those to "
+                f"train on {like.y.shape[1:]}. Pass targets of the same kind."
+            )
+    needed = shaped(Samples.of(samples.X, y, samples.codes), probe.target_shape)
     if y.dtype != like.y.dtype:
         needed = needed.with_target_dtype(like.y.dtype)
     with prefix_errors(f"X{suffix}") if suffix else nullcontext():

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._net_checks import read_outputs
+from sk_datadrop._probe import read_outputs
 from sk_datadrop._reading import (
     Reading,
     find_reading,
