@@ -266,7 +266,7 @@ def _run(shared: _Shared, split: Any, seed: int, X: Any, y: Any) -> tuple[Any, .
         fresh = replace(plan, seed=int(rng.integers(2**31)))
 
         def scored(choice: Choice) -> float:
-            refit = retrain(fresh, choice, bar)
+            refit = retrain(fresh, choice, bar, keeps_files=False)
             fitted = store(model, plan, results, evidence, verdict, choice, refit)
             held_out = _safe_indexing(X, test), _safe_indexing(y, test)
             return float(shared.scorer(fitted, *held_out))

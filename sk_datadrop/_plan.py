@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_memory
 from skorch import NeuralNet
 
 from sk_datadrop._cache import Cache, Key, cache_key
+from sk_datadrop._callbacks import check_callbacks, needs_validation
 from sk_datadrop._drop import (
     as_many_rows,
     check_drop_fraction,
@@ -36,10 +37,11 @@ from sk_datadrop._net_checks import (
     probe_net,
 )
 from sk_datadrop._objective import Kind, check_objective
-from sk_datadrop._ranks import from_first_process, has_ranks
+from sk_datadrop._parallel import n_processes
+from sk_datadrop._ranks import device_of, from_first_process, has_ranks
 from sk_datadrop._samples import Samples
 from sk_datadrop._splits import Split, check_candidate_splits, held_out_splits
-from sk_datadrop._training import Recipe, prefix_errors
+from sk_datadrop._training import Recipe, prefix_errors, seeded
 from sk_datadrop._weighing import check_samplers
 
 
@@ -93,7 +95,14 @@ class Plan:
             return self.validation
         return self.samples[self.splits[number].held_out]
 
-    def recipe(self, name: str, indices: np.ndarray, number: int = 0) -> Recipe:
+    def recipe(
+        self,
+        name: str,
+        indices: np.ndarray,
+        number: int = 0,
+        *,
+        keeps_files: bool = False,
+    ) -> Recipe:
         """Return how to train on some of the samples, as in the split of this number.
 
         Every split starts from other initial weights: that they agree is the evidence.
@@ -103,7 +112,8 @@ class Plan:
             key: cut(value, indices, len(self.samples))
             for key, value in self.fit_params.items()
         }
-        return Recipe(name, seed, fit_params, max(int(self.verbose) - 1, 0))
+        verbose = max(int(self.verbose) - 1, 0)
+        return Recipe(name, seed, fit_params, verbose, keeps_files)
 
     def rows_to_train(self, kept: np.ndarray, n_rows: int) -> np.ndarray:
         """Return the positions to train on instead of `n_rows` samples.
@@ -164,11 +174,19 @@ def make_plan(
     splits = _splits(owner.cv, samples, validation, classes, seed, split_params)
     if owner.drop_fraction == "auto":
         check_candidate_splits(splits)
+    refit_validation = _validation_of_refit(probe, validation)
+    with seeded(seed, device_of(net)):
+        check_callbacks(
+            probe,
+            len(samples),
+            n_processes(owner.n_jobs),
+            withholds=refit_validation == "own",
+        )
     plan = Plan(
         net=net,
         samples=samples,
         validation=validation,
-        refit_validation=_validation_of_refit(probe, validation),
+        refit_validation=refit_validation,
         splits=splits,
         engine=engine,
         objective=owner.objective,
@@ -355,18 +373,13 @@ def _validation_of_refit(
 ) -> Samples | Literal["own"] | None:
     """Return samples for the validation phase of round 2.
 
-    Round 2 trains on every kept sample. Only where a callback watches a validation
-    quantity and no samples were given does the net's own ``train_split`` withhold
-    some, since otherwise the callback would fail.
+    Round 2 trains on every kept sample. Only where a callback needs validation samples
+    and none were given does the net's own ``train_split`` withhold some, since
+    otherwise the callback would fail.
     """
     if validation is not None:
         return validation
-    watching = [
-        type(callback).__name__
-        for _, callback in probe.callbacks_
-        if isinstance(getattr(callback, "monitor", None), str)
-        and not callback.monitor.startswith("train")
-    ]
+    watching = needs_validation(probe)
     if not watching:
         return None
     if not probe.train_split:

@@ -19,6 +19,7 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 from skorch.helper import predefined_split
 
+from sk_datadrop._callbacks import OwnFolder
 from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._lazy import DatasetRows, HeldOutAsTheyAre
 from sk_datadrop._ranks import device_of, module_of, summed_over_processes
@@ -38,13 +39,15 @@ class Recipe:
     """Everything that tells one training of a fit from another, but its samples.
 
     `name` is for messages, `seed` seeds torch, numpy and Python for the time of the
-    training, and `fit_params` go to the ``fit`` of the net.
+    training, and `fit_params` go to the ``fit`` of the net. Checkpoints go to a folder
+    that ends with the training unless it `keeps_files`.
     """
 
     name: str
     seed: int
     fit_params: dict[str, Any] = field(default_factory=dict)
     verbose: int = 0
+    keeps_files: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,13 @@ def train(
     of the net's own. Raises a ValueError if net or criterion fail,
     or the training loss becomes NaN or infinite.
     """
-    guard = _FiniteLoss()
-    extra = [guard, *first, *last]
+    guard, folder = _FiniteLoss(), OwnFolder()
+    first = [guard, *([] if recipe.keeps_files else [folder]), *first]
+    extra = [*first, *last]
     verbose = net.verbose
     net = clone(net).set_params(verbose=recipe.verbose)
     original = {"callbacks": net.callbacks, "verbose": verbose}
-    _add_callbacks(net, [guard, *first], last)
+    _add_callbacks(net, first, last)
     if iterator is not None:
         original["iterator_train"] = net.iterator_train
         net.set_params(iterator_train=iterator(net.iterator_train))
@@ -127,7 +131,7 @@ def train(
     elif isinstance(samples.X, DatasetRows) and samples.X.augmented is not None:
         original["train_split"] = net.train_split
         net.set_params(train_split=HeldOutAsTheyAre(net.train_split, samples.X))
-    with seeded(recipe.seed, device_of(net)), prefix_errors(recipe.name):
+    with folder, seeded(recipe.seed, device_of(net)), prefix_errors(recipe.name):
         net.fit(*samples.fit_arguments(), **recipe.fit_params)
     if len(net.history) > guard.n_epochs_:
         # skorch takes Ctrl-C for the wish to end this training only.

@@ -268,7 +268,9 @@ def choose(
     return Choice(keep, treatment, best.cv_results, best.seconds)
 
 
-def retrain(plan: Plan, choice: Choice, bar: Any) -> Refit:
+def retrain(
+    plan: Plan, choice: Choice, bar: Any, *, keeps_files: bool = True
+) -> Refit:
     """Run round 2: train from scratch on the samples kept."""
     start = perf_counter()
     bar.set_description("round 2: retraining on the kept samples")
@@ -281,7 +283,7 @@ def retrain(plan: Plan, choice: Choice, bar: Any) -> Refit:
         iterator = partial(
             WeightedIterator, weights=weights[rows], same_steps=plan.same_steps
         )
-    recipe = plan.recipe("round 2", rows)
+    recipe = plan.recipe("round 2", rows, keeps_files=keeps_files)
     net = train(
         plan.net,
         samples[rows],

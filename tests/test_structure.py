@@ -31,6 +31,7 @@ ORDER = [
     "_ranks",
     "_derivatives",
     "_weighing",
+    "_callbacks",
     "_training",
     "_stateless",
     "_criteria",
