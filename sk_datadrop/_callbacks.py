@@ -135,7 +135,7 @@ def check_callbacks(
                 "knew of samples is then in the scores, and in round 2. Leave it out, "
                 "unless these samples were no part of that training.",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         elif n_workers > 1 and _saves_and_loads(callback):
             raise ValueError(

@@ -26,6 +26,7 @@ from sk_datadrop._two_rounds import (
     retrain,
     score_splits,
     store,
+    store_refit,
     warn_of,
 )
 
@@ -267,7 +268,8 @@ def _run(shared: _Shared, split: Any, seed: int, X: Any, y: Any) -> tuple[Any, .
 
         def scored(choice: Choice) -> float:
             refit = retrain(fresh, choice, bar, keeps_files=False)
-            fitted = store(model, plan, results, evidence, verdict, choice, refit)
+            store(model, plan, results, evidence, verdict, choice)
+            fitted = store_refit(model, refit)
             held_out = _safe_indexing(X, test), _safe_indexing(y, test)
             return float(shared.scorer(fitted, *held_out))
 

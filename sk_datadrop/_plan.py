@@ -174,19 +174,11 @@ def make_plan(
     splits = _splits(owner.cv, samples, validation, classes, seed, split_params)
     if owner.drop_fraction == "auto":
         check_candidate_splits(splits)
-    refit_validation = _validation_of_refit(probe, validation)
-    with seeded(seed, device_of(net)):
-        check_callbacks(
-            probe,
-            len(samples),
-            n_processes(owner.n_jobs),
-            withholds=refit_validation == "own",
-        )
     plan = Plan(
         net=net,
         samples=samples,
         validation=validation,
-        refit_validation=refit_validation,
+        refit_validation=_validation_of_refit(owner, probe, samples, validation),
         splits=splits,
         engine=engine,
         objective=owner.objective,
@@ -369,19 +361,22 @@ def _matched(samples: Samples, output_shape: tuple[int, ...]) -> Samples:
 
 
 def _validation_of_refit(
-    probe: NeuralNet, validation: Samples | None
+    owner: Any, probe: NeuralNet, samples: Samples, validation: Samples | None
 ) -> Samples | Literal["own"] | None:
     """Return samples for the validation phase of round 2.
 
     Round 2 trains on every kept sample. Only where a callback needs validation samples
     and none were given does the net's own ``train_split`` withhold some, since
-    otherwise the callback would fail.
+    otherwise the callback would fail. Raises a ValueError if callbacks of the probe
+    would fail all the same.
     """
-    if validation is not None:
-        return validation
-    watching = needs_validation(probe)
+    watching = [] if validation is not None else needs_validation(probe)
+    n_workers = n_processes(owner.n_jobs)
+    # Schedules may draw random numbers.
+    with seeded(0, device_of(probe)):
+        check_callbacks(probe, len(samples), n_workers, withholds=bool(watching))
     if not watching:
-        return None
+        return validation
     if not probe.train_split:
         raise ValueError(
             f"callback {watching[0]} watches a validation quantity, but round 2 has no "

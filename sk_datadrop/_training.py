@@ -17,6 +17,7 @@ import torch
 from sklearn.base import clone
 from skorch import NeuralNet
 from skorch.callbacks import Callback
+from skorch.exceptions import SkorchException
 from skorch.helper import predefined_split
 
 from sk_datadrop._callbacks import OwnFolder
@@ -24,6 +25,11 @@ from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._lazy import DatasetRows, HeldOutAsTheyAre
 from sk_datadrop._ranks import device_of, module_of, summed_over_processes
 from sk_datadrop._samples import Samples
+
+_ON_VALIDATION = (
+    " This training has no validation samples, nor columns of the history about them: "
+    "pass X_val and y_val, or have the callback ask whether they are there."
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,9 @@ def train(
     elif isinstance(samples.X, DatasetRows) and samples.X.augmented is not None:
         original["train_split"] = net.train_split
         net.set_params(train_split=HeldOutAsTheyAre(net.train_split, samples.X))
-    with folder, seeded(recipe.seed, device_of(net)), prefix_errors(recipe.name):
+    advice = "" if net.train_split else _ON_VALIDATION
+    errors = prefix_errors(recipe.name, advice)
+    with folder, seeded(recipe.seed, device_of(net)), errors:
         net.fit(*samples.fit_arguments(), **recipe.fit_params)
     if len(net.history) > guard.n_epochs_:
         # skorch takes Ctrl-C for the wish to end this training only.
@@ -184,16 +192,27 @@ def _generators(device: Any) -> list[torch.Generator]:
     return generators
 
 
+_USUAL = (RuntimeError, ValueError, IndexError)
+_IN_CALLBACKS = (LookupError, TypeError, AttributeError, SkorchException)
+"""What a callback raises that misses something."""
+
+
 @contextmanager
-def prefix_errors(name: str) -> Iterator[None]:
-    """Say in which training, or argument, something failed; raise a ValueError."""
+def prefix_errors(name: str, advice: str = "") -> Iterator[None]:
+    """Say in which training, or argument, something failed; raise a ValueError.
+
+    The advice is for what a callback, or other code of the net, raises.
+    """
     try:
         yield
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (*_USUAL, *_IN_CALLBACKS) as error:
         if is_out_of_memory(error) or str(error).startswith(name):
             raise
         what = "" if isinstance(error, ValueError) else "the net or its criterion: "
-        advice = ""
+        if isinstance(error, _USUAL):
+            advice = ""
+        else:
+            what = f"the net or a callback raised {type(error).__name__}: "
         if "more than 1 value per channel" in str(error):
             advice = (
                 " Batch normalisation cannot train on one sample, such as a last one "

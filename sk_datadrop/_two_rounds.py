@@ -268,9 +268,7 @@ def choose(
     return Choice(keep, treatment, best.cv_results, best.seconds)
 
 
-def retrain(
-    plan: Plan, choice: Choice, bar: Any, *, keeps_files: bool = True
-) -> Refit:
+def retrain(plan: Plan, choice: Choice, bar: Any, *, keeps_files: bool = True) -> Refit:
     """Run round 2: train from scratch on the samples kept."""
     start = perf_counter()
     bar.set_description("round 2: retraining on the kept samples")
@@ -316,9 +314,8 @@ def store(
     evidence: Evidence,
     verdict: Verdict,
     choice: Choice,
-    refit: Refit | None = None,
-) -> Any:
-    """Set the fitted attributes of an estimator, and return it."""
+) -> None:
+    """Set the fitted attributes of an estimator that do not depend on round 2."""
     codes, keep, influence = plan.samples.codes, choice.keep, evidence.influence
     owner.input_shape_ = plan.samples.X.shape[1:]
     if plan.classes is None or codes is None:
@@ -346,9 +343,12 @@ def store(
     if choice.cv_results is not None:
         owner.cv_results_ = choice.cv_results
         owner.timings_["candidates"] = choice.seconds
-    if refit is not None:
-        owner.estimator_ = refit.net
-        owner.timings_["round_two"] = refit.seconds
+
+
+def store_refit(owner: Any, refit: Refit) -> Any:
+    """Set the fitted attributes that come of round 2, and return the estimator."""
+    owner.estimator_ = refit.net
+    owner.timings_["round_two"] = refit.seconds
     return owner
 
 
