@@ -221,7 +221,7 @@ def drop_curve(
     groups = {"groups": params["groups"]} if "groups" in params else {}
     splits = list(splitter.split(X, y, **groups)) * n_repeats
     seeds = [int(rng.randint(2**31 - 1)) for _ in splits]
-    shared = _Shared(estimator, fractions, scorer, params)
+    shared = _Shared(clone(estimator), fractions, scorer, params)
     calls = [(shared, *drawn, X, y) for drawn in zip(splits, seeds, strict=True)]
     runs = dict(run_all(_run, calls, n_jobs=n_jobs, net=estimator.estimator))
     columns = zip(*(runs[number] for number in range(len(splits))), strict=True)

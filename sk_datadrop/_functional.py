@@ -105,8 +105,10 @@ class FunctionalNet:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Rebuilt by the process it is sent to, since hooks cannot be sent.
-        return _rebuild, (self._training_net, self._state_dict, self.derivative)
+        # Rebuilt by the process it is sent to, since hooks cannot be sent. skorch
+        # pickles a fitted net by names, and not all processes know them.
+        net = self._training_net
+        return _rebuild, (type(net), vars(net), self._state_dict, self.derivative)
 
     def samples_per_batch(self, batch_size: int | None) -> int:
         """Return the number of samples in a batch of `batches`; -1 for all."""
@@ -342,8 +344,13 @@ class FunctionalNet:
 
 
 def _rebuild(
-    net: NeuralNet, state_dict: dict[str, Tensor] | None, derivative: str | None
+    kind: type[NeuralNet],
+    attributes: dict[str, Any],
+    state_dict: dict[str, Tensor] | None,
+    derivative: str | None,
 ) -> FunctionalNet:
+    net = object.__new__(kind)
+    vars(net).update(attributes)
     functional = FunctionalNet(net, state_dict)
     functional.derivative = derivative
     return functional

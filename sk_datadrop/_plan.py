@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from sklearn import get_config
-from sklearn.base import is_classifier, is_regressor
+from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import check_memory
@@ -37,7 +37,7 @@ from sk_datadrop._net_checks import (
     probe_net,
 )
 from sk_datadrop._objective import Kind, check_objective
-from sk_datadrop._parallel import n_processes
+from sk_datadrop._parallel import check_travels, n_processes
 from sk_datadrop._ranks import device_of, from_first_process, has_ranks
 from sk_datadrop._samples import Samples
 from sk_datadrop._splits import Split, check_candidate_splits, held_out_splits
@@ -131,6 +131,8 @@ class Plan:
         splits = [s if n == number else none for n, s in enumerate(self.splits)]
         return replace(
             self,
+            # As fitted, skorch would pickle it by names that workers do not know yet.
+            net=clone(self.net),
             samples=Samples(None, None),
             refit_validation=None,
             splits=splits,
@@ -372,6 +374,7 @@ def _validation_of_refit(
     """
     watching = [] if validation is not None else needs_validation(probe)
     n_workers = n_processes(owner.n_jobs)
+    check_travels(probe, owner.n_jobs)
     # Schedules may draw random numbers.
     with seeded(0, device_of(probe)):
         check_callbacks(probe, len(samples), n_workers, withholds=bool(watching))
