@@ -104,6 +104,8 @@ class DropCurveDisplay:
         >>> display.curve.dropout.shape
         (9, 1)
         """
+        # Nobody wants to learn it after the trainings.
+        check_report_support("DropCurveDisplay.from_estimator", "matplotlib")
         return cls(drop_curve(estimator, X, y, **options)).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
@@ -137,6 +139,7 @@ class DropCurveDisplay:
         >>> DropCurveDisplay(curve).plot().ax_.get_xlabel()
         'share of the training samples dropped'
         """
+        check_report_support("DropCurveDisplay.plot", "matplotlib")
         ax = _axes(ax)
         shares = np.mean(self.curve.n_dropped / self.curve.n_train[:, None], axis=0)
         order = np.argsort(shares)
@@ -283,6 +286,7 @@ class InfluenceDisplay:
         >>> InfluenceDisplay(model, X, y).plot("gallery", n_samples=3).ax_.shape
         (2, 3)
         """
+        check_report_support("InfluenceDisplay.plot", "matplotlib")
         if kind == "gallery":
             if ax is not None:
                 raise ValueError("a gallery makes its own axes; leave ax out.")

@@ -185,9 +185,10 @@ def check_report_support(caller: str, package: str = "pandas") -> None:
     try:
         import_module(package)
     except ImportError as error:
+        extra = "demo" if package == "matplotlib" else "report"
         raise ImportError(
             f"{caller} requires {package}. You can install {package} with "
-            "`pip install sk_datadrop[report]`"
+            f"`pip install sk_datadrop[{extra}]`"
         ) from error
 
 

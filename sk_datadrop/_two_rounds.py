@@ -47,6 +47,7 @@ from sk_datadrop._training import (
     train_watched,
 )
 from sk_datadrop._treatment import Treatment, treat
+from sk_datadrop._warnings import Heard, heard, issue
 from sk_datadrop._weighing import WeightedIterator
 
 
@@ -57,8 +58,8 @@ class SplitResult:
     The net as it stands at the end of its training; the influence of the training and
     held-out samples, per view; what the net made of them at the best epoch, and its
     weights then, if targets have many values; how the training went; the seconds of
-    "round_one" (training) and "scoring"; and warnings, (message, category), to be
-    issued where the user sees them, whoever did the work.
+    "round_one" (training) and "scoring"; and warnings, to be issued where the user sees
+    them, whoever did the work.
     """
 
     net: NeuralNet
@@ -68,7 +69,7 @@ class SplitResult:
     best_state: dict[str, Any] | None
     course: Course
     seconds: dict[str, float]
-    warnings: list[tuple[str, type[Warning]]]
+    warnings: list[Heard]
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def score_split(plan: Plan, number: int, bar: Any = SILENT) -> SplitResult:
         _state_to_predict_with(training, on_train),
         _course(plan, training, samples, held_out, on_held_out),
         {"round_one": trained - start, "scoring": perf_counter() - trained},
-        [(str(w.message), w.category) for w in caught],
+        [heard(w) for w in caught],
     )
 
 
@@ -299,12 +300,12 @@ def retrain(plan: Plan, choice: Choice, bar: Any, *, keeps_files: bool = True) -
 
 def warn_of(results: Sequence[SplitResult], *, stacklevel: int) -> None:
     """Issue the warnings of all splits."""
-    heard = [warning for result in results for warning in result.warnings]
+    issue([h for r in results for h in r.warnings], stacklevel=stacklevel + 1)
     for result in results:
-        messages = [s.message for s in result.scores.solver_results]
-        heard += [(message, ConvergenceWarning) for message in messages if message]
-    for message, category in heard:
-        warnings.warn(message, category, stacklevel=stacklevel + 1)
+        for solved in result.scores.solver_results:
+            if solved.message:
+                message = solved.message
+                warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
 
 
 def store(

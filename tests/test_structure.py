@@ -24,6 +24,7 @@ ORDER = [
     "_splits",
     "_lazy",
     "_names",
+    "_warnings",
     "_samples",
     "_fingerprint",
     "_cache",
