@@ -135,7 +135,7 @@ def check_callbacks(
                 "knew of samples is then in the scores, and in round 2. Leave it out, "
                 "unless these samples were no part of that training.",
                 UserWarning,
-                stacklevel=6,
+                stacklevel=5,
             )
         elif n_workers > 1 and _saves_and_loads(callback):
             raise ValueError(
@@ -212,7 +212,8 @@ def _reads_validation(code: CodeType) -> bool:
     reads = [
         number
         for number, step in enumerate(steps)
-        if _is_column(step) or (_is_argument(step) and not passes_on)
+        if (_is_column(step) or _is_argument(step))
+        and not (passes_on and "dataset_valid" in _values(step))
     ]
     # An error that is caught, too, is a question.
     if "KeyError" in code.co_names or any(_asks(steps, number) for number in reads):
@@ -220,17 +221,19 @@ def _reads_validation(code: CodeType) -> bool:
     return not all(_is_harmless(steps, number) for number in reads)
 
 
+def _values(step: dis.Instruction) -> tuple[Any, ...]:
+    return step.argval if isinstance(step.argval, tuple) else (step.argval,)
+
+
 def _is_column(step: dis.Instruction) -> bool:
-    values = step.argval if isinstance(step.argval, tuple) else (step.argval,)
     return step.opname.startswith("LOAD_CONST") and any(
-        isinstance(v, str) and bool(_OF_VALIDATION.fullmatch(v)) for v in values
+        isinstance(v, str) and bool(_OF_VALIDATION.fullmatch(v)) for v in _values(step)
     )
 
 
 def _is_argument(step: dis.Instruction) -> bool:
-    names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
     is_load = step.opname.startswith(("LOAD_FAST", "LOAD_DEREF"))
-    return is_load and "dataset_valid" in names
+    return is_load and "dataset_valid" in _values(step)
 
 
 def _is_harmless(steps: list[dis.Instruction], number: int) -> bool:

@@ -3,13 +3,13 @@
 from typing import Any, Self
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from sk_datadrop._curves import DropCurve, drop_curve
 from sk_datadrop._engine import View
 from sk_datadrop._lazy import LazyTargets, with_own_targets
 from sk_datadrop._pictures import caption, draw_values, pictures_of
 from sk_datadrop._report import (
+    check_findings,
     check_report_support,
     labels_of_classes,
     names_of_classes,
@@ -196,7 +196,7 @@ class InfluenceDisplay:
 
     def __init__(self, estimator: Any, X: Any, y: Any = None) -> None:
         check_report_support("InfluenceDisplay")
-        check_is_fitted(estimator, "influence_")
+        check_findings("InfluenceDisplay", estimator)
         self.estimator = estimator
         self.names = names_of_classes(estimator, X, y)
         X, y = with_own_targets(X, y)

@@ -209,12 +209,7 @@ class FunctionalNet:
 
     def _per_sample(self, losses: Tensor, outputs: Tensor) -> Tensor:
         if losses.ndim == 0 or losses.shape[0] != outputs.shape[0]:
-            raise ValueError(
-                f"criterion {type(self._criterion).__name__} gives losses of "
-                f"shape {tuple(losses.shape)} for {outputs.shape[0]} samples with "
-                "reduction='none'; it must give one loss per sample (or per element). "
-                "Use a criterion that honours reduction='none'."
-            )
+            raise ValueError(self._not_per_sample(losses, outputs))
         losses = losses.reshape(outputs.shape[0], -1)
         if losses.shape[1] > outputs[0].numel():
             raise ValueError(
@@ -223,6 +218,22 @@ class FunctionalNet:
                 "broadcasting. Give y the shape of the outputs."
             )
         return losses.sum(1) if self._reduction == "sum" else losses.mean(1)
+
+    def _not_per_sample(self, losses: Tensor, outputs: Tensor) -> str:
+        who = f"criterion {type(self._criterion).__name__}"
+        advice = "Use a criterion that honours reduction='none'."
+        if not type(self._net).get_loss.__module__.startswith("skorch."):
+            who = f"get_loss of {type(self._net).__name__}"
+            advice = (
+                "Have it return what self.criterion_, or super().get_loss, returns, "
+                "which then has one value per sample; or average only where "
+                "self.criterion_.reduction is not 'none'."
+            )
+        return (
+            f"{who} gives losses of shape {tuple(losses.shape)} for "
+            f"{outputs.shape[0]} samples with reduction='none'; it must give one loss "
+            f"per sample (or per element). {advice}"
+        )
 
     @torch.no_grad()
     def evaluate(

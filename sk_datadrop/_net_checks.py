@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from sklearn.base import clone
-from skorch import NeuralNet, NeuralNetBinaryClassifier
+from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from skorch.utils import to_tensor
 from torch import Tensor
 
@@ -203,6 +203,7 @@ def _check_outputs(
     functional = FunctionalNet(net)
     # Refuses a module that returns several tensors, before shapes are looked at.
     functional.outputs(functional.theta, few)
+    _check_likelihood(net, outputs)
     shape = tuple(outputs.shape[1:])
     y = samples.y
     if n_classes is None:
@@ -214,6 +215,25 @@ def _check_outputs(
     check_deterministic(functional, pair)
     _check_step_loss(net, functional, pair)
     return shape
+
+
+def _check_likelihood(net: NeuralNet, outputs: Tensor) -> None:
+    """Raise a ValueError if NLLLoss gets something else than it takes."""
+    get_loss, criterion = type(net).get_loss, type(net.criterion_)
+    if criterion is not torch.nn.NLLLoss or outputs.ndim < 2:
+        return
+    low, high = float(outputs.min()), float(outputs.max())
+    takes, end = "", ""
+    if get_loss is NeuralNetClassifier.get_loss and low < 0:
+        takes, end = "probabilities, of which it takes the logarithm", "softmax"
+    elif get_loss is NeuralNet.get_loss and outputs.logsumexp(1).abs().max() > 0.01:
+        takes, end = "log-probabilities", "log_softmax"
+    if end:
+        raise ValueError(
+            f"under NLLLoss {type(net).__name__} needs {takes}; the module gives "
+            f"values from {low:.3g} to {high:.3g}. End it with a {end} over axis 1, or "
+            "set criterion=torch.nn.CrossEntropyLoss, which takes values of any size."
+        )
 
 
 def _check_class_outputs(

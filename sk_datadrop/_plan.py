@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn import get_config
 from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import check_memory
@@ -237,10 +238,18 @@ def _check_parameters(owner: Any) -> Engine:
     net, given = owner.estimator, owner.engine
     if not isinstance(net, NeuralNet):
         got = net.__name__ if isinstance(net, type) else type(net)
-        raise TypeError(
-            f"{type(owner).__name__} needs a skorch net as estimator; got {got!r}. "
+        advice = (
             "Wrap a torch module: skorch.NeuralNetClassifier(MyModule, "
             "criterion=torch.nn.CrossEntropyLoss), or skorch.NeuralNetRegressor."
+        )
+        if isinstance(net, Pipeline):
+            advice = (
+                "Pass the net, its last step, and X as the steps before transform it; "
+                "or put this estimator into the pipeline, in place of the net."
+            )
+        raise TypeError(
+            f"{type(owner).__name__} needs a skorch net as estimator; got {got!r}. "
+            f"{advice}"
         )
     if isinstance(net.module, torch.nn.Module):
         warnings.warn(
@@ -250,6 +259,7 @@ def _check_parameters(owner: Any) -> Engine:
             UserWarning,
             stacklevel=4,
         )
+    check_samplers(net.get_params_for("iterator_train"))
     check_drop_fraction(owner.drop_fraction)
     check_on_harmful(getattr(owner, "on_harmful", "drop"), owner.drop_fraction)
     check_objective(owner.objective)
@@ -272,8 +282,6 @@ def _check_treatment(owner: Any, is_classification: bool) -> None:
     net, on_harmful = owner.estimator, getattr(owner, "on_harmful", "drop")
     if on_harmful == "mend" and not is_classification:
         check_on_scale_of_targets(net)
-    if on_harmful == "weigh":
-        check_samplers(net.get_params_for("iterator_train"))
     if on_harmful == "weigh" and has_ranks(net):
         raise ValueError(
             "on_harmful='weigh' is not supported where several processes train one "
@@ -393,8 +401,10 @@ def _route(owner: Any, params: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     if params.get("sample_weight") is not None:
         raise ValueError(
             "sample_weight is not supported: a skorch net has no weights of samples in "
-            "its loss, and here samples are kept or dropped. Leave it out; weights of "
-            "classes go into the criterion (criterion__weight)."
+            "its loss, and here the fit decides which samples count. Weights of "
+            "classes go into the criterion (criterion__weight); for others pass an "
+            "iterator_train that draws samples by weight (see 'Weights of samples' in "
+            "the user guide); on_harmful='weigh' finds weights by itself."
         )
     if get_config()["enable_metadata_routing"]:
         routed = process_routing(owner, "fit", **params)

@@ -4,10 +4,12 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
+from sk_datadrop._base import BaseDataDropout
 from sk_datadrop._drop import mean_influence, standard_error
 from sk_datadrop._engine import Engine
 from sk_datadrop._lazy import as_lazy, has_own_targets, with_own_targets
@@ -79,7 +81,7 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> Any:
     (True, False)
     """
     check_report_support("influence_report")
-    check_is_fitted(estimator, "influence_per_view_")
+    check_findings("influence_report", estimator)
     names = names_of_classes(estimator, X, y)
     return tabulate(estimator, *with_own_targets(X, y), names)
 
@@ -190,6 +192,27 @@ def check_report_support(caller: str, package: str = "pandas") -> None:
             f"{caller} requires {package}. You can install {package} with "
             f"`pip install sk_datadrop[{extra}]`"
         ) from error
+
+
+def check_findings(caller: str, estimator: Any) -> None:
+    """Raise a TypeError if an estimator is not ours, and NotFittedError if not fitted.
+
+    What holds one of ours is told apart.
+    """
+    if not isinstance(estimator, BaseDataDropout):
+        got = type(estimator).__name__
+        advice = "Fit a DataDropoutClassifier, or use audit(net, X, y)."
+        if isinstance(estimator, Pipeline):
+            advice = (
+                "Pass the step that is one, and X as it saw it: "
+                f"{caller}(pipe[-1], pipe[:-1].transform(X), y)."
+            )
+        elif hasattr(estimator, "best_estimator_"):
+            advice = "Pass its best_estimator_."
+        raise TypeError(
+            f"{caller} needs a fitted estimator of this package; got {got}. {advice}"
+        )
+    check_is_fitted(estimator, "influence_per_view_")
 
 
 def names_of_classes(estimator: Any, X: Any, y: Any = None) -> np.ndarray | None:
