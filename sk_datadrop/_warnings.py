@@ -47,8 +47,8 @@ def issue(given: Iterable[Heard], *, stacklevel: int) -> None:
             )
 
 
-def _module_of(filename: str) -> str | None:
+def _module_of(filename: str) -> str:
     """Return the name of a module by its file, which filters may ask for."""
     named = list(sys.modules.items())
     found = (n for n, m in named if getattr(m, "__file__", None) == filename)
-    return next(found, None)
+    return next(found, filename.removesuffix(".py") or "<unknown>")
