@@ -18,8 +18,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_scalar
 from torch import Tensor
 
-from sk_datadrop._derivatives import measured_graphs, pullback
-from sk_datadrop._functional import FunctionalNet
+from sk_datadrop._derivatives import is_out_of_memory, measured_graphs, pullback
+from sk_datadrop._functional import FEW_SAMPLES, FunctionalNet
 from sk_datadrop._samples import Samples
 
 _MAX_BATCH = 128
@@ -76,6 +76,10 @@ class Curvature(BaseEstimator, ABC):
         self.n_samples = n_samples
         self.max_memory = max_memory
 
+    def _suited_to(self, net: FunctionalNet, samples: Samples) -> "Curvature":
+        """Return the recipe for a net and the samples of the mean."""
+        return self
+
     @abstractmethod
     def _batch_product(
         self, net: FunctionalNet, X: Tensor, y: Tensor
@@ -118,6 +122,7 @@ def curvature_operator(
     `on_product` is called without arguments after every product.
     """
     drawn = samples[_drawn(len(samples), curvature.n_samples, random_state)]
+    curvature = curvature._suited_to(net, drawn)
     size = _samples_at_a_time(curvature, net, drawn)
     kept = _products_that_fit(curvature, net, drawn, size)
     others = drawn[len(kept) * size :]
@@ -194,7 +199,11 @@ class GaussNewton(Curvature):
     ``A = mean_i J_i^T H_i J_i`` with J_i the Jacobian of the outputs of sample i by
     the parameters and H_i the Hessian of its loss by the outputs, taken by
     automatic differentiation. Positive semi-definite whenever the loss is convex
-    in the outputs; for cross-entropy it is the Fisher information.
+    in the outputs; for cross-entropy it is the Fisher information. Where a loss has
+    kinks instead of a second derivative (absolute, quantile and hinge losses), or torch
+    does not know it (MultiMarginLoss), H_i is the same number for all: the mean squared
+    gradient by an output over the median loss, Fisher's information if the loss is
+    minus a log-likelihood, such as Laplace's for absolute errors.
 
     Parameters
     ----------
@@ -233,6 +242,13 @@ class GaussNewton(Curvature):
     0.05
     """
 
+    def _suited_to(self, net: FunctionalNet, samples: Samples) -> Curvature:
+        if any(_has_curvature(net, part) for part in (samples[:FEW_SAMPLES], samples)):
+            return self
+        curvature = _Isotropic(**self.get_params())
+        curvature.size = _expected_curvature(net, samples)
+        return curvature
+
     def _batch_product(
         self, net: FunctionalNet, X: Tensor, y: Tensor
     ) -> Callable[[Tensor], Tensor]:
@@ -258,6 +274,64 @@ class GaussNewton(Curvature):
             return jacobian_transpose(hessian(net.jvp(X, v)[1]))
 
         return product
+
+
+class _Isotropic(GaussNewton):
+    """Gauss-Newton matrix with one number for the Hessian by the outputs."""
+
+    size = 1.0
+
+    def _batch_product(
+        self, net: FunctionalNet, X: Tensor, y: Tensor
+    ) -> Callable[[Tensor], Tensor]:
+        """Return v -> size sum_i J_i^T J_i v over one batch."""
+        transpose = pullback(lambda theta: net.natural_outputs(theta, X), net.theta)[1]
+        return lambda v: transpose(self.size * net.jvp(X, v)[1])
+
+
+@torch.no_grad()
+def _has_curvature(net: FunctionalNet, samples: Samples) -> bool:
+    """Tell whether the loss has a second derivative by the outputs that is not zero."""
+    generator = torch.Generator().manual_seed(0)
+    for X, y in net.batches(samples):
+        z = net.natural_outputs(net.theta, X)
+
+        def loss_gradient(z: Tensor, y: Tensor = y) -> Tensor:
+            loss = net.natural_losses(z, y).sum()
+            return torch.autograd.grad(loss, z, create_graph=True)[0]
+
+        # Along the same direction in all outputs some losses have none: softmax.
+        direction = torch.randn(z.shape, generator=generator).to(z)
+        try:
+            along = pullback(loss_gradient, z)[1](direction)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # Torch has not all of them, and custom functions may have none.
+            return False
+        if along.any():
+            return True
+    return False
+
+
+@torch.enable_grad()
+def _expected_curvature(net: FunctionalNet, samples: Samples) -> float:
+    """Return the second derivative by an output that a likelihood would have.
+
+    For a loss that is minus a log-likelihood times a dispersion it is, on average, the
+    squared gradient over the dispersion: Fisher's information. The dispersion is the
+    median loss, or the mean where that is zero, per output.
+    """
+    losses, squares = [], []
+    for X, y in net.batches(samples):
+        z = net.natural_outputs(net.theta, X).detach().requires_grad_()
+        of_samples = net.natural_losses(z, y)
+        gradients = torch.autograd.grad(of_samples.sum(), z)[0]
+        losses.append(of_samples.detach().double() / z[0].numel())
+        squares.append(gradients.double().square().flatten(1).mean(1))
+    of_all = torch.cat(losses)
+    dispersion = float(of_all.median()) or float(of_all.mean())
+    return float(torch.cat(squares).mean()) / dispersion if dispersion > 0 else 0.0
 
 
 class Hessian(Curvature):

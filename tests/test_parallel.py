@@ -259,9 +259,8 @@ def test_what_cannot_be_sent_is_refused_before_training(blobs, trainings):
         with lock:
             return outputs.logsumexp(1)
 
-    net = NeuralNetClassifier(
-        torch.nn.Linear, module__in_features=4, module__out_features=3
-    )
+    net = net.set_params(module=torch.nn.Linear, module__in_features=4)
+    net.set_params(module__out_features=3)
     message = "net, samples or objective cannot be sent between processes: .*lock"
     with pytest.raises(ValueError, match=message):
         DataDropoutClassifier(net, objective=objective, n_jobs=2).fit(*blobs)
