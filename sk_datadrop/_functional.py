@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sk_datadrop._criteria import recorded, without_reduction, without_weights
 from sk_datadrop._derivatives import METHODS, find_method
+from sk_datadrop._deviance import perfect_losses
 from sk_datadrop._ranks import device_of, iterator_of_all, module_of
 from sk_datadrop._samples import Samples
 from sk_datadrop._stateless import (
@@ -190,7 +191,7 @@ class FunctionalNet:
         What the net's ``get_loss`` adds to it, such as a penalty on the weights, says
         nothing about a sample and is left out. Where ``get_loss`` does not call the
         criterion exactly once, or changes the shape of what it gives, its own value
-        counts.
+        counts. Of PoissonNLLLoss it is half the deviance.
 
         Class weights and label smoothing count only if `weighted`. Without them the
         loss under cross entropy is minus the log-probability of the given class.
@@ -205,6 +206,9 @@ class FunctionalNet:
             self._net.__dict__["criterion_"] = self._criterion
         if len(given) == 1 and given[0].shape == losses.shape:
             losses = given[0]
+        perfect = perfect_losses(criterion, y)
+        if perfect is not None and perfect.shape == losses.shape:
+            losses = losses - perfect
         return self._per_sample(losses, outputs)
 
     def _per_sample(self, losses: Tensor, outputs: Tensor) -> Tensor:
@@ -256,7 +260,8 @@ class FunctionalNet:
                 log_proba.append(self._log_proba(outputs, y, n_classes).cpu())
             else:
                 total = total + y.double().sum(0).cpu()
-                if outputs.shape == y.shape and y[0].numel() == 1:
+                on_scale = perfect_losses(self._criterion, y) is None
+                if on_scale and outputs.shape == y.shape and y[0].numel() == 1:
                     residuals.append((y - outputs).double().reshape(-1).cpu())
             if constant is not None:
                 same = torch.as_tensor(constant).to(outputs).expand_as(outputs)

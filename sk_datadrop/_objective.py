@@ -49,11 +49,15 @@ class HeldOutObjective:
         Held-out samples.
     scales : ndarray of shape (n_held_out,), dtype float64, or None
         Losses at which "bounded" levels off, from `scaled_by`.
+    lowest : float
+        Loss from which "bounded" counts: the lowest, where some are negative, as minus
+        the logarithm of a density may be. It changes no ratio of two gradients.
     """
 
     kind: Kind
     samples: Samples
     scales: np.ndarray | None = None
+    lowest: float = 0.0
 
     @cached_property
     def codes(self) -> np.ndarray:
@@ -91,9 +95,8 @@ class HeldOutObjective:
         For classes a scale is 1, or the median loss of the class if that is larger:
         where the net hardly knows a class, its samples are no outliers. Otherwise it
         is ``2.985**2`` times the median loss, as the median of a mean over many values
-        is about their variance. It is one for other objectives.
-
-        Raises a ValueError if a loss is negative.
+        is about their variance. It is one for other objectives. Losses count from the
+        lowest if that is negative.
         """
         if self.kind != "bounded":
             return replace(self, scales=np.ones(len(self.samples)))
@@ -103,19 +106,16 @@ class HeldOutObjective:
                 for X, y in net.batches(self.samples, batch_size)
             ]
         )
-        if losses.min() < 0:
-            raise ValueError(
-                "objective='bounded' needs a training loss that is never negative; got "
-                f"{losses.min():.3g}. Use objective='loss', or a callable."
-            )
-        codes = self.codes
+        lowest = min(float(losses.min()), 0.0)
+        losses, codes = losses - lowest, self.codes
         medians = np.array([np.median(losses[codes == c]) for c in np.unique(codes)])
         if self.samples.codes is not None:
-            return replace(self, scales=np.maximum(medians, 1.0)[codes])
+            scales = np.maximum(medians, 1.0)
+            return replace(self, scales=scales[codes], lowest=lowest)
         # A net that fits half the samples exactly must not divide zero by zero.
         tiny = np.finfo(np.float32).tiny
         scales = np.maximum(WELSCH_TUNING_CONSTANT**2 * medians, tiny)
-        return replace(self, scales=scales[codes])
+        return replace(self, scales=scales[codes], lowest=lowest)
 
     def values(
         self, net: FunctionalNet, theta: Tensor, X: Any, y: Tensor, scales: Any
@@ -127,7 +127,8 @@ class HeldOutObjective:
         losses = net.criterion_losses(outputs, y, weighted=self.kind == "loss")
         if self.kind == "loss":
             return losses
-        return 1 - torch.exp(-losses / torch.as_tensor(scales).to(losses))
+        above = losses - self.lowest
+        return 1 - torch.exp(-above / torch.as_tensor(scales).to(losses))
 
     def gradients(
         self, net: FunctionalNet, groups: np.ndarray, batch_size: int | None = None

@@ -36,6 +36,7 @@ ORDER = [
     "_training",
     "_stateless",
     "_criteria",
+    "_deviance",
     "_functional",
     "_net_checks",
     "_objective",
