@@ -117,7 +117,7 @@ def train_candidate(
     fraction: float,
     rows: np.ndarray,
     scales: np.ndarray,
-    lowest: float,
+    lowest: float = 0.0,
     bar: Any = SILENT,
 ) -> Candidate:
     """Train a clone on the samples at some positions, and measure it on those held out.

@@ -99,6 +99,18 @@ def check_curvature(curvature: Curvature) -> None:
     check_positive("max_memory", curvature.max_memory)
 
 
+def check_loss_suits(
+    curvature: Curvature, net: FunctionalNet, samples: Samples
+) -> None:
+    """Raise a ValueError if a curvature needs more derivatives than the loss has."""
+    if isinstance(curvature, Hessian) and None in _second_derivatives(net, samples):
+        raise ValueError(
+            "curvature=Hessian(...) needs the second derivative of the loss, which "
+            f"torch does not have for {type(net.skorch_net.criterion_).__name__}. "
+            "Choose GaussNewton(), or another criterion."
+        )
+
+
 def check_positive(name: str, value: Any) -> None:
     """Raise a TypeError or ValueError unless `value` is a positive number."""
     check_scalar(value, name, Real, min_val=0, include_boundaries="neither")
@@ -245,7 +257,9 @@ class GaussNewton(Curvature):
     def _suited_to(self, net: FunctionalNet, samples: Samples) -> Curvature:
         if any(_has_curvature(net, part) for part in (samples[:FEW_SAMPLES], samples)):
             return self
-        curvature = _Isotropic(**self.get_params())
+        curvature = _Isotropic(
+            self.damping, self.scaling, self.n_samples, self.max_memory
+        )
         curvature.size = _expected_curvature(net, samples)
         return curvature
 
@@ -289,9 +303,23 @@ class _Isotropic(GaussNewton):
         return lambda v: transpose(self.size * net.jvp(X, v)[1])
 
 
-@torch.no_grad()
 def _has_curvature(net: FunctionalNet, samples: Samples) -> bool:
     """Tell whether the loss has a second derivative by the outputs that is not zero."""
+    return any(
+        along is not None and bool(along.any())
+        for along in _second_derivatives(net, samples)
+    )
+
+
+@torch.no_grad()
+def _second_derivatives(
+    net: FunctionalNet, samples: Samples
+) -> Iterator[Tensor | None]:
+    """Yield second derivatives of the loss by the outputs, along a random direction.
+
+    None where there are none: torch does not have them all, and custom functions may
+    have no other than the first.
+    """
     generator = torch.Generator().manual_seed(0)
     for X, y in net.batches(samples):
         z = net.natural_outputs(net.theta, X)
@@ -300,18 +328,14 @@ def _has_curvature(net: FunctionalNet, samples: Samples) -> bool:
             loss = net.natural_losses(z, y).sum()
             return torch.autograd.grad(loss, z, create_graph=True)[0]
 
-        # Along the same direction in all outputs some losses have none: softmax.
+        # Along the same direction in all outputs a softmax has none.
         direction = torch.randn(z.shape, generator=generator).to(z)
         try:
-            along = pullback(loss_gradient, z)[1](direction)
+            yield pullback(loss_gradient, z)[1](direction)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            # Torch has not all of them, and custom functions may have none.
-            return False
-        if along.any():
-            return True
-    return False
+            yield None
 
 
 @torch.enable_grad()

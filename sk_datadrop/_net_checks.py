@@ -1,6 +1,7 @@
 """Checks of a net and its criterion, before they are trained and before scoring."""
 
 import warnings
+from collections.abc import Callable
 from itertools import chain
 from math import inf
 from typing import Any
@@ -139,18 +140,23 @@ def check_not_nan(outputs: Tensor, which: str) -> None:
 
 
 def probe_net(
-    net: NeuralNet, samples: Samples, *, n_classes: int | None, seed: int
+    net: NeuralNet,
+    samples: Samples,
+    check: Callable[[FunctionalNet, Samples], None] = lambda net, samples: None,
+    *,
+    n_classes: int | None,
+    seed: int,
 ) -> tuple[NeuralNet, tuple[int, ...]]:
     """Run an untrained clone on two samples and check what comes out.
 
     Returns the clone, and the shape of the outputs of one sample. Raises a ValueError
     if the net fails, its outputs match neither the classes nor, where `n_classes` is
-    None, the targets, or the criterion has no losses per sample.
+    None, the targets, the criterion has no losses per sample, or a further check fails.
     """
     with seeded(seed, device_of(net)), torch.no_grad():
         probe = _initialized(clone(net).set_params(verbose=0))
         try:
-            return probe, _check_outputs(probe, samples, n_classes)
+            return probe, _check_outputs(probe, samples, n_classes, check)
         except ValueError as error:
             refusal = error
         # Some callbacks give the module its shape at the start of the training.
@@ -159,7 +165,7 @@ def probe_net(
         probe.notify("on_train_end", X=samples.X, y=samples.y)
         if repr(probe.module_) == before:
             raise refusal
-        return probe, _check_outputs(probe, samples, n_classes)
+        return probe, _check_outputs(probe, samples, n_classes, check)
 
 
 def match_targets(y: Any, output_shape: tuple[int, ...]) -> Any:
@@ -185,7 +191,10 @@ def _initialized(net: NeuralNet) -> NeuralNet:
 
 
 def _check_outputs(
-    net: NeuralNet, samples: Samples, n_classes: int | None
+    net: NeuralNet,
+    samples: Samples,
+    n_classes: int | None,
+    check: Callable[[FunctionalNet, Samples], None],
 ) -> tuple[int, ...]:
     """Run two samples, check what comes out, and return its shape per sample."""
     few = to_tensor(first_inputs(samples.X, 2), device=device_of(net))
@@ -214,6 +223,7 @@ def _check_outputs(
     check_loss(functional, pair)
     check_deterministic(functional, pair)
     _check_step_loss(net, functional, pair)
+    check(functional, pair)
     return shape
 
 

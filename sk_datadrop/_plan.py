@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from sk_datadrop._drop import (
     check_drop_fraction,
     check_on_harmful,
 )
-from sk_datadrop._engine import Engine, check_engine
+from sk_datadrop._engine import Engine, check_engine, check_net
 from sk_datadrop._influence import InfluenceFunctions
 from sk_datadrop._inputs import (
     check_inputs,
@@ -169,14 +170,13 @@ def make_plan(
     target_shape = samples.y.shape[1:]
     seed = from_first_process(_draw_seed(owner.random_state), net)
     n_classes = None if classes is None else len(classes)
-    probe, shape = probe_net(net, samples, n_classes=n_classes, seed=seed)
+    check = partial(check_net, engine)
+    probe, shape = probe_net(net, samples, check, n_classes=n_classes, seed=seed)
     samples = _matched(samples, shape)
     if validation is not None:
         with prefix_errors("y_val"):
             validation = _matched(validation, shape)
-    splits = _splits(owner.cv, samples, validation, classes, seed, split_params)
-    if owner.drop_fraction == "auto":
-        check_candidate_splits(splits)
+    splits = _splits(owner, samples, validation, classes, seed, split_params)
     plan = Plan(
         net=net,
         samples=samples,
@@ -333,7 +333,7 @@ def check_held_out(n_samples: int, name: str) -> None:
 
 
 def _splits(
-    cv: Any,
+    owner: Any,
     samples: Samples,
     validation: Samples | None,
     classes: np.ndarray | None,
@@ -341,18 +341,21 @@ def _splits(
     split_params: dict[str, Any],
 ) -> list[Split]:
     if validation is not None:
-        return [Split(np.arange(len(samples)), np.arange(0))]
-    y = samples.y if samples.codes is None else samples.codes
-    # Hashed, so that the folds are independent of whatever else the user drew from the
-    # same seed: labels spoiled on purpose, an outer split.
-    return held_out_splits(
-        cv,
-        samples.X,
-        y,
-        classes=classes,
-        random_state=derived_seed(seed),
-        split_params=split_params,
-    )
+        splits = [Split(np.arange(len(samples)), np.arange(0))]
+    else:
+        # Hashed, so that the folds are independent of whatever else the user drew from
+        # the same seed: labels spoiled on purpose, an outer split.
+        splits = held_out_splits(
+            owner.cv,
+            samples.X,
+            samples.y if samples.codes is None else samples.codes,
+            classes=classes,
+            random_state=derived_seed(seed),
+            split_params=split_params,
+        )
+    if owner.drop_fraction == "auto":
+        check_candidate_splits(splits)
+    return splits
 
 
 def _samples(net: NeuralNet, X: Any, y: Any, encoder: Any, name: str) -> Samples:
