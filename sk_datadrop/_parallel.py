@@ -85,9 +85,11 @@ def _who_stays(net: NeuralNet) -> str:
 
 
 def _cannot_travel(n_workers: int, error: BaseException, where: str = "") -> str:
+    # Of the traceback of another thread only the end helps.
+    said = (str(error).strip('"\n ').splitlines() or [type(error).__name__])[-1]
     return (
         f"n_jobs={n_workers}: net{where}, samples or objective cannot be sent between "
-        f"processes: {error}. Keep open files, locks and generators out of them, or "
+        f"processes: {said}. Keep open files, locks and generators out of them, or "
         "set n_jobs=None."
     )
 

@@ -199,6 +199,8 @@ def check_findings(caller: str, estimator: Any) -> None:
 
     What holds one of ours is told apart.
     """
+    if hasattr(estimator, "influence_per_view_"):
+        return
     if not isinstance(estimator, BaseDataDropout):
         got = type(estimator).__name__
         advice = "Fit a DataDropoutClassifier, or use audit(net, X, y)."
