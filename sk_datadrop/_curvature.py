@@ -255,7 +255,7 @@ class GaussNewton(Curvature):
     """
 
     def _suited_to(self, net: FunctionalNet, samples: Samples) -> Curvature:
-        if any(_has_curvature(net, part) for part in (samples[:FEW_SAMPLES], samples)):
+        if not _is_flat(net, samples):
             return self
         curvature = _Isotropic(
             self.damping, self.scaling, self.n_samples, self.max_memory
@@ -303,26 +303,37 @@ class _Isotropic(GaussNewton):
         return lambda v: transpose(self.size * net.jvp(X, v)[1])
 
 
-def _has_curvature(net: FunctionalNet, samples: Samples) -> bool:
-    """Tell whether the loss has a second derivative by the outputs that is not zero."""
-    return any(
-        along is not None and bool(along.any())
-        for along in _second_derivatives(net, samples)
-    )
+def _is_flat(net: FunctionalNet, samples: Samples) -> bool:
+    """Tell whether a loss has no second derivative by the outputs, or only zero.
+
+    That of a net which is saturated is zero too, and nothing is to stand for it: a
+    loss is flat if it is so at outputs that have nothing to do with the net.
+    """
+    for part in (samples[:FEW_SAMPLES], samples):
+        found = list(_second_derivatives(net, part))
+        if any(along is None for along in found):
+            return True
+        if any(along is not None and bool(along.any()) for along in found):
+            return False
+    elsewhere = _second_derivatives(net, samples, at_random=True)
+    return all(along is not None and not along.any() for along in elsewhere)
 
 
 @torch.no_grad()
 def _second_derivatives(
-    net: FunctionalNet, samples: Samples
+    net: FunctionalNet, samples: Samples, *, at_random: bool = False
 ) -> Iterator[Tensor | None]:
     """Yield second derivatives of the loss by the outputs, along a random direction.
 
-    None where there are none: torch does not have them all, and custom functions may
-    have no other than the first.
+    They are taken at the outputs of the net, or at random ones. None where there are
+    none: torch does not have them all, and custom functions may have no other than the
+    first.
     """
     generator = torch.Generator().manual_seed(0)
     for X, y in net.batches(samples):
         z = net.natural_outputs(net.theta, X)
+        if at_random:
+            z = torch.randn(z.shape, generator=generator).to(z)
 
         def loss_gradient(z: Tensor, y: Tensor = y) -> Tensor:
             loss = net.natural_losses(z, y).sum()

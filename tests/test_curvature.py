@@ -367,6 +367,11 @@ class TestLossesWithoutSecondDerivative:
         torch.testing.assert_close(found, size * J.T @ J)
         assert 0.01 < float(size) < 1
 
+    def test_nothing_stands_for_the_curvature_of_a_saturated_net(self):
+        functional, samples = self.functional(nn.CrossEntropyLoss, "cross-entropy")
+        functional.theta = functional.theta * 1e6
+        assert not matrix_of(GaussNewton, functional, samples).any()
+
     def test_a_few_samples_with_curvature_are_enough(self):
         functional, samples = self.functional(
             lambda: nn.HuberLoss(delta=1e-3), targets="mse"
