@@ -75,7 +75,8 @@ def compare_candidates(
             )
             # Told to whoever trains, so that the cache tells them apart.
             rows = plan.rows_to_train(kept, len(plan.splits[number].train))
-            calls.append((number, float(fraction), rows, objective.scales))
+            given = (float(fraction), rows, objective.scales, objective.lowest)
+            calls.append((number, *given))
     candidates = run(train_candidate, plan, calls, n_jobs=plan.n_jobs, bar=bar)
     measured = np.array([candidate.objective for candidate in candidates])
     objectives[:, 1:] = measured.reshape(len(nets), -1)
@@ -118,12 +119,13 @@ def train_candidate(
     fraction: float,
     rows: np.ndarray,
     scales: np.ndarray,
+    lowest: float = 0.0,
     bar: Any = SILENT,
 ) -> Candidate:
     """Train a clone on the samples at some positions, and measure it on those held out.
 
-    The scales of the objective are those by the net of round 1; `fraction`, the share
-    that is left out, is for messages.
+    Scales and lowest loss of the objective are those by the net of round 1; `fraction`,
+    the share that is left out, is for messages.
     """
     start = perf_counter()
     name = f"round 1, split {number + 1}, without {fraction:.1%} of the samples"
@@ -131,7 +133,7 @@ def train_candidate(
     # The held-out samples serve the callbacks of the net, as they do in round 1.
     held_out = plan.held_out(number)
     net = train(plan.net, plan.samples[rows], recipe, validation=held_out)
-    objective = HeldOutObjective(plan.objective, held_out, plan.reading, scales)
+    objective = HeldOutObjective(plan.objective, held_out, plan.reading, scales, lowest)
     with prefix_errors(name):
         mean = from_first_process(objective.mean(FunctionalNet(net)), net)
     return Candidate(mean, perf_counter() - start)

@@ -12,16 +12,19 @@ from sk_datadrop._casting import Casting
 from sk_datadrop._engine import Engine
 from sk_datadrop._inputs import check_inputs, with_targets_given, without_targets
 from sk_datadrop._objective import Kind
-from sk_datadrop._plan import make_plan
+from sk_datadrop._plan import Plan, make_plan
 from sk_datadrop._predictions import Aim
 from sk_datadrop._schedule import progress_bar
 from sk_datadrop._two_rounds import (
+    Choice,
+    Refit,
     choose,
     gather,
     judge,
     retrain,
     score_splits,
     store,
+    store_refit,
     warn_of,
 )
 
@@ -125,12 +128,24 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             evidence = gather(plan, results)
             verdict = judge(plan, results, evidence, stacklevel=2)
             choice = choose(plan, results, evidence, verdict, *self._decision(), bar)
-            refit = retrain(plan, choice, bar) if self._has_round_two else None
-        store(self, plan, results, evidence, verdict, choice, refit)
-        self._suggest_as_given(y)
+            # Before round 2, which may fail: round 1 is most of the work.
+            store(self, plan, results, evidence, verdict, choice)
+            self._suggest_as_given(y)
+            if self._has_round_two:
+                store_refit(self, self._retrain(plan, choice, bar))
         if self.verbose:
             print(self.summary_)
         return self
+
+    def _retrain(self, plan: Plan, choice: Choice, bar: Any) -> Refit:
+        try:
+            return retrain(plan, choice, bar)
+        except ValueError as error:
+            error.add_note(
+                "Round 1 is done, and what it found is on the estimator: sample_mask_, "
+                "harm_probability_, influence_ and the other attributes."
+            )
+            raise
 
     def _decision(self) -> tuple[str | float, str]:
         """Return what to drop, and what becomes of harmful samples."""

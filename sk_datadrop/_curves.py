@@ -26,6 +26,7 @@ from sk_datadrop._two_rounds import (
     retrain,
     score_splits,
     store,
+    store_refit,
     warn_of,
 )
 
@@ -220,7 +221,7 @@ def drop_curve(
     groups = {"groups": params["groups"]} if "groups" in params else {}
     splits = list(splitter.split(X, y, **groups)) * n_repeats
     seeds = [int(rng.randint(2**31 - 1)) for _ in splits]
-    shared = _Shared(estimator, fractions, scorer, params)
+    shared = _Shared(clone(estimator), fractions, scorer, params)
     calls = [(shared, *drawn, X, y) for drawn in zip(splits, seeds, strict=True)]
     runs = dict(run_all(_run, calls, n_jobs=n_jobs, net=estimator.estimator))
     columns = zip(*(runs[number] for number in range(len(splits))), strict=True)
@@ -266,8 +267,9 @@ def _run(shared: _Shared, split: Any, seed: int, X: Any, y: Any) -> tuple[Any, .
         fresh = replace(plan, seed=int(rng.integers(2**31)))
 
         def scored(choice: Choice) -> float:
-            refit = retrain(fresh, choice, bar)
-            fitted = store(model, plan, results, evidence, verdict, choice, refit)
+            refit = retrain(fresh, choice, bar, keeps_files=False)
+            store(model, plan, results, evidence, verdict, choice)
+            fitted = store_refit(model, refit)
             held_out = _safe_indexing(X, test), _safe_indexing(y, test)
             return float(shared.scorer(fitted, *held_out))
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -59,10 +60,23 @@ def measured_graphs(known: Tensor) -> Iterator[Callable[[], int]]:
         yield lambda: sum(sizes.values())
 
 
+@cache
+def _load_formulas() -> None:
+    """Have torch compile its formulas for forward mode, which it does at first use.
+
+    It warns of deprecated functions of its own as it does so.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+
+
 @torch.no_grad()
 def _forward_mode(
     function: Function, point: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor]:
+    _load_formulas()
     with forward_ad.dual_level():
         result = function(forward_ad.make_dual(point, direction))
         value, tangent = forward_ad.unpack_dual(result)

@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_scalar
 
+from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._samples import Samples
 from sk_datadrop._solvers import SolverResult
@@ -104,6 +105,9 @@ class Engine(BaseEstimator, ABC):
     def _check_parameters(self) -> None:
         """Raise an error if a parameter of its own is out of range."""
 
+    def _check_net(self, net: FunctionalNet, samples: Samples) -> None:
+        """Raise a ValueError if samples of an untrained net cannot be scored."""
+
     @abstractmethod
     def _score(
         self,
@@ -113,6 +117,11 @@ class Engine(BaseEstimator, ABC):
         request: Request,
     ) -> Scores:
         """Score the samples of a training, and those held out."""
+
+
+def check_net(engine: Engine, net: FunctionalNet, samples: Samples) -> None:
+    """Raise a ValueError if an engine cannot score a net that is not trained yet."""
+    engine._check_net(net, samples)
 
 
 def check_engine(engine: Engine) -> None:

@@ -63,7 +63,8 @@ def _evaluate_real(
         outputs = net.outputs(net.theta, X)
         losses.append(net.criterion_losses(outputs, y))
         total = total + y.double().sum(0).cpu()
-        if y[0].numel() == 1 and (predicted := net.predicted(outputs, y)) is not None:
+        predicted = net.predicted(outputs, y) if net.has_residuals(y) else None
+        if predicted is not None:
             residuals.append((y - predicted).reshape(-1))
         if constant is not None and outputs[0].numel() == constant.size:
             same = torch.as_tensor(constant).to(outputs).reshape(outputs.shape[1:])

@@ -23,6 +23,7 @@ from sk_datadrop._criteria import (
     without_weights,
 )
 from sk_datadrop._derivatives import METHODS, find_method
+from sk_datadrop._deviance import perfect_losses
 from sk_datadrop._outputs import Structure, joined, taken_apart
 from sk_datadrop._ranks import module_of
 from sk_datadrop._reading import Reading
@@ -86,8 +87,10 @@ class FunctionalNet:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Rebuilt by the process it is sent to, since hooks cannot be sent.
-        return _rebuild, (self._training_net, self._state_dict, self.derivative)
+        # Rebuilt by the process it is sent to, since hooks cannot be sent. skorch
+        # pickles a fitted net by names, and not all processes know them.
+        net = self._training_net
+        return _rebuild, (type(net), vars(net), self._state_dict, self.derivative)
 
     def samples_per_batch(self, batch_size: int | None) -> int:
         """Return the number of samples in a batch of `batches`; -1 for all."""
@@ -166,7 +169,7 @@ class FunctionalNet:
         What the net's ``get_loss`` adds to it, such as a penalty on the weights, says
         nothing about a sample and is left out. Where ``get_loss`` does not call the
         criterion exactly once, or changes the shape of what it gives, its own value
-        counts.
+        counts. Of PoissonNLLLoss it is half the deviance.
 
         Class weights and label smoothing count only if `weighted`. Without them the
         loss under cross entropy is minus the log-probability of the given class.
@@ -175,6 +178,9 @@ class FunctionalNet:
         losses, calls = self._watched_loss(outputs, y, criterion)
         if len(calls) == 1 and calls[0].result.shape == losses.shape:
             losses = calls[0].result
+        perfect = perfect_losses(criterion, y)
+        if perfect is not None and perfect.shape == losses.shape:
+            losses = losses - perfect
         return self._per_sample(losses, outputs)
 
     def given_to_criterion(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,12 +277,7 @@ class FunctionalNet:
     def _per_sample(self, losses: Tensor, outputs: Tensor) -> Tensor:
         n_samples = outputs.shape[0]
         if losses.ndim == 0 or losses.shape[0] % n_samples:
-            raise ValueError(
-                f"criterion {type(self._criterion).__name__} gives losses of "
-                f"shape {tuple(losses.shape)} for {n_samples} samples with "
-                "reduction='none'; it must give one loss per sample (or per element). "
-                "Use a criterion that honours reduction='none'."
-            )
+            raise ValueError(self._not_per_sample(losses, outputs))
         losses = losses.reshape(n_samples, -1)
         if losses.shape[1] > outputs[0].numel():
             raise ValueError(
@@ -285,6 +286,22 @@ class FunctionalNet:
                 "broadcasting. Give y the shape of the outputs."
             )
         return losses.sum(1) if self._reduction == "sum" else losses.mean(1)
+
+    def _not_per_sample(self, losses: Tensor, outputs: Tensor) -> str:
+        who = f"criterion {type(self._criterion).__name__}"
+        advice = "Use a criterion that honours reduction='none'."
+        if not type(self._net).get_loss.__module__.startswith("skorch."):
+            who = f"get_loss of {type(self._net).__name__}"
+            advice = (
+                "Have it return what self.criterion_, or super().get_loss, returns, "
+                "which then has one value per sample; or average only where "
+                "self.criterion_.reduction is not 'none'."
+            )
+        return (
+            f"{who} gives losses of shape {tuple(losses.shape)} for "
+            f"{outputs.shape[0]} samples with reduction='none'; it must give one loss "
+            f"per sample (or per element). {advice}"
+        )
 
     def predicted(self, outputs: Tensor, y: Tensor) -> Tensor | None:
         """Return predictions of targets, in their shape and on their scale.
@@ -298,6 +315,10 @@ class FunctionalNet:
         if given.numel() != y.numel():
             return None
         return inverse_link(self._criterion)(given).reshape(y.shape)
+
+    def has_residuals(self, y: Tensor) -> bool:
+        """Tell whether targets are one value each, whose errors are all of one size."""
+        return y[0].numel() == 1 and perfect_losses(self._criterion, y) is None
 
     def jvp(
         self, X: Tensor, direction: Tensor, autocast: torch.dtype | None = None
@@ -366,8 +387,13 @@ class FunctionalNet:
 
 
 def _rebuild(
-    net: NeuralNet, state_dict: dict[str, Tensor] | None, derivative: str | None
+    kind: type[NeuralNet],
+    attributes: dict[str, Any],
+    state_dict: dict[str, Tensor] | None,
+    derivative: str | None,
 ) -> FunctionalNet:
+    net = object.__new__(kind)
+    vars(net).update(attributes)
     functional = FunctionalNet(net, state_dict)
     functional.derivative = derivative
     return functional

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from sk_datadrop._lazy import LazyTargets, with_own_targets
 from sk_datadrop._pictures import pictures_of
 from sk_datadrop._report import (
+    check_findings,
     check_report_support,
     labels_of_classes,
     names_of_classes,
@@ -96,7 +96,7 @@ def influence_html(
     """
     for package in ("pandas", "jinja2"):
         check_report_support("influence_html", package)
-    check_is_fitted(estimator, "influence_per_view_")
+    check_findings("influence_html", estimator)
     if max_samples < 0:
         raise ValueError(f"max_samples must be 0 or more; got {max_samples}.")
     names = names_of_classes(estimator, X, y)

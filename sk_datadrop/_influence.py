@@ -30,6 +30,7 @@ from sk_datadrop._curvature import (
     Curvature,
     GaussNewton,
     check_curvature,
+    check_loss_suits,
     curvature_operator,
 )
 from sk_datadrop._engine import Engine, Request, Scores, View, split_groups
@@ -122,6 +123,9 @@ class InfluenceFunctions(Engine):
             check_curvature(self.curvature)
         if self.solver is not None:
             check_solver(self.solver)
+
+    def _check_net(self, net: FunctionalNet, samples: Samples) -> None:
+        check_loss_suits(self.curvature or GaussNewton(), net, samples)
 
     def _score(
         self,

@@ -199,8 +199,12 @@ def _mean_loss(evidence: Evidence, which: np.ndarray) -> np.ndarray:
     losses = np.where(which, evidence.losses, np.nan)
     missing = np.isnan(losses).all(axis=0)
     losses[:, missing] = evidence.losses[:, missing]
-    # Its logarithm is taken.
-    return np.asarray(np.maximum(mean_influence(losses), np.finfo(float).tiny))
+    means = mean_influence(losses)
+    # Its logarithm is taken. Densities have losses below zero: they count from a lowest
+    # that no sample reaches.
+    if (lowest := np.nanmin(means)) < 0:
+        means = means - lowest + (np.nanmedian(means) - lowest) / len(means)
+    return np.asarray(np.maximum(means, np.finfo(float).tiny))
 
 
 def _of_finite(

@@ -57,12 +57,16 @@ class HeldOutObjective:
         How chances of classes are read; None if targets are no classes.
     scales : ndarray of shape (n_classes,) or (1,), dtype float64, or None
         At which "bounded" levels off, from `scaled_by`.
+    lowest : float
+        Loss from which "bounded" counts: the lowest, where some are negative, as minus
+        the logarithm of a density may be. It changes no ratio of two gradients.
     """
 
     kind: Kind
     samples: Samples
     reading: Reading | None = None
     scales: np.ndarray | None = None
+    lowest: float = 0.0
 
     @cached_property
     def codes(self) -> np.ndarray:
@@ -100,10 +104,8 @@ class HeldOutObjective:
         For classes a scale is 1, or the median of minus the log-probability of the
         class, where it is given, if that is larger: where the net hardly knows a class,
         its samples are no outliers. Otherwise it is ``2.985**2`` times the median loss,
-        as the median of a mean over many values is about their variance. It is one for
-        other objectives.
-
-        Raises a ValueError if a loss of targets that are no classes is negative.
+        as the median of a mean over many values is about their variance; losses count
+        from the lowest if that is negative. It is one for other objectives.
         """
         if self.kind != "bounded":
             return replace(self, scales=np.ones(1))
@@ -118,15 +120,11 @@ class HeldOutObjective:
                 np.median(losses[codes == k]) if k in codes else 1 for k in kinds
             ]
             return replace(self, scales=np.maximum(medians, 1.0))
-        if losses.min() < 0:
-            raise ValueError(
-                "objective='bounded' needs a training loss that is never negative; got "
-                f"{losses.min():.3g}. Use objective='loss', or a callable."
-            )
+        lowest = min(float(losses.min()), 0.0)
         # A net that fits half the samples exactly must not divide zero by zero.
         tiny = np.finfo(np.float32).tiny
-        scale = max(WELSCH_TUNING_CONSTANT**2 * float(np.median(losses)), tiny)
-        return replace(self, scales=np.array([scale]))
+        scale = max(WELSCH_TUNING_CONSTANT**2 * float(np.median(losses - lowest)), tiny)
+        return replace(self, scales=np.array([scale]), lowest=lowest)
 
     def _losses_to_scale(
         self, net: FunctionalNet, outputs: Tensor, y: Tensor
@@ -155,8 +153,8 @@ class HeldOutObjective:
             return net.criterion_losses(outputs, y, weighted=True)
         scales = torch.as_tensor(1.0 if self.scales is None else self.scales)
         if self.reading is None:
-            losses = net.criterion_losses(outputs, y)
-            return 1 - torch.exp(-losses / scales.to(losses))
+            above = net.criterion_losses(outputs, y) - self.lowest
+            return 1 - torch.exp(-above / scales.to(above))
         log_chances, given = net.chances(outputs, y, self.reading)
         of_classes = torch.ones(log_chances.shape[1], dtype=torch.float64)
         of_classes[: scales.numel()] = scales

@@ -3,15 +3,17 @@
 Whoever sets a backend of joblib (loky, dask, ray) has the calls made there.
 """
 
+import io
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from threading import Lock
 from typing import Any
 
 import torch
+from cloudpickle import CloudPickler
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
+from sklearn.base import clone
 from skorch import NeuralNet
 
 from sk_datadrop._cache import register_in_main
@@ -43,6 +45,8 @@ def run_all(
     if (n_workers := n_processes(n_jobs)) < 2:
         yield from ((number, function(*arguments)) for number, arguments in numbered)
         return
+    # A net that was fitted is pickled by names, which workers are yet to be told of.
+    net = clone(net)
     results = Parallel(n_workers, return_as="generator_unordered")(
         delayed(_run_in_worker)(
             (torch.get_num_threads(), torch.get_default_dtype()),
@@ -53,8 +57,45 @@ def run_all(
         )
         for number, arguments in numbered
     )
-    for number, result in results:
-        yield number, pickle.loads(result) if isinstance(result, bytes) else result
+    try:
+        for number, result in results:
+            yield number, pickle.loads(result)
+    except pickle.PicklingError as error:
+        raise ValueError(_cannot_travel(n_workers, error.__cause__ or error)) from error
+
+
+def check_travels(net: NeuralNet, n_jobs: int | None) -> None:
+    """Raise a ValueError if a net, initialized, cannot come back from a worker."""
+    if (n_workers := n_processes(n_jobs)) < 2:
+        return
+    try:
+        pickle.loads(_dumped(net))
+    except Exception as error:
+        where = _who_stays(net)
+        raise ValueError(_cannot_travel(n_workers, error, where)) from error
+
+
+def _who_stays(net: NeuralNet) -> str:
+    """Return the name of an attribute that cannot be pickled, if one is found."""
+    parts = [(name, getattr(net, name)) for name in ("module_", "criterion_")]
+    parts += [(name, callback) for name, callback in net.callbacks_]
+    for owner, part in parts:
+        for name, value in getattr(part, "__dict__", {}).items():
+            try:
+                pickle.loads(_dumped(value))
+            except Exception:
+                return f" ({owner}.{name})"
+    return ""
+
+
+def _cannot_travel(n_workers: int, error: BaseException, where: str = "") -> str:
+    # Of the traceback of another thread only the end helps.
+    said = (str(error).strip('"\n ').splitlines() or [type(error).__name__])[-1]
+    return (
+        f"n_jobs={n_workers}: net{where}, samples or objective cannot be sent between "
+        f"processes: {said}. Keep open files, locks and generators out of them, or "
+        "set n_jobs=None."
+    )
 
 
 def _run_in_worker(
@@ -76,14 +117,31 @@ def _run_in_worker(
         torch.set_num_threads(n_threads)
         torch.set_default_dtype(dtype)
         register_in_main(net)
-        return number, _by_name(function(*arguments))
+        return number, _dumped(function(*arguments))
 
 
-def _by_name(result: Any) -> Any:
-    """Return bytes that name the functions of a script, if pickle can write them.
+def _dumped(result: Any) -> bytes:
+    """Pickle a result: by the names of what a script defines, if pickle can.
 
-    joblib would send copies of these functions, which pickle refuses to write later.
+    joblib would send copies of functions and classes, which pickle refuses to write
+    later. They are sent where there is no other way, as for a lambda in a module.
     """
-    with suppress(Exception):
+    try:
         return pickle.dumps(result)
-    return result
+    except Exception:
+        with io.BytesIO() as file:
+            _Pickler(file).dump(result)
+            return file.getvalue()
+
+
+class _Pickler(CloudPickler):
+    """Pickles fitted nets by value too; skorch itself only knows names."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, NeuralNet):
+            return object.__new__, (type(obj),), vars(obj), None, None, _set_attributes
+        return super().reducer_override(obj)
+
+
+def _set_attributes(net: NeuralNet, attributes: dict[str, Any]) -> None:
+    vars(net).update(attributes)

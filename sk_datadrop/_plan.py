@@ -2,32 +2,36 @@
 
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from sklearn import get_config
-from sklearn.base import is_classifier, is_regressor
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import check_memory
 from skorch import NeuralNet
 
 from sk_datadrop._cache import Cache, Key, cache_key
+from sk_datadrop._callbacks import check_callbacks, needs_validation
 from sk_datadrop._casting import Casting
 from sk_datadrop._drop import (
     as_many_rows,
     check_drop_fraction,
     check_on_harmful,
 )
-from sk_datadrop._engine import Engine, check_engine
+from sk_datadrop._engine import Engine, check_engine, check_net
 from sk_datadrop._influence import InfluenceFunctions
 from sk_datadrop._inputs import check_inputs, warn_of_inputs, with_targets_given
 from sk_datadrop._lazy import shape_of
 from sk_datadrop._objective import Kind, check_objective
+from sk_datadrop._parallel import check_travels, n_processes
 from sk_datadrop._predictions import Aim
-from sk_datadrop._ranks import from_first_process, has_ranks
+from sk_datadrop._ranks import device_of, from_first_process, has_ranks
 from sk_datadrop._reading import Reading
 from sk_datadrop._rereading import check_lengths
 from sk_datadrop._samples import Samples
@@ -39,7 +43,7 @@ from sk_datadrop._targets import (
     samples_of,
     takes_places,
 )
-from sk_datadrop._training import Recipe, prefix_errors
+from sk_datadrop._training import Recipe, prefix_errors, seeded
 from sk_datadrop._weighing import check_samplers
 
 
@@ -116,7 +120,14 @@ class Plan:
             return self.validation
         return self.samples[self.splits[number].held_out]
 
-    def recipe(self, name: str, indices: np.ndarray, number: int = 0) -> Recipe:
+    def recipe(
+        self,
+        name: str,
+        indices: np.ndarray,
+        number: int = 0,
+        *,
+        keeps_files: bool = False,
+    ) -> Recipe:
         """Return how to train on some of the samples, as in the split of this number.
 
         Every split starts from other initial weights: that they agree is the evidence.
@@ -126,7 +137,8 @@ class Plan:
             key: cut(value, indices, len(self.samples))
             for key, value in self.fit_params.items()
         }
-        return Recipe(name, seed, fit_params, max(int(self.verbose) - 1, 0))
+        verbose = max(int(self.verbose) - 1, 0)
+        return Recipe(name, seed, fit_params, verbose, keeps_files)
 
     def rows_to_train(self, kept: np.ndarray, n_rows: int) -> np.ndarray:
         """Return the positions to train on instead of `n_rows` samples.
@@ -144,6 +156,8 @@ class Plan:
         splits = [s if n == number else none for n, s in enumerate(self.splits)]
         return replace(
             self,
+            # As fitted, skorch would pickle it by names that workers do not know yet.
+            net=clone(self.net),
             samples=Samples(None, None),
             refit_validation=None,
             splits=splits,
@@ -178,17 +192,15 @@ def make_plan(
     )
     target_shape = samples.y.shape[1:]
     seed = from_first_process(_draw_seed(owner.random_state), net)
-    probe, samples = probed(net, samples, classes, seed, is_classification)
-    casting = probe.casting
+    check = partial(check_net, engine)
+    probe, samples = probed(net, samples, check, classes, seed, is_classification)
     validation = validation and matched(validation, probe, samples, "_val")
-    splits = _splits(owner.cv, samples, validation, classes, seed, split_params)
-    if owner.drop_fraction == "auto":
-        check_candidate_splits(splits)
+    splits = _splits(owner, samples, validation, classes, seed, split_params)
     plan = Plan(
         net=net,
         samples=samples,
         validation=validation,
-        refit_validation=_validation_of_refit(probe.net, validation),
+        refit_validation=_validation_of_refit(owner, probe.net, samples, validation),
         splits=splits,
         engine=engine,
         objective=owner.objective,
@@ -205,8 +217,8 @@ def make_plan(
         verbose=owner.verbose,
         # "auto" compares the nets of round 1, and trains others as long.
         ends_early=owner.drop_fraction != "auto",
-        notes=warn_of_inputs(net, X, samples, validation, casting, seed),
-        casting=casting,
+        notes=warn_of_inputs(net, X, samples, validation, probe.casting, seed),
+        casting=probe.casting,
         same_steps=getattr(owner, "same_steps", True),
     )
     return plan if owner.memory is None else _with_cache(plan, owner, probe.net)
@@ -250,10 +262,18 @@ def _check_parameters(owner: Any) -> Engine:
     net, given = owner.estimator, owner.engine
     if not isinstance(net, NeuralNet):
         got = net.__name__ if isinstance(net, type) else type(net)
-        raise TypeError(
-            f"{type(owner).__name__} needs a skorch net as estimator; got {got!r}. "
+        advice = (
             "Wrap a torch module: skorch.NeuralNetClassifier(MyModule, "
             "criterion=torch.nn.CrossEntropyLoss), or skorch.NeuralNetRegressor."
+        )
+        if isinstance(net, Pipeline):
+            advice = (
+                "Pass the net, its last step, and X as the steps before transform it; "
+                "or put this estimator into the pipeline, in place of the net."
+            )
+        raise TypeError(
+            f"{type(owner).__name__} needs a skorch net as estimator; got {got!r}. "
+            f"{advice}"
         )
     if isinstance(net.module, torch.nn.Module):
         warnings.warn(
@@ -263,6 +283,7 @@ def _check_parameters(owner: Any) -> Engine:
             UserWarning,
             stacklevel=4,
         )
+    check_samplers(net.get_params_for("iterator_train"))
     check_drop_fraction(owner.drop_fraction)
     check_on_harmful(getattr(owner, "on_harmful", "drop"), owner.drop_fraction)
     check_objective(owner.objective)
@@ -283,8 +304,6 @@ def _check_parameters(owner: Any) -> Engine:
 def _check_treatment(owner: Any) -> None:
     """Raise a ValueError if the net cannot be trained on weights, or other targets."""
     net, on_harmful = owner.estimator, getattr(owner, "on_harmful", "drop")
-    if on_harmful == "weigh":
-        check_samplers(net.get_params_for("iterator_train"))
     if on_harmful == "weigh" and has_ranks(net):
         raise ValueError(
             "on_harmful='weigh' is not supported where several processes train one "
@@ -339,7 +358,7 @@ def check_held_out(n_samples: int, name: str) -> None:
 
 
 def _splits(
-    cv: Any,
+    owner: Any,
     samples: Samples,
     validation: Samples | None,
     classes: np.ndarray | None,
@@ -347,39 +366,41 @@ def _splits(
     split_params: dict[str, Any],
 ) -> list[Split]:
     if validation is not None:
-        return [Split(np.arange(len(samples)), np.arange(0))]
-    y = samples.y if samples.codes is None else samples.codes
-    # Hashed, so that the folds are independent of whatever else the user drew from the
-    # same seed: labels spoiled on purpose, an outer split.
-    return held_out_splits(
-        cv,
-        samples.X,
-        y,
-        classes=classes,
-        random_state=derived_seed(seed),
-        split_params=split_params,
-    )
+        splits = [Split(np.arange(len(samples)), np.arange(0))]
+    else:
+        # Hashed, so that the folds are independent of whatever else the user drew from
+        # the same seed: labels spoiled on purpose, an outer split.
+        splits = held_out_splits(
+            owner.cv,
+            samples.X,
+            samples.y if samples.codes is None else samples.codes,
+            classes=classes,
+            random_state=derived_seed(seed),
+            split_params=split_params,
+        )
+    if owner.drop_fraction == "auto":
+        check_candidate_splits(splits)
+    return splits
 
 
 def _validation_of_refit(
-    probe: NeuralNet, validation: Samples | None
+    owner: Any, probe: NeuralNet, samples: Samples, validation: Samples | None
 ) -> Samples | Literal["own"] | None:
     """Return samples for the validation phase of round 2.
 
-    Round 2 trains on every kept sample. Only where a callback watches a validation
-    quantity and no samples were given does the net's own ``train_split`` withhold
-    some, since otherwise the callback would fail.
+    Round 2 trains on every kept sample. Only where a callback needs validation samples
+    and none were given does the net's own ``train_split`` withhold some, since
+    otherwise the callback would fail. Raises a ValueError if callbacks of the probe
+    would fail all the same.
     """
-    if validation is not None:
-        return validation
-    watching = [
-        type(callback).__name__
-        for _, callback in probe.callbacks_
-        if isinstance(getattr(callback, "monitor", None), str)
-        and not callback.monitor.startswith("train")
-    ]
+    watching = [] if validation is not None else needs_validation(probe)
+    n_workers = n_processes(owner.n_jobs)
+    check_travels(probe, owner.n_jobs)
+    # Schedules may draw random numbers.
+    with seeded(0, device_of(probe)):
+        check_callbacks(probe, len(samples), n_workers, withholds=bool(watching))
     if not watching:
-        return None
+        return validation
     if not probe.train_split:
         raise ValueError(
             f"callback {watching[0]} watches a validation quantity, but round 2 has no "
@@ -393,8 +414,10 @@ def _route(owner: Any, params: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     if params.get("sample_weight") is not None:
         raise ValueError(
             "sample_weight is not supported: a skorch net has no weights of samples in "
-            "its loss, and here samples are kept or dropped. Leave it out; weights of "
-            "classes go into the criterion (criterion__weight)."
+            "its loss, and here the fit decides which samples count. Weights of "
+            "classes go into the criterion (criterion__weight); for others pass an "
+            "iterator_train that draws samples by weight (see 'Weights of samples' in "
+            "the user guide); on_harmful='weigh' finds weights by itself."
         )
     if get_config()["enable_metadata_routing"]:
         routed = process_routing(owner, "fit", **params)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from sklearn.base import clone
-from skorch import NeuralNet, NeuralNetBinaryClassifier
+from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import Tensor
 
 from sk_datadrop._batches import batches_of, collates, has_own_dataset, twin_of
@@ -40,6 +40,7 @@ from sk_datadrop._samples import Samples
 from sk_datadrop._training import seeded
 
 T = TypeVar("T")
+Check = Callable[[FunctionalNet, Samples], None]
 
 _ASKS_FOR_INTEGERS = re.compile(r"\b(long|longtensor|int|integers?)\b", re.IGNORECASE)
 
@@ -62,6 +63,7 @@ class Probe(NamedTuple):
 def probe_net(
     net: NeuralNet,
     samples: Samples,
+    check: Check = lambda net, samples: None,
     *,
     n_classes: int | None,
     seed: int,
@@ -70,15 +72,16 @@ def probe_net(
     """Run an untrained clone on a few samples and check what comes out.
 
     Raises a ValueError if the net fails, its outputs match neither the classes nor,
-    where `n_classes` is None, the targets, or the criterion has no losses per sample.
+    where `n_classes` is None, the targets, the criterion has no losses per sample, or a
+    further check fails.
     """
     is_classification = is_classification or n_classes is not None
 
     def probed(probe: NeuralNet) -> Probe:
-        def check(casting: Casting) -> Probe:
-            return _check(probe, samples, n_classes, is_classification, casting)
+        def run(casting: Casting) -> Probe:
+            return _check(probe, samples, check, n_classes, is_classification, casting)
 
-        return first_that_works(check, castings_for(probe, samples.X))
+        return first_that_works(run, castings_for(probe, samples.X))
 
     with seeded(seed, device_of(net)), torch.no_grad():
         probe = _initialized(clone(net).set_params(verbose=0))
@@ -249,6 +252,7 @@ def first_that_works(attempt: Callable[[Casting], T], castings: Sequence[Casting
 def _check(
     net: NeuralNet,
     samples: Samples,
+    check: Check,
     n_classes: int | None,
     is_classification: bool,
     casting: Casting,
@@ -262,6 +266,7 @@ def _check(
         check_loss(functional, pair)
         check_deterministic(functional, pair)
         _check_step_loss(net, functional, pair)
+        check(functional, pair)
         few = samples[: min(FEW_SAMPLES, len(samples))].cast_as(casting)
         reading = read_outputs(functional, shaped(few, shape), is_classification)
     except ValueError as error:
@@ -300,6 +305,8 @@ def _run(net: NeuralNet, pair: Samples) -> FunctionalNet:
             "Have forward return them in float32, such as outputs.float(); all else "
             "may stay bfloat16."
         )
+    if isinstance(outputs, Tensor):
+        _check_likelihood(net, outputs)
     return FunctionalNet(net)
 
 
@@ -395,6 +402,25 @@ def _advice(module: torch.nn.Module, shape: Any) -> str:
         "Check the arguments of the module (module__...) against the shape and dtype "
         "of X."
     )
+
+
+def _check_likelihood(net: NeuralNet, outputs: Tensor) -> None:
+    """Raise a ValueError if NLLLoss gets something else than it takes."""
+    get_loss, criterion = type(net).get_loss, type(net.criterion_)
+    if criterion is not torch.nn.NLLLoss or outputs.ndim < 2:
+        return
+    low, high = float(outputs.min()), float(outputs.max())
+    takes, end = "", ""
+    if get_loss is NeuralNetClassifier.get_loss and low < 0:
+        takes, end = "probabilities, of which it takes the logarithm", "softmax"
+    elif get_loss is NeuralNet.get_loss and outputs.logsumexp(1).abs().max() > 0.01:
+        takes, end = "log-probabilities", "log_softmax"
+    if end:
+        raise ValueError(
+            f"under NLLLoss {type(net).__name__} needs {takes}; the module gives "
+            f"values from {low:.3g} to {high:.3g}. End it with a {end} over axis 1, or "
+            "set criterion=torch.nn.CrossEntropyLoss, which takes values of any size."
+        )
 
 
 def _check_class_outputs(

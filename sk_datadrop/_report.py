@@ -4,10 +4,12 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
+from sk_datadrop._base import BaseDataDropout
 from sk_datadrop._drop import mean_influence, standard_error
 from sk_datadrop._engine import Engine
 from sk_datadrop._lazy import as_lazy, has_own_targets, with_own_targets
@@ -79,7 +81,7 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> Any:
     (True, False)
     """
     check_report_support("influence_report")
-    check_is_fitted(estimator, "influence_per_view_")
+    check_findings("influence_report", estimator)
     names = names_of_classes(estimator, X, y)
     return tabulate(estimator, *with_own_targets(X, y), names)
 
@@ -185,10 +187,34 @@ def check_report_support(caller: str, package: str = "pandas") -> None:
     try:
         import_module(package)
     except ImportError as error:
+        extra = "demo" if package == "matplotlib" else "report"
         raise ImportError(
             f"{caller} requires {package}. You can install {package} with "
-            "`pip install sk_datadrop[report]`"
+            f"`pip install sk_datadrop[{extra}]`"
         ) from error
+
+
+def check_findings(caller: str, estimator: Any) -> None:
+    """Raise a TypeError if an estimator is not ours, and NotFittedError if not fitted.
+
+    What holds one of ours is told apart.
+    """
+    if hasattr(estimator, "influence_per_view_"):
+        return
+    if not isinstance(estimator, BaseDataDropout):
+        got = type(estimator).__name__
+        advice = "Fit a DataDropoutClassifier, or use audit(net, X, y)."
+        if isinstance(estimator, Pipeline):
+            advice = (
+                "Pass the step that is one, and X as it saw it: "
+                f"{caller}(pipe[-1], pipe[:-1].transform(X), y)."
+            )
+        elif hasattr(estimator, "best_estimator_"):
+            advice = "Pass its best_estimator_."
+        raise TypeError(
+            f"{caller} needs a fitted estimator of this package; got {got}. {advice}"
+        )
+    check_is_fitted(estimator, "influence_per_view_")
 
 
 def names_of_classes(estimator: Any, X: Any, y: Any = None) -> np.ndarray | None:

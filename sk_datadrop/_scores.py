@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sklearn.base import is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, check_random_state
 from skorch import NeuralNet
 from skorch.exceptions import NotInitializedError
@@ -292,9 +293,15 @@ def _as_skorch_net(net: Any, loss: Any, batch_size: int | None) -> NeuralNet:
             )
         return net
     if not isinstance(net, nn.Module):
+        advice = ""
+        if isinstance(net, Pipeline):
+            advice = (
+                " Pass the net, its last step, and X as the steps before transform it: "
+                "influence_scores(pipe[-1], pipe[:-1].transform(X), ...)."
+            )
         raise TypeError(
             "net must be a trained skorch net or torch module; got "
-            f"{type(net).__name__}."
+            f"{type(net).__name__}.{advice}"
         )
     if not callable(loss):
         raise TypeError(

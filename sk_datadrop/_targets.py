@@ -15,7 +15,7 @@ from skorch import NeuralNet, NeuralNetBinaryClassifier
 
 from sk_datadrop._criteria import OF_TWO_CLASSES
 from sk_datadrop._lazy import DatasetRows, LazyTargets
-from sk_datadrop._probe import Probe, probe_net, shaped
+from sk_datadrop._probe import Check, Probe, probe_net, shaped
 from sk_datadrop._samples import Samples
 from sk_datadrop._training import prefix_errors
 
@@ -118,6 +118,7 @@ def samples_of(
 def probed(
     net: NeuralNet,
     samples: Samples,
+    check: Check,
     classes: np.ndarray | None,
     seed: int,
     is_classification: bool,
@@ -136,6 +137,7 @@ def probed(
             probe = probe_net(
                 net,
                 tried,
+                check,
                 n_classes=n_classes,
                 seed=seed,
                 is_classification=is_classification,

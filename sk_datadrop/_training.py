@@ -17,13 +17,20 @@ import torch
 from sklearn.base import clone
 from skorch import NeuralNet
 from skorch.callbacks import Callback
+from skorch.exceptions import SkorchException
 from skorch.helper import predefined_split
 from torch.utils.data import Subset
 
+from sk_datadrop._callbacks import OwnFolder
 from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._lazy import DatasetRows
 from sk_datadrop._ranks import device_of, module_of, summed_over_processes
 from sk_datadrop._samples import Samples, given_to
+
+_ON_VALIDATION = (
+    " This training has no validation samples, nor columns of the history about them: "
+    "pass X_val and y_val, or have the callback ask whether they are there."
+)
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,15 @@ class Recipe:
     """Everything that tells one training of a fit from another, but its samples.
 
     `name` is for messages, `seed` seeds torch, numpy and Python for the time of the
-    training, and `fit_params` go to the ``fit`` of the net.
+    training, and `fit_params` go to the ``fit`` of the net. Checkpoints go to a folder
+    that ends with the training unless it `keeps_files`.
     """
 
     name: str
     seed: int
     fit_params: dict[str, Any] = field(default_factory=dict)
     verbose: int = 0
+    keeps_files: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,12 +120,13 @@ def train(
     of the net's own. Raises a ValueError if net or criterion fail,
     or the training loss becomes NaN or infinite.
     """
-    guard = _FiniteLoss()
-    extra = [guard, *first, *last]
+    guard, folder = _FiniteLoss(), OwnFolder()
+    first = [guard, *([] if recipe.keeps_files else [folder]), *first]
+    extra = [*first, *last]
     verbose = net.verbose
     net = clone(net).set_params(verbose=recipe.verbose)
     original = {"callbacks": net.callbacks, "verbose": verbose}
-    _add_callbacks(net, [guard, *first], last)
+    _add_callbacks(net, first, last)
     if not net.train_split and "valid_acc" in dict(net.get_default_callbacks()):
         # Accuracy that nobody asked for, and that is not known of many targets.
         net.set_params(callbacks__valid_acc=None)
@@ -133,7 +143,9 @@ def train(
     elif isinstance(samples.X, DatasetRows) and samples.X.augmented is not None:
         original["train_split"] = net.train_split
         net.set_params(train_split=HeldOutAsTheyAre(net.train_split, samples.X))
-    with seeded(recipe.seed, device_of(net)), prefix_errors(recipe.name):
+    advice = "" if net.train_split else _ON_VALIDATION
+    errors = prefix_errors(recipe.name, advice)
+    with folder, seeded(recipe.seed, device_of(net)), errors:
         net.fit(*samples.fit_arguments(net), **recipe.fit_params)
     if len(net.history) > guard.n_epochs_:
         # skorch takes Ctrl-C for the wish to end this training only.
@@ -204,16 +216,27 @@ def _generators(device: Any) -> list[torch.Generator]:
     return generators
 
 
+_USUAL = (RuntimeError, ValueError, IndexError)
+_IN_CALLBACKS = (LookupError, TypeError, AttributeError, SkorchException)
+"""What a callback raises that misses something."""
+
+
 @contextmanager
-def prefix_errors(name: str) -> Iterator[None]:
-    """Say in which training, or argument, something failed; raise a ValueError."""
+def prefix_errors(name: str, advice: str = "") -> Iterator[None]:
+    """Say in which training, or argument, something failed; raise a ValueError.
+
+    The advice is for what a callback, or other code of the net, raises.
+    """
     try:
         yield
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (*_USUAL, *_IN_CALLBACKS) as error:
         if is_out_of_memory(error) or str(error).startswith(name):
             raise
         what = "" if isinstance(error, ValueError) else "the net or its criterion: "
-        advice = ""
+        if isinstance(error, _USUAL):
+            advice = ""
+        else:
+            what = f"the net or a callback raised {type(error).__name__}: "
         if "more than 1 value per channel" in str(error):
             advice = (
                 " Batch normalisation cannot train on one sample, such as a last one "

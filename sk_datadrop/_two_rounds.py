@@ -49,6 +49,7 @@ from sk_datadrop._training import (
     train_watched,
 )
 from sk_datadrop._treatment import Treatment, treat
+from sk_datadrop._warnings import Heard, heard, issue
 from sk_datadrop._weighing import WeightedIterator
 
 MOST_LOG_CHANCES = 10_000_000
@@ -62,8 +63,8 @@ class SplitResult:
     The net as it stands at the end of its training; the influence of the training and
     held-out samples, per view; what the net made of them at the best epoch, and its
     weights then, if targets have many values; how the training went; the seconds of
-    "round_one" (training) and "scoring"; and warnings, (message, category), to be
-    issued where the user sees them, whoever did the work.
+    "round_one" (training) and "scoring"; and warnings, to be issued where the user sees
+    them, whoever did the work.
     """
 
     net: NeuralNet
@@ -73,7 +74,7 @@ class SplitResult:
     best_state: dict[str, Any] | None
     course: Course
     seconds: dict[str, float]
-    warnings: list[tuple[str, type[Warning]]]
+    warnings: list[Heard]
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def score_split(plan: Plan, number: int, bar: Any = SILENT) -> SplitResult:
         _state_to_predict_with(training, on_train),
         _course(training, held_out, on_held_out),
         {"round_one": trained - start, "scoring": perf_counter() - trained},
-        [(str(w.message), w.category) for w in caught],
+        [heard(w) for w in caught],
     )
 
 
@@ -273,7 +274,7 @@ def choose(
     return Choice(keep, treatment, best.cv_results, best.seconds)
 
 
-def retrain(plan: Plan, choice: Choice, bar: Any) -> Refit:
+def retrain(plan: Plan, choice: Choice, bar: Any, *, keeps_files: bool = True) -> Refit:
     """Run round 2: train from scratch on the samples kept."""
     start = perf_counter()
     bar.set_description("round 2: retraining on the kept samples")
@@ -286,7 +287,7 @@ def retrain(plan: Plan, choice: Choice, bar: Any) -> Refit:
         iterator = partial(
             WeightedIterator, weights=weights[rows], same_steps=plan.same_steps
         )
-    recipe = plan.recipe("round 2", rows)
+    recipe = plan.recipe("round 2", rows, keeps_files=keeps_files)
     net = train(
         plan.net,
         samples[rows],
@@ -304,12 +305,12 @@ def retrain(plan: Plan, choice: Choice, bar: Any) -> Refit:
 
 def warn_of(results: Sequence[SplitResult], *, stacklevel: int) -> None:
     """Issue the warnings of all splits."""
-    heard = [warning for result in results for warning in result.warnings]
+    issue([h for r in results for h in r.warnings], stacklevel=stacklevel + 1)
     for result in results:
-        messages = [s.message for s in result.scores.solver_results]
-        heard += [(message, ConvergenceWarning) for message in messages if message]
-    for message, category in heard:
-        warnings.warn(message, category, stacklevel=stacklevel + 1)
+        for solved in result.scores.solver_results:
+            if solved.message:
+                message = solved.message
+                warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
 
 
 def store(
@@ -319,9 +320,8 @@ def store(
     evidence: Evidence,
     verdict: Verdict,
     choice: Choice,
-    refit: Refit | None = None,
-) -> Any:
-    """Set the fitted attributes of an estimator, and return it."""
+) -> None:
+    """Set the fitted attributes of an estimator that do not depend on round 2."""
     codes, keep, influence = plan.samples.codes, choice.keep, evidence.influence
     owner.input_shape_ = shape_of(plan.samples.X)
     owner.aim_, owner.casting_ = plan.aim, tuple(plan.casting)
@@ -352,9 +352,12 @@ def store(
     if choice.cv_results is not None:
         owner.cv_results_ = choice.cv_results
         owner.timings_["candidates"] = choice.seconds
-    if refit is not None:
-        owner.estimator_ = refit.net
-        owner.timings_["round_two"] = refit.seconds
+
+
+def store_refit(owner: Any, refit: Refit) -> Any:
+    """Set the fitted attributes that come of round 2, and return the estimator."""
+    owner.estimator_ = refit.net
+    owner.timings_["round_two"] = refit.seconds
     return owner
 
 

@@ -69,13 +69,16 @@ class WeightedIterator:
 
 
 def check_samplers(options: dict[str, Any]) -> None:
-    """Raise a ValueError if options of an iterator draw samples of their own."""
-    given = [name for name in ("sampler", "batch_sampler") if options.get(name)]
-    if given:
-        raise ValueError(
-            "on_harmful='weigh' draws samples by itself, and the net has an "
-            f"iterator_train__{given[0]}. Leave it out, or choose 'drop' or 'mend'."
-        )
+    """Raise a ValueError if options of an iterator draw samples by their positions."""
+    for name in ("sampler", "batch_sampler"):
+        if options.get(name) is not None:
+            raise ValueError(
+                f"the net has an iterator_train__{name}, which is made for all "
+                "samples, and the fit trains on parts of them. Pass an iterator_train "
+                "that makes it for the data set it gets: a function (dataset, "
+                "**options) that returns a DataLoader, see 'Weights of samples' in the "
+                "user guide."
+            )
 
 
 def _positions_in(dataset: Any, n_samples: int) -> np.ndarray:

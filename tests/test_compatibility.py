@@ -44,6 +44,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch import NeuralNetClassifier
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, WeightedRandomSampler
 
 from sk_datadrop import (
     DataDropoutClassifier,
@@ -445,5 +446,29 @@ def test_fit_parameters_reach_the_net_cut_as_the_samples_are(blobs, is_routed):
 
 
 def test_sample_weight_is_refused(model, blobs):
-    with pytest.raises(ValueError, match="sample_weight is not supported: a skorch"):
+    with pytest.raises(
+        ValueError, match="sample_weight is not supported: .* pass an iterator"
+    ):
         model.fit(*blobs, sample_weight=np.ones(90))
+
+
+def balanced(dataset, **options):
+    labels = np.array([int(label) for _, label in dataset])
+    weights = (1 / np.bincount(labels))[labels]
+    sampler = WeightedRandomSampler(weights, num_samples=len(labels))
+    return DataLoader(dataset, **options | {"sampler": sampler, "shuffle": False})
+
+
+@pytest.mark.parametrize("name", ["sampler", "batch_sampler"])
+def test_samplers(name, blobs, classifier):
+    """One for all samples is refused; a data loader may make its own."""
+    X, y = blobs
+    sampler = WeightedRandomSampler(np.ones(90), 90)
+    given = BatchSampler(sampler, 16, drop_last=False) if name[0] == "b" else sampler
+    net = clone(classifier).set_params(**{f"iterator_train__{name}": given})
+    message = f"iterator_train__{name}, which is made for all samples"
+    with pytest.raises(ValueError, match=message):
+        DataDropoutClassifier(net).fit(X, y)
+    classifier.set_params(iterator_train=balanced, max_epochs=2)
+    model = DataDropoutClassifier(classifier, cv=2, drop_fraction=0.1, random_state=0)
+    assert model.fit(X, y).n_dropped_ == 9

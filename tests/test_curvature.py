@@ -8,7 +8,13 @@ from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 from torch.autograd.functional import hessian, jacobian
 
-from sk_datadrop import GaussNewton, Hessian
+from sk_datadrop import (
+    DataDropoutClassifier,
+    DataDropoutRegressor,
+    GaussNewton,
+    Hessian,
+    InfluenceFunctions,
+)
 from sk_datadrop._curvature import check_curvature, curvature_operator
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._samples import Samples
@@ -314,3 +320,98 @@ def test_parameters_in_range(curvature):
     check_curvature(curvature())
     check_curvature(curvature(damping=2, scaling="tensor", n_samples=1, max_memory=1))
     check_curvature(curvature(n_samples=None))
+
+
+class Pinball(nn.Module):
+    """Quantile loss of the 0.8 quantile."""
+
+    reduction = "mean"
+
+    def forward(self, outputs, y):
+        losses = torch.maximum(0.8 * (y - outputs), 0.2 * (outputs - y))
+        return losses if self.reduction == "none" else losses.mean()
+
+
+class TestLossesWithoutSecondDerivative:
+    def functional(self, criterion, targets="mse"):
+        torch.manual_seed(0)
+        kind = NeuralNetRegressor if targets == "mse" else NeuralNetClassifier
+        net = kind(MLP, criterion=criterion).initialize()
+        net.module_.double()
+        return FunctionalNet(net), make(targets)[1]
+
+    def jacobian(self, functional, samples):
+        X, _ = tensors(samples)
+        function = lambda theta: functional.outputs(theta, X)  # noqa: E731
+        return jacobian(function, functional.theta).reshape(N_SAMPLES * 3, -1)
+
+    def test_of_absolute_errors_it_is_that_of_laplace(self):
+        """Minus the log-likelihood is |r| / b, and Fisher's information 1 / b^2."""
+        functional, samples = self.functional(nn.L1Loss)
+        J = self.jacobian(functional, samples)
+        X, y = tensors(samples)
+        errors = (functional.outputs(functional.theta, X) - y).abs().mean(1)
+        expected = J.T @ J / (3 * errors.median() * N_SAMPLES)
+        found = matrix_of(GaussNewton, functional, samples)
+        torch.testing.assert_close(found, expected)
+
+    @pytest.mark.parametrize(
+        ("criterion", "targets"),
+        [(Pinball, "mse"), (nn.MultiMarginLoss, "cross-entropy")],
+    )
+    def test_it_is_as_large_as_the_loss_says(self, criterion, targets):
+        functional, samples = self.functional(criterion, targets)
+        J = self.jacobian(functional, samples)
+        found = matrix_of(GaussNewton, functional, samples)
+        size = found.trace() / (J.T @ J).trace()
+        torch.testing.assert_close(found, size * J.T @ J)
+        assert 0.01 < float(size) < 1
+
+    def test_nothing_stands_for_the_curvature_of_a_saturated_net(self):
+        functional, samples = self.functional(nn.CrossEntropyLoss, "cross-entropy")
+        functional.theta = functional.theta * 1e6
+        assert not matrix_of(GaussNewton, functional, samples).any()
+
+    def test_a_few_samples_with_curvature_are_enough(self):
+        functional, samples = self.functional(
+            lambda: nn.HuberLoss(delta=1e-3), targets="mse"
+        )
+        X, y = tensors(samples)
+        y[-1] = functional.outputs(functional.theta, X)[-1].detach() + 1e-4
+        samples = Samples(samples.X, y.numpy())
+        last = Samples(samples.X[-1:], samples.y[-1:])
+        torch.testing.assert_close(
+            matrix_of(GaussNewton, functional, samples) * N_SAMPLES,
+            matrix_of(GaussNewton, functional, last),
+        )
+
+
+@pytest.mark.parametrize("criterion", [nn.L1Loss, Pinball])
+def test_wrong_targets_are_found_by_absolute_errors(criterion, regressor):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4)).astype(np.float32)
+    y = X[:, 0] - X[:, 1] + 0.1 * rng.normal(size=200).astype(np.float32)
+    y[:20] += 6
+    regressor.set_params(criterion=criterion, max_epochs=20, module__n_hidden=20)
+    model = DataDropoutRegressor(regressor, random_state=0).fit(X, y)
+    assert (~model.sample_mask_[:20]).sum() >= 18
+    assert model.n_dropped_ <= 24
+    assert not np.isnan(model.influence_).any()
+
+
+def test_wrong_labels_are_found_by_margins(classifier, blobs):
+    X, y = blobs
+    y = np.where(np.arange(90) < 15, (y + 1) % 3, y)
+    classifier.set_params(criterion=nn.MultiMarginLoss, max_epochs=10)
+    model = DataDropoutClassifier(classifier, random_state=0).fit(X, y)
+    assert (~model.sample_mask_[:15]).sum() >= 10
+    assert model.n_dropped_ <= 20
+
+
+def test_a_hessian_that_torch_does_not_have_is_refused(classifier, blobs, trainings):
+    classifier.set_params(criterion=nn.MultiMarginLoss)
+    engine = InfluenceFunctions(curvature=Hessian())
+    message = "second derivative of the loss, .* MultiMarginLoss. Choose GaussNewton"
+    with pytest.raises(ValueError, match=message):
+        DataDropoutClassifier(classifier, engine=engine).fit(*blobs)
+    assert trainings == []

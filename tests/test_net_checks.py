@@ -313,3 +313,50 @@ def test_targets_are_brought_to_the_shape_of_the_outputs(shape, given, matched):
 
 class Quantiles(nn.Module):
     """A criterion of the user's, of several outputs for one target."""
+
+
+class LogProbabilities(MLP):
+    def forward(self, X):
+        return super().forward(X).log_softmax(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "message"),
+    [
+        (NeuralNetClassifier, MLP, "needs probabilities, .* End it with a softmax"),
+        (NeuralNetClassifier, LogProbabilities, "needs probabilities, .* a softmax"),
+        (NeuralNet, MLP, "needs log-probabilities; .* End it with a log_softmax"),
+    ],
+)
+def test_logits_under_nll_are_refused(kind, module, message, blobs):
+    net = kind(module, criterion=nn.NLLLoss)
+    with pytest.raises(ValueError, match=f"under NLLLoss {kind.__name__} {message}"):
+        probe_net(net, Samples(*blobs), n_classes=3, seed=0)
+
+
+def test_log_probabilities_under_nll_are_not_refused(blobs):
+    net = NeuralNet(LogProbabilities, criterion=nn.NLLLoss)
+    probe_net(net, Samples(*blobs), n_classes=3, seed=0)
+
+
+class ByHand(NeuralNetClassifier):
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        return nn.functional.cross_entropy(y_pred, y_true)
+
+
+class MeanOfAll(nn.CrossEntropyLoss):
+    def forward(self, outputs, y):
+        return super().forward(outputs, y).mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "criterion", "message"),
+    [
+        (ByHand, nn.CrossEntropyLoss, "get_loss of ByHand gives .* super().get_loss"),
+        (NeuralNetClassifier, MeanOfAll, "criterion MeanOfAll gives losses of shape"),
+    ],
+)
+def test_who_gives_no_losses_per_sample_is_named(kind, criterion, message, blobs):
+    net = kind(MLP, criterion=criterion)
+    with pytest.raises(ValueError, match=message.replace("()", r"\(\)")):
+        probe_net(net, Samples(*blobs), n_classes=3, seed=0)

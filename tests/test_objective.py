@@ -234,19 +234,59 @@ def test_known_objectives_are_not_refused(kind):
     check_objective(kind)
 
 
-class BelowZero(nn.MSELoss):
+class Density(nn.MSELoss):
+    """Minus the logarithm of a density of spread 0.1, up to a constant."""
+
+    shift = -100.0
+
     def forward(self, outputs, y):
-        return 0 * super().forward(outputs, y) - 1
+        return 50 * super().forward(outputs, y) + self.shift
 
 
-def test_bounded_refuses_losses_below_zero():
-    net = NeuralNetRegressor(MLP, module__n_outputs=1, criterion=BelowZero)
-    X = np.zeros((3, 4), np.float32)
-    objective = HeldOutObjective("bounded", Samples(X, X[:, :1]))
-    with pytest.raises(
-        ValueError, match="needs a training loss that is never negative; got -1"
-    ):
-        objective.scaled_by(FunctionalNet(net.initialize()))
+class Unshifted(Density):
+    shift = 0.0
+
+
+def test_losses_below_zero_count_from_the_lowest():
+    """Gradients keep their ratios, and so do the influences."""
+    X = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    samples = Samples(X, X[:, :1].copy())
+    found = []
+    for criterion in (Density, Unshifted):
+        torch.manual_seed(0)
+        net = NeuralNetRegressor(MLP, module__n_outputs=1, criterion=criterion)
+        functional = FunctionalNet(net.initialize())
+        objective = HeldOutObjective("bounded", samples).scaled_by(functional)
+        assert 0 < objective.mean(functional) < 1
+        found.append(objective)
+        losses = functional.criterion_losses(
+            functional.outputs(functional.theta, torch.as_tensor(X)),
+            torch.as_tensor(samples.y),
+        )
+        assert objective.lowest == pytest.approx(min(float(losses.min()), 0))
+    assert found[0].lowest < -50
+    assert found[1].lowest == 0
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("log_input", [True, False])
+def test_poisson_losses_are_half_the_deviance(full, log_input):
+    """They are zero where the prediction is the target, and positive elsewhere."""
+    net = NeuralNetRegressor(
+        MLP,
+        module__n_outputs=1,
+        criterion=nn.PoissonNLLLoss,
+        criterion__full=full,
+        criterion__log_input=log_input,
+    )
+    functional = FunctionalNet(net.initialize())
+    y = torch.tensor([0.0, 1.0, 2.0, 7.0, 90.0])[:, None]
+    rates = torch.tensor([0.5, 2.0, 1.0, 9.0, 60.0])[:, None]
+    deviance = 2 * (torch.xlogy(y, y / rates) - (y - rates))
+    for rate, expected in ((rates, deviance / 2), (y + 1e-9, torch.zeros_like(y))):
+        outputs = rate.log() if log_input else rate
+        found = functional.criterion_losses(outputs, y)[:, None]
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["bounded", "loss"])

@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -174,6 +175,98 @@ def test_threads_do_not_share_the_generator(regressor, plane):
     np.testing.assert_array_equal(model.predict(plane[0]), expected.predict(plane[0]))
 
 
+SCRIPT = """
+import pickle, sys
+import numpy as np, torch
+from skorch import NeuralNetClassifier
+from sk_datadrop import DataDropoutClassifier, influence_scores
+
+class Net(torch.nn.Module):
+    def __init__(self, activation=torch.tanh, twice=False):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(4, 5), torch.nn.Linear(5, 2)
+        self.activation = activation
+        if twice:
+            self.activation = lambda X: activation(activation(X))
+
+    def forward(self, X):
+        return self.second(self.activation(self.first(X)))
+
+rng = np.random.default_rng(0)
+y = np.arange(80) % 2
+X = (rng.normal(size=(80, 4)) + y[:, None]).astype(np.float32)
+
+def net(**options):
+    return NeuralNetClassifier(
+        Net, criterion=torch.nn.CrossEntropyLoss, lr=0.1, max_epochs=2, verbose=0,
+        **options,
+    )
+
+plain, named = net().fit(X, y), net(module__activation=lambda X: torch.relu(X))
+for given in (plain, named.fit(X, y), net(module__twice=True)):
+    for cv in (2, 0.3):
+        one, two = (
+            DataDropoutClassifier(given, cv=cv, n_jobs=n_jobs, random_state=0).fit(X, y)
+            for n_jobs in (None, 2)
+        )
+        np.testing.assert_array_equal(two.influence_, one.influence_)
+        np.testing.assert_array_equal(two.predict_proba(X), one.predict_proba(X))
+        of_first = (m.round_one_estimators_[0].predict_proba(X) for m in (one, two))
+        np.testing.assert_array_equal(*of_first)
+    if given is plain:
+        assert type(two.round_one_estimators_[0].module_) is Net
+        pickle.loads(pickle.dumps(two))
+scores = [
+    influence_scores(named, X[:60], y[:60], X[60:], y[60:], n_jobs=n_jobs).influence
+    for n_jobs in (None, 2)
+]
+np.testing.assert_array_equal(*scores)
+"""
+
+
+def test_what_pickle_cannot_name_goes_to_workers_and_back(tmp_path):
+    script = tmp_path / "fit.py"
+    script.write_text(SCRIPT)
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+
+
+class Locked(torch.nn.Linear):
+    """It can be copied, and cannot be sent."""
+
+    def __init__(self):
+        super().__init__(4, 3)
+        self.lock = threading.Lock()
+
+    def __deepcopy__(self, memo):
+        return Locked()
+
+
+def test_what_cannot_be_sent_is_refused_before_training(blobs, trainings):
+    net = NeuralNetClassifier(Locked, criterion=torch.nn.CrossEntropyLoss, verbose=0)
+    message = r"n_jobs=2: net \(module_.lock\).*cannot be sent .* set n_jobs=None"
+    with pytest.raises(ValueError, match=message):
+        DataDropoutClassifier(net, n_jobs=2).fit(*blobs)
+    assert trainings == []
+    lock = threading.Lock()
+
+    def objective(outputs, y):
+        with lock:
+            return outputs.logsumexp(1)
+
+    net = net.set_params(module=torch.nn.Linear, module__in_features=4)
+    net.set_params(module__out_features=3)
+    message = "net, samples or objective cannot be sent between processes: .*lock"
+    with pytest.raises(ValueError, match=message):
+        DataDropoutClassifier(net, objective=objective, n_jobs=2).fit(*blobs)
+
+
 def heard(function, *arguments):
     """Return what a call warns the user of, and what torch does only once."""
     before = torch.is_warn_always_enabled()
@@ -192,7 +285,7 @@ def looked_at(plan, number, bar=SILENT):
     X, y = plan.samples.X, plan.samples.y
     results = []
     messages = heard(lambda: results.append(score_split(plan, number)))
-    messages += [m for m, category in results[0].warnings if category is UserWarning]
+    messages += [w.message for w in results[0].warnings if w.category is UserWarning]
     files = [array.filename for array in (X, y) if not array.flags.writeable]
     return os.getpid(), X.shape, y.shape, files, messages
 

@@ -1,6 +1,9 @@
 """The README's examples run and do what it says, and its links lead somewhere."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,12 +23,22 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
-def test_the_example_runs(capsys):
-    namespace = {}
-    for code in python_blocks(README):
-        assert len(code.splitlines()) <= 20
-        exec(code, namespace)
-    shown = capsys.readouterr().out.split()
+def test_the_example_runs_without_a_warning(tmp_path):
+    blocks = python_blocks(README)
+    assert all(len(code.splitlines()) <= 20 for code in blocks)
+    script = tmp_path / "example.py"
+    script.write_text("\n".join(blocks))
+    process = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    rows = [line.split() for line in process.stdout.splitlines()]
+    shown = next(row for row in rows if row[0] == "dropped")
     dropped, wrong = int(shown[1]), int(shown[3])
     assert wrong > 0.8 * dropped > 0
 

@@ -10,6 +10,9 @@ import pytest
 import torch
 from skimage.io import imsave
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetClassifier
 from skorch.helper import SliceDataset
 from torch.utils.data import Dataset, Subset, TensorDataset
@@ -22,9 +25,13 @@ from sk_datadrop import (
     DataDropoutTransformer,
     DataDropoutWarning,
     DatasetRows,
+    DropCurveDisplay,
+    InfluenceDisplay,
     InfluenceFunctions,
     audit,
+    influence_html,
     influence_report,
+    influence_scores,
 )
 
 
@@ -350,6 +357,39 @@ class TestAudit:
             audit(classifier, *blobs, cv=2, random_state=0)
 
 
+class TestOthers:
+    """Estimators that are not ours, but hold one."""
+
+    @pytest.mark.parametrize(
+        "function", [influence_report, influence_html, InfluenceDisplay]
+    )
+    def test_are_refused_with_advice(self, function, classifier, blobs):
+        X, y = blobs
+        model = DataDropoutClassifier(classifier, cv=2, drop_fraction=0.1)
+        pipe = make_pipeline(StandardScaler(), model).fit(X, y)
+        name = function.__name__
+        message = (
+            rf"{name} needs a fitted .* got Pipeline. .*"
+            rf"{name}\(pipe\[-1\], pipe\[:-1\].transform\(X\), y\)"
+        )
+        with pytest.raises(TypeError, match=message):
+            function(pipe, X, y)
+        function(pipe[-1], pipe[:-1].transform(X), y)
+        search = GridSearchCV(model, {"cv": [2]}, cv=2).fit(X, y)
+        with pytest.raises(TypeError, match="Pass its best_estimator_"):
+            function(search, X, y)
+        with pytest.raises(TypeError, match=r"got NeuralNetClassifier. .*audit\("):
+            function(classifier, X, y)
+
+    @pytest.mark.parametrize("function", [audit, influence_scores])
+    def test_a_pipeline_is_no_net(self, function, classifier, blobs):
+        pipe = make_pipeline(StandardScaler(), classifier.set_params(max_epochs=1))
+        message = "Pass the net, its last step, and X as"
+        arguments = blobs if function is audit else (*blobs, *blobs)
+        with pytest.raises(TypeError, match=message):
+            function(pipe.fit(*blobs), *arguments)
+
+
 class TestWithoutPandas:
     @pytest.fixture(autouse=True)
     def _without(self, monkeypatch):
@@ -366,6 +406,26 @@ class TestWithoutPandas:
         with pytest.raises(ImportError, match=message):
             function(classifier, *blobs)
         assert trainings == []
+
+
+def test_without_matplotlib_says_what_to_install_before_any_training(
+    fitted, classifier, blobs, trainings, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    message = (
+        r"{} requires matplotlib. You can install matplotlib with "
+        r"`pip install sk_datadrop\[demo\]`"
+    )
+    drawn = DropCurveDisplay.from_estimator
+    with pytest.raises(
+        ImportError, match=message.format("DropCurveDisplay.from_estimator")
+    ):
+        drawn(DataDropoutClassifier(classifier), *blobs)
+    assert trainings == []
+    model, X, y = fitted
+    for kind in ("histogram", "gallery"):
+        with pytest.raises(ImportError, match=message.format("InfluenceDisplay.plot")):
+            InfluenceDisplay(model, X, y).plot(kind)
 
 
 def test_the_package_needs_none_of_the_optional_ones():

@@ -312,7 +312,7 @@ class TestWhereChancesAreNoTargets:
             iterator_train__shuffle=False,
             iterator_train__sampler=torch.utils.data.RandomSampler(range(60)),
         )
-        with pytest.raises(ValueError, match="draws samples by itself"):
+        with pytest.raises(ValueError, match="is made for all samples, and the fit"):
             DataDropoutClassifier(classifier, on_harmful="weigh").fit(*blobs)
         assert trainings == []
 

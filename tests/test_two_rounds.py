@@ -454,11 +454,37 @@ class TestWarnings:
             warn_of(results, stacklevel=1)
         assert [w.filename for w in warned] == [__file__] * 2
 
+    def test_of_others_come_from_where_they_were(self, classifier, blobs):
+        """As in a training without us: filters of modules hold, and deprecations."""
+        net = classifier.set_params(callbacks=[WarnsAsAnother])
+        model = DataDropoutClassifier(net, cv=2, random_state=0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", category=DeprecationWarning)
+            warnings.filterwarnings("error", module="sk_datadrop")
+            warnings.filterwarnings("ignore", module="skorch[.]net")
+            model.fit(*blobs)
+        # Once for both splits, and once in round 2.
+        assert [str(w.message) for w in caught] == ["of the module", "of the module"]
+        assert {(w.filename, w.lineno) for w in caught} == {("elsewhere.py", 7)}
+
 
 class WarnsOfEpoch(Callback):
     def on_epoch_end(self, net, **kwargs):
         if len(net.history) == 2:
-            warnings.warn("that was epoch 2", FutureWarning, stacklevel=2)
+            warnings.warn("that was epoch 2", FutureWarning, stacklevel=1)
+
+
+class WarnsAsAnother(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 2:
+            warnings.warn("of skorch", FutureWarning, stacklevel=2)
+            warnings.warn_explicit(
+                "of the module", DeprecationWarning, "elsewhere.py", 7, registry=SEEN
+            )
+
+
+SEEN: dict = {}
 
 
 def test_a_loss_that_is_not_finite_names_the_split(plane):
