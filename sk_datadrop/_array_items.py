@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from sk_datadrop._casting import FLOATS, as_input, map_parts, parts_of
 
@@ -147,3 +147,22 @@ def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
     n_samples = max(1, _CHUNK // max(array[:1].nbytes, 1))
     for start in range(0, len(array), n_samples):
         yield np.array(array[start : start + n_samples])
+
+
+def listed_targets(dataset: Any) -> np.ndarray | None:
+    """Return the targets that a data set holds as a list, if its items have no others.
+
+    A user's own data set may change them on the way.
+    """
+    if type(dataset) is Subset:
+        of_all = listed_targets(dataset.dataset)
+        return None if of_all is None else of_all[np.asarray(dataset.indices)]
+    if type(dataset) is TensorDataset:
+        return dataset.tensors[1].numpy() if len(dataset.tensors) > 1 else None
+    is_plain = getattr(dataset, "target_transform", None) is None
+    if is_plain and type(dataset).__module__.startswith("torchvision."):
+        for name in ("targets", "labels"):
+            values = getattr(dataset, name, None)
+            if values is not None and np.shape(values) == (len(dataset),):
+                return np.asarray(values)
+    return None

@@ -297,7 +297,7 @@ def _check_schedules(net: NeuralNet, n_samples: int) -> None:
             raise ValueError(
                 f"callback {name} fails within the {n_steps} steps of a training on "
                 f"all {n_samples} samples, as round 2 is ({per_epoch} batches in each "
-                f"of {net.max_epochs} epochs): {error} Set it for "
+                f"of {net.max_epochs} epochs): {str(error).rstrip('.')}. Set it for "
                 f"{n_steps} steps; skorch's train_split, which withholds a fifth of "
                 "the samples, takes no part."
             )

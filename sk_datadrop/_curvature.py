@@ -18,8 +18,14 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_scalar
 from torch import Tensor
 
-from sk_datadrop._derivatives import is_out_of_memory, measured_graphs, pullback
-from sk_datadrop._functional import FEW_SAMPLES, FunctionalNet
+from sk_datadrop._convexity import (
+    expected_curvature,
+    is_concave,
+    is_flat,
+    second_derivatives,
+)
+from sk_datadrop._derivatives import measured_graphs, pullback
+from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._samples import Samples
 
 _MAX_BATCH = 128
@@ -103,7 +109,7 @@ def check_loss_suits(
     curvature: Curvature, net: FunctionalNet, samples: Samples
 ) -> None:
     """Raise a ValueError if a curvature needs more derivatives than the loss has."""
-    if isinstance(curvature, Hessian) and None in _second_derivatives(net, samples):
+    if isinstance(curvature, Hessian) and None in second_derivatives(net, samples):
         raise ValueError(
             "curvature=Hessian(...) needs the second derivative of the loss, which "
             f"torch does not have for {type(net.skorch_net.criterion_).__name__}. "
@@ -212,8 +218,9 @@ class GaussNewton(Curvature):
     the parameters and H_i the Hessian of its loss by the outputs, taken by
     automatic differentiation. Positive semi-definite whenever the loss is convex
     in the outputs; for cross-entropy it is the Fisher information. Where a loss has
-    kinks instead of a second derivative (absolute, quantile and hinge losses), or torch
-    does not know it (MultiMarginLoss), H_i is the same number for all: the mean squared
+    kinks instead of a second derivative (absolute, quantile and hinge losses), torch
+    does not know it (MultiMarginLoss), or it is negative for many samples (Dice,
+    generalised cross-entropy), H_i is the same number for all: the mean squared
     gradient by an output over the median loss, Fisher's information if the loss is
     minus a log-likelihood, such as Laplace's for absolute errors.
 
@@ -255,12 +262,12 @@ class GaussNewton(Curvature):
     """
 
     def _suited_to(self, net: FunctionalNet, samples: Samples) -> Curvature:
-        if not _is_flat(net, samples):
+        if not (is_flat(net, samples) or is_concave(net, samples)):
             return self
         curvature = _Isotropic(
             self.damping, self.scaling, self.n_samples, self.max_memory
         )
-        curvature.size = _expected_curvature(net, samples)
+        curvature.size = expected_curvature(net, samples)
         return curvature
 
     def _batch_product(
@@ -301,72 +308,6 @@ class _Isotropic(GaussNewton):
         """Return v -> size sum_i J_i^T J_i v over one batch."""
         transpose = pullback(lambda theta: net.natural_outputs(theta, X), net.theta)[1]
         return lambda v: transpose(self.size * net.jvp(X, v)[1])
-
-
-def _is_flat(net: FunctionalNet, samples: Samples) -> bool:
-    """Tell whether a loss has no second derivative by the outputs, or only zero.
-
-    That of a net which is saturated is zero too, and nothing is to stand for it: a
-    loss is flat if it is so at outputs that have nothing to do with the net.
-    """
-    for part in (samples[:FEW_SAMPLES], samples):
-        found = list(_second_derivatives(net, part))
-        if any(along is None for along in found):
-            return True
-        if any(along is not None and bool(along.any()) for along in found):
-            return False
-    elsewhere = _second_derivatives(net, samples, at_random=True)
-    return all(along is not None and not along.any() for along in elsewhere)
-
-
-@torch.no_grad()
-def _second_derivatives(
-    net: FunctionalNet, samples: Samples, *, at_random: bool = False
-) -> Iterator[Tensor | None]:
-    """Yield second derivatives of the loss by the outputs, along a random direction.
-
-    They are taken at the outputs of the net, or at random ones. None where there are
-    none: torch does not have them all, and custom functions may have no other than the
-    first.
-    """
-    generator = torch.Generator().manual_seed(0)
-    for X, y in net.batches(samples):
-        z = net.natural_outputs(net.theta, X)
-        if at_random:
-            z = torch.randn(z.shape, generator=generator).to(z)
-
-        def loss_gradient(z: Tensor, y: Tensor = y) -> Tensor:
-            loss = net.natural_losses(z, y).sum()
-            return torch.autograd.grad(loss, z, create_graph=True)[0]
-
-        # Along the same direction in all outputs a softmax has none.
-        direction = torch.randn(z.shape, generator=generator).to(z)
-        try:
-            yield pullback(loss_gradient, z)[1](direction)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            yield None
-
-
-@torch.enable_grad()
-def _expected_curvature(net: FunctionalNet, samples: Samples) -> float:
-    """Return the second derivative by an output that a likelihood would have.
-
-    For a loss that is minus a log-likelihood times a dispersion it is, on average, the
-    squared gradient over the dispersion: Fisher's information. The dispersion is the
-    median loss, or the mean where that is zero, per output.
-    """
-    losses, squares = [], []
-    for X, y in net.batches(samples):
-        z = net.natural_outputs(net.theta, X).detach().requires_grad_()
-        of_samples = net.natural_losses(z, y)
-        gradients = torch.autograd.grad(of_samples.sum(), z)[0]
-        losses.append(of_samples.detach().double() / z[0].numel())
-        squares.append(gradients.double().square().flatten(1).mean(1))
-    of_all = torch.cat(losses)
-    dispersion = float(of_all.median()) or float(of_all.mean())
-    return float(torch.cat(squares).mean()) / dispersion if dispersion > 0 else 0.0
 
 
 class Hessian(Curvature):

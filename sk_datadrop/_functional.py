@@ -59,7 +59,7 @@ class FunctionalNet:
     def __init__(
         self, net: NeuralNet, state_dict: dict[str, Tensor] | None = None
     ) -> None:
-        module = self._module = stateless_copy(module_of(net), state_dict)
+        module = self._module = stateless_copy(original(module_of(net)), state_dict)
         criterion = original(net.criterion_)
         self._reduction, self._criterion = without_reduction(criterion)
         self._plain_criterion = without_weights(self._criterion)
@@ -109,6 +109,12 @@ class FunctionalNet:
     def skorch_net(self) -> NeuralNet:
         """The net this was made of."""
         return self._training_net
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether the loss is surely convex in the outputs: torch's, by skorch."""
+        owners = type(self._criterion), type(self._net).get_loss
+        return all(o.__module__.split(".")[0] in ("torch", "skorch") for o in owners)
 
     @property
     def parameter_names(self) -> list[str]:

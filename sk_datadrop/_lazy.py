@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_consistent_length
 from skorch.helper import SliceDataset
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from sk_datadrop._array_items import (
     ArrayItems,
@@ -18,6 +18,7 @@ from sk_datadrop._array_items import (
     chunks,
     holds_dicts,
     is_ragged,
+    listed_targets,
     rows_of_objects,
 )
 from sk_datadrop._casting import (
@@ -202,7 +203,7 @@ class DatasetRows(Dataset[Any]):
             raise ValueError(f"the items of {type(self.dataset).__name__} are {what}")
         if np.ndim(first) > 1:
             return LazyTargets(self)
-        known = None if self._values is not None else _listed_targets(self.dataset)
+        known = None if self._values is not None else listed_targets(self.dataset)
         if known is not None:
             return known[self.indices]
         return np.array([self._target_of(i) for i in range(len(self))])
@@ -330,7 +331,9 @@ class LazyTargets:
     @property
     def dtype(self) -> np.dtype:
         """Type of the values: float32, or that of classes."""
-        return torch.empty(0, dtype=self.samples._target_dtype).numpy().dtype
+        own = self.samples._target_dtype
+        floating = self.samples._casting.in_memory
+        return floating if own is None else torch.empty(0, dtype=own).numpy().dtype
 
     def with_dtype(self, dtype: np.dtype) -> "LazyTargets":
         """Return the same targets, of another dtype."""
@@ -442,22 +445,3 @@ def _parts(item: Any) -> tuple[Any, Any]:
         )
     # `TensorDataset(inputs)` gives tuples of one.
     return item[0], item[1] if len(item) == 2 else None
-
-
-def _listed_targets(dataset: Any) -> np.ndarray | None:
-    """Return the targets that a data set holds as a list, if its items have no others.
-
-    A user's own data set may change them on the way.
-    """
-    if type(dataset) is Subset:
-        of_all = _listed_targets(dataset.dataset)
-        return None if of_all is None else of_all[np.asarray(dataset.indices)]
-    if type(dataset) is TensorDataset:
-        return dataset.tensors[1].numpy() if len(dataset.tensors) > 1 else None
-    is_plain = getattr(dataset, "target_transform", None) is None
-    if is_plain and type(dataset).__module__.startswith("torchvision."):
-        for name in ("targets", "labels"):
-            values = getattr(dataset, name, None)
-            if values is not None and np.shape(values) == (len(dataset),):
-                return np.asarray(values)
-    return None

@@ -7,6 +7,7 @@ from math import inf
 from typing import Any, TypeVar
 
 import torch
+from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
 from torch import Tensor
 
 from sk_datadrop._batches import collates
@@ -154,6 +155,54 @@ def check_not_nan(outputs: Tensor, which: str) -> None:
             f"in evaluation mode the net gives NaN for {n_bad} of {len(outputs)} "
             f"samples among {which}. Scale X, lower the learning rate, or look for a "
             "division or a logarithm in the module."
+        )
+
+
+def check_likelihood(net: NeuralNet, outputs: Tensor) -> None:
+    """Raise a ValueError if NLLLoss gets something else than it takes."""
+    get_loss, criterion = type(net).get_loss, type(net.criterion_)
+    if criterion is not torch.nn.NLLLoss or outputs.ndim < 2:
+        return
+    low, high = float(outputs.min()), float(outputs.max())
+    takes, end = "", ""
+    if get_loss is NeuralNetClassifier.get_loss and low < 0:
+        takes, end = "probabilities, of which it takes the logarithm", "softmax"
+    elif get_loss is NeuralNet.get_loss and outputs.logsumexp(1).abs().max() > 0.01:
+        takes, end = "log-probabilities", "log_softmax"
+    if end:
+        raise ValueError(
+            f"under NLLLoss {type(net).__name__} needs {takes}; the module gives "
+            f"values from {low:.3g} to {high:.3g}. End it with a {end} over axis 1, or "
+            "set criterion=torch.nn.CrossEntropyLoss, which takes values of any size."
+        )
+
+
+def check_class_outputs(shape: tuple[int, ...], n_classes: int, net: NeuralNet) -> None:
+    if isinstance(net, NeuralNetBinaryClassifier):
+        if n_classes != 2 or (len(shape) != 1 and shape[1:] != (1,)):
+            raise ValueError(
+                "NeuralNetBinaryClassifier needs two classes and one output per "
+                f"sample; got {n_classes} classes and outputs of shape {shape[1:]}. "
+                "Use NeuralNetClassifier for more classes."
+            )
+    elif shape[1:] != (n_classes,):
+        raise ValueError(
+            f"the net's outputs have shape {shape[1:]} per sample, but y has "
+            f"{n_classes} classes. Give the module {n_classes} outputs."
+        )
+
+
+def check_step_loss(
+    net: NeuralNet, functional: FunctionalNet, samples: Samples
+) -> None:
+    X, y = next(functional.batches(samples))
+    outputs = functional.outputs(functional.theta, X)
+    loss = net.get_loss(functional.as_returned(outputs), y, X=X, training=True)
+    if loss.ndim:
+        raise ValueError(
+            f"criterion {type(net.criterion_).__name__} gives a loss of shape "
+            f"{tuple(loss.shape)} to train on; it must be one number. Set "
+            "criterion__reduction='mean'."
         )
 
 

@@ -10,12 +10,14 @@ from torch.utils import _pytree
 class Structure(NamedTuple):
     """How the outputs of a batch were joined, to give them back in their places.
 
-    `leaves` are the entries of tuples and dicts. Those that are no numbers of each
-    sample, such as the state of a recurrent layer, are kept as they are.
+    `leaves` are the entries of tuples and dicts; `are_joined` tells which take part.
+    Those that are no numbers of each sample, such as the state of a recurrent layer,
+    are kept as they are.
     """
 
     spec: _pytree.TreeSpec
     leaves: list[Any]
+    are_joined: list[bool]
 
 
 def joined(outputs: Any) -> tuple[Tensor, Structure | None]:
@@ -34,12 +36,13 @@ def joined(outputs: Any) -> tuple[Tensor, Structure | None]:
             f"with some, for influence to be computed; got {type(outputs).__name__}."
         )
     n_samples = len(first)
+    are_joined = [_is_joined(leaf) and len(leaf) == n_samples for leaf in leaves]
     parts = [
         leaf.reshape(n_samples, -1).to(first.dtype)
-        for leaf in leaves
-        if _is_joined(leaf, n_samples)
+        for leaf, is_joined in zip(leaves, are_joined, strict=True)
+        if is_joined
     ]
-    return torch.cat(parts, dim=1), Structure(spec, leaves)
+    return torch.cat(parts, dim=1), Structure(spec, leaves, are_joined)
 
 
 def taken_apart(outputs: Tensor, structure: Structure | None) -> Any:
@@ -47,8 +50,8 @@ def taken_apart(outputs: Tensor, structure: Structure | None) -> Any:
     if structure is None:
         return outputs
     leaves, start = [], 0
-    for leaf in structure.leaves:
-        if not _is_joined(leaf, len(outputs)):
+    for leaf, is_joined in zip(structure.leaves, structure.are_joined, strict=True):
+        if not is_joined:
             leaves.append(leaf.detach() if isinstance(leaf, Tensor) else leaf)
             continue
         stop = start + leaf[0].numel()
@@ -58,7 +61,5 @@ def taken_apart(outputs: Tensor, structure: Structure | None) -> Any:
     return _pytree.tree_unflatten(leaves, structure.spec)
 
 
-def _is_joined(leaf: Any, n_samples: int | None = None) -> bool:
-    if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.ndim:
-        return False
-    return n_samples is None or len(leaf) == n_samples
+def _is_joined(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim > 0

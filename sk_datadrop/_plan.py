@@ -181,12 +181,10 @@ def make_plan(
     other arguments are those of ``fit``. Where `is_classification` is None, the net
     tells whether targets are classes.
     """
-    engine = _check_parameters(owner)
-    net = owner.estimator
+    engine, net = _check_parameters(owner), owner.estimator
     fit_params, split_params = _route(owner, params)
     if is_classification is None:
         is_classification = takes_classes(net)
-    _check_treatment(owner)
     samples, validation, classes = _check_data(
         owner, X, y, X_val, y_val, is_classification
     )
@@ -284,6 +282,7 @@ def _check_parameters(owner: Any) -> Engine:
             stacklevel=4,
         )
     check_samplers(net.get_params_for("iterator_train"))
+    _check_treatment(owner)
     check_drop_fraction(owner.drop_fraction)
     check_on_harmful(getattr(owner, "on_harmful", "drop"), owner.drop_fraction)
     check_objective(owner.objective)

@@ -185,7 +185,7 @@ def _chances_for(net: NeuralNet, X: Any, aim: Aim, reading: Reading) -> np.ndarr
 
 
 def _with_any_targets(X: Any, like: np.ndarray) -> Samples:
-    return Samples.of(X, np.broadcast_to(like, (len(X), *like.shape)))
+    return Samples.of(X, np.zeros((len(X), *like.shape), like.dtype))
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from sklearn.base import clone
-from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
+from skorch import NeuralNet
 from torch import Tensor
 
 from sk_datadrop._batches import batches_of, collates, has_own_dataset, twin_of
@@ -23,8 +23,11 @@ from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._functional import FEW_SAMPLES, FunctionalNet
 from sk_datadrop._lazy import LazyTargets, keeps_integers, shape_of
 from sk_datadrop._net_checks import (
+    check_class_outputs,
     check_deterministic,
+    check_likelihood,
     check_loss,
+    check_step_loss,
     criterion_name,
     tried,
 )
@@ -265,7 +268,7 @@ def _check(
         pair = shaped(pair, shape)
         check_loss(functional, pair)
         check_deterministic(functional, pair)
-        _check_step_loss(net, functional, pair)
+        check_step_loss(net, functional, pair)
         check(functional, pair)
         few = samples[: min(FEW_SAMPLES, len(samples))].cast_as(casting)
         reading = read_outputs(functional, shaped(few, shape), is_classification)
@@ -306,7 +309,7 @@ def _run(net: NeuralNet, pair: Samples) -> FunctionalNet:
             "may stay bfloat16."
         )
     if isinstance(outputs, Tensor):
-        _check_likelihood(net, outputs)
+        check_likelihood(net, outputs)
     return FunctionalNet(net)
 
 
@@ -317,7 +320,7 @@ def _target_shape(
     shape: tuple[int, ...] = pair.y.shape[1:]
     given = _shape_given(net, pair)
     if n_classes is not None:
-        _check_class_outputs((2, *given), n_classes, net.skorch_net)
+        check_class_outputs((2, *given), n_classes, net.skorch_net)
     elif not is_classification:
         return match_targets(shape, given, net.skorch_net.criterion_)
     elif shape == given and _takes_one_of_several(net):
@@ -402,53 +405,3 @@ def _advice(module: torch.nn.Module, shape: Any) -> str:
         "Check the arguments of the module (module__...) against the shape and dtype "
         "of X."
     )
-
-
-def _check_likelihood(net: NeuralNet, outputs: Tensor) -> None:
-    """Raise a ValueError if NLLLoss gets something else than it takes."""
-    get_loss, criterion = type(net).get_loss, type(net.criterion_)
-    if criterion is not torch.nn.NLLLoss or outputs.ndim < 2:
-        return
-    low, high = float(outputs.min()), float(outputs.max())
-    takes, end = "", ""
-    if get_loss is NeuralNetClassifier.get_loss and low < 0:
-        takes, end = "probabilities, of which it takes the logarithm", "softmax"
-    elif get_loss is NeuralNet.get_loss and outputs.logsumexp(1).abs().max() > 0.01:
-        takes, end = "log-probabilities", "log_softmax"
-    if end:
-        raise ValueError(
-            f"under NLLLoss {type(net).__name__} needs {takes}; the module gives "
-            f"values from {low:.3g} to {high:.3g}. End it with a {end} over axis 1, or "
-            "set criterion=torch.nn.CrossEntropyLoss, which takes values of any size."
-        )
-
-
-def _check_class_outputs(
-    shape: tuple[int, ...], n_classes: int, net: NeuralNet
-) -> None:
-    if isinstance(net, NeuralNetBinaryClassifier):
-        if n_classes != 2 or (len(shape) != 1 and shape[1:] != (1,)):
-            raise ValueError(
-                "NeuralNetBinaryClassifier needs two classes and one output per "
-                f"sample; got {n_classes} classes and outputs of shape {shape[1:]}. "
-                "Use NeuralNetClassifier for more classes."
-            )
-    elif shape[1:] != (n_classes,):
-        raise ValueError(
-            f"the net's outputs have shape {shape[1:]} per sample, but y has "
-            f"{n_classes} classes. Give the module {n_classes} outputs."
-        )
-
-
-def _check_step_loss(
-    net: NeuralNet, functional: FunctionalNet, samples: Samples
-) -> None:
-    X, y = next(functional.batches(samples))
-    outputs = functional.outputs(functional.theta, X)
-    loss = net.get_loss(outputs, y, X=X, training=True)
-    if loss.ndim:
-        raise ValueError(
-            f"criterion {type(net.criterion_).__name__} gives a loss of shape "
-            f"{tuple(loss.shape)} to train on; it must be one number. Set "
-            "criterion__reduction='mean'."
-        )

@@ -23,7 +23,9 @@ def stateless_copy(
     """
     module = copy.deepcopy(module)
     if state_dict is not None:
-        module.load_state_dict(state_dict)
+        # Of a compiled module, of which this is the original.
+        weights = {k.removeprefix("_orig_mod."): v for k, v in state_dict.items()}
+        module.load_state_dict(weights)
     _freeze_embedding_side_effects(module)
     _keep_norms_in_full_precision(module)
     if any(str(p.dtype) in _LOW for p in module.parameters()):

@@ -24,6 +24,7 @@ from torch.utils.data import Subset
 from sk_datadrop._callbacks import OwnFolder
 from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._lazy import DatasetRows
+from sk_datadrop._outputs import joined
 from sk_datadrop._ranks import device_of, module_of, summed_over_processes
 from sk_datadrop._samples import Samples, given_to
 
@@ -264,7 +265,8 @@ def check_predictions(net: NeuralNet, samples: Samples, name: str) -> None:
     with seeded(0, device_of(net)):
         for outputs in net.forward_iter(given_to(net, samples.X)):
             # Minus infinity is the logit of a class that is ruled out.
-            bad = outputs.isnan() | outputs.isposinf()
+            values, _ = joined(outputs)
+            bad = values.isnan() | values.isposinf()
             n_bad += int(bad.reshape(len(bad), -1).any(1).sum())
             n_samples += len(bad)
     if n_bad:

@@ -223,7 +223,7 @@ def probe(net, n_classes=3):
 def test_the_probe_is_an_untrained_clone_of_the_seed():
     net = NeuralNetClassifier(MLP, criterion=nn.CrossEntropyLoss)
     state = torch.get_rng_state()
-    (first, shape, reading, _), (second, *_) = probe(net), probe(net)
+    (first, shape, reading, *_), (second, *_) = probe(net), probe(net)
     assert torch.equal(torch.get_rng_state(), state)
     assert shape == ()
     assert reading == Reading("logits", n_classes=3, ignored=-100)
