@@ -69,8 +69,8 @@ class Plan:
         Shape of one target as it was given.
     reading : Reading or None
         How chances of classes are read from the outputs; None if targets are none.
-    returns_several : bool
-        Whether the module returns more than one tensor.
+    is_picked : bool
+        Whether ``get_loss`` picks what the criterion is given among the outputs.
     key : dict
         Everything that all results depend on, if there is a cache.
     ends_early : bool
@@ -96,7 +96,7 @@ class Plan:
     is_classification: bool
     target_shape: tuple[int, ...]
     reading: Reading | None
-    returns_several: bool
+    is_picked: bool
     cache: Cache | None
     key: Key
     n_jobs: int | None
@@ -112,7 +112,7 @@ class Plan:
         y = self.samples.y
         shape = self.target_shape if self.classes is None else None
         like = np.zeros(y.shape[1:], dtype=y.dtype)
-        return Aim(self.reading, like, shape, self.returns_several)
+        return Aim(self.reading, like, shape, self.is_picked)
 
     def held_out(self, number: int) -> Samples:
         """Return the samples that a split is measured on."""
@@ -208,7 +208,7 @@ def make_plan(
         is_classification=is_classification,
         target_shape=target_shape,
         reading=probe.reading,
-        returns_several=probe.returns_several,
+        is_picked=probe.is_picked,
         cache=None,
         key={},
         n_jobs=owner.n_jobs,

@@ -55,7 +55,7 @@ def _is_read_by_skorch(net: NeuralNet, aim: "Aim", method: str) -> bool:
     if _tells_by_itself(net, method) or callable(net.predict_nonlinearity):
         return True
     is_known = isinstance(original(net.criterion_), _KNOWN_TO_SKORCH)
-    return is_known and not aim.returns_several
+    return is_known and not aim.is_picked
 
 
 class Aim(NamedTuple):
@@ -63,14 +63,14 @@ class Aim(NamedTuple):
 
     `like` is a target of the shape and dtype that the net takes, `shape` that of one as
     it was given, or None if it is one class. `reading` tells how chances of classes are
-    read, None if targets are none, and `returns_several` whether the module returns
-    more than one tensor.
+    read, None if targets are none, and `is_picked` whether ``get_loss`` picks what the
+    criterion is given among the outputs of the module.
     """
 
     reading: Reading | None
     like: np.ndarray
     shape: tuple[int, ...] | None
-    returns_several: bool = False
+    is_picked: bool = False
 
 
 def predict_codes(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
@@ -168,7 +168,7 @@ def predict_real(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
     elif aim.reading is not None and reading_of_known(net.criterion_) is None:
         samples = _with_any_targets(X, aim.like)
         predicted = expected_targets(FunctionalNet(net), samples, aim.reading)
-    elif aim.returns_several:
+    elif aim.is_picked:
         samples = _with_any_targets(X, aim.like)
         predicted = _joined(_predicted(FunctionalNet(net), samples))
     else:

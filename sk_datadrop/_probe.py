@@ -4,6 +4,7 @@ Everything that a net could fail on is tried on a few samples before it is train
 """
 
 import copy
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -53,14 +54,14 @@ class Probe(NamedTuple):
 
     Also how chances of classes are read from its outputs, None if targets are none, and
     the dtypes in which it takes numbers: integers stay integers if it can, and whether
-    it returns more than one tensor.
+    ``get_loss`` picks what the criterion is given among the outputs of the module.
     """
 
     net: NeuralNet
     target_shape: tuple[int, ...]
     reading: Reading | None
     casting: Casting
-    returns_several: bool = False
+    is_picked: bool = False
 
 
 def probe_net(
@@ -278,7 +279,15 @@ def _check(
         if "axis" not in advice or advice in str(error):
             raise
         raise ValueError(f"{error} {advice}") from error
-    return Probe(net, shape, reading, casting, functional.returns_several)
+    return Probe(net, shape, reading, casting, _is_picked(functional, pair))
+
+
+def _is_picked(net: FunctionalNet, samples: Samples) -> bool:
+    X, y = next(net.batches(samples))
+    outputs = net.outputs(net.theta, X)
+    return net.returns_several or len(outputs.flatten()) != math.prod(
+        (len(y), *_shape_given(net, samples))
+    )
 
 
 def shaped(samples: Samples, shape: tuple[int, ...]) -> Samples:
