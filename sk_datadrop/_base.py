@@ -88,8 +88,10 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             net takes them, as embeddings do; all else is cast to the dtype of its
             parameters.
         y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            Labels of any type for a classifier; targets of the shape of the net's
-            outputs for a regressor. None uses those of the data set X.
+            For a classifier labels of any type, or many classes per sample as the
+            criterion takes them: labels that apply (N, L), tags (N, L), masks
+            (N, H, W). For a regressor real numbers, as a rule of the shape of the net's
+            outputs. None uses those of the data set X.
         X_val, y_val : array-like, Dataset or None, default=None
             Samples to measure influence on, instead of `cv`: one split that trains on
             all of X. Never trained on and never dropped.

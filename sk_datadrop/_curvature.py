@@ -28,8 +28,9 @@ from sk_datadrop._derivatives import measured_graphs, pullback
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._samples import Samples
 
-_MAX_BATCH = 128
-"""Largest number of samples in a batch; larger ones are no faster."""
+_MAX_BATCH, _MAX_RECURRENT_BATCH = 128, 512
+"""Largest numbers of samples in a batch: larger ones are no faster. Recurrent layers
+take many small steps, which cost as much for few samples as for many."""
 
 _N_MEASURED = 8
 """Number of samples on which the memory per sample is measured."""
@@ -43,7 +44,8 @@ class CurvatureOperator:
     """A symmetric matrix A by its products, and the damping that goes with it.
 
     ``product(v)`` returns ``A @ v`` for v of shape (n_parameters,), without damping,
-    and `scale` is the positive diagonal of D. The damping is relative: the system to
+    and `scale` is the positive diagonal of D. Graphs of `n_at_a_time` samples fit into
+    the memory that it may use. The damping is relative: the system to
     solve is ``(A + damping * top_eigenvalue * D) x = b`` with `top_eigenvalue` the
     largest absolute eigenvalue of ``D^(-1/2) A D^(-1/2)``.
     """
@@ -52,6 +54,7 @@ class CurvatureOperator:
     size: int
     damping: float
     scale: Tensor | float = 1.0
+    n_at_a_time: int = 1
 
     def standardised(self) -> "CurvatureOperator":
         """Return ``D^(-1/2) A D^(-1/2)``: in its variables the scale is one."""
@@ -153,7 +156,7 @@ def curvature_operator(
         return total / len(drawn)
 
     scale = _tensor_scale(net, product) if curvature.scaling else 1.0
-    return CurvatureOperator(product, net.theta.numel(), curvature.damping, scale)
+    return CurvatureOperator(product, len(net.theta), curvature.damping, scale, size)
 
 
 def _drawn(
@@ -180,7 +183,8 @@ def _samples_at_a_time(
     with measured_graphs(net.theta) as n_bytes:
         _ = list(_batch_products(curvature, net, samples[:few], few))
         per_sample = max(n_bytes() / few, 1)
-    return int(np.clip(curvature.max_memory / per_sample, 1, _MAX_BATCH))
+    largest = _MAX_RECURRENT_BATCH if net.is_recurrent else _MAX_BATCH
+    return int(np.clip(curvature.max_memory / per_sample, 1, largest))
 
 
 def _products_that_fit(
@@ -276,23 +280,20 @@ class GaussNewton(Curvature):
         """Return v -> sum_i J_i^T H_i J_i v over one batch.
 
         The point stays the same for all products, so the graphs of H u and J^T u
-        are built once and kept. J v is differentiated again: torch.func.linearize
-        would need forty products to earn its tracing back.
+        are built once and kept. In forward mode J v is differentiated again:
+        torch.func.linearize would need forty products to earn its tracing back.
         """
-
-        def outputs(theta: Tensor) -> Tensor:
-            return net.natural_outputs(theta, X)
 
         def loss_gradient(z: Tensor) -> Tensor:
             loss = net.natural_losses(z, y).sum()
             return torch.autograd.grad(loss, z, create_graph=True)[0]
 
-        z, jacobian_transpose = pullback(outputs, net.theta)
+        z, jacobian, jacobian_transpose = net.linearised(X)
         # Symmetric, so its vector-Jacobian product serves.
         hessian = pullback(loss_gradient, z)[1]
 
         def product(v: Tensor) -> Tensor:
-            return jacobian_transpose(hessian(net.jvp(X, v)[1]))
+            return jacobian_transpose(hessian(jacobian(v)))
 
         return product
 
@@ -306,8 +307,8 @@ class _Isotropic(GaussNewton):
         self, net: FunctionalNet, X: Tensor, y: Tensor
     ) -> Callable[[Tensor], Tensor]:
         """Return v -> size sum_i J_i^T J_i v over one batch."""
-        transpose = pullback(lambda theta: net.natural_outputs(theta, X), net.theta)[1]
-        return lambda v: transpose(self.size * net.jvp(X, v)[1])
+        _, jacobian, transpose = net.linearised(X)
+        return lambda v: transpose(self.size * jacobian(v))
 
 
 class Hessian(Curvature):

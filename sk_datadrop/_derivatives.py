@@ -41,6 +41,43 @@ def pullback(function: Function, point: Tensor) -> tuple[Tensor, Callable[..., T
     return value.detach(), transpose
 
 
+def linearised(
+    function: Function, point: Tensor
+) -> tuple[Tensor, Callable[..., Tensor], Callable[..., Tensor]]:
+    """Return ``function(point)``, v -> J v and u -> J^T u, whose graphs are kept.
+
+    J^T u is linear in u, and its transpose is J: backward passes through the graph of
+    one of them give the other, without another pass of the function itself.
+    """
+    with torch.enable_grad():
+        leaf = point.detach().requires_grad_()
+        value = function(leaf)
+        u = torch.zeros_like(value, requires_grad=True)
+        along = torch.zeros_like(leaf)
+        if value.requires_grad:
+            (along,) = torch.autograd.grad(
+                value, leaf, u, create_graph=True, materialize_grads=True
+            )
+
+    def product(v: Tensor) -> Tensor:
+        if not along.requires_grad:
+            return torch.zeros_like(value)
+        (result,) = torch.autograd.grad(
+            along, u, v, retain_graph=True, materialize_grads=True
+        )
+        return result
+
+    def transpose(u: Tensor) -> Tensor:
+        if not value.requires_grad:
+            return torch.zeros_like(point)
+        (result,) = torch.autograd.grad(
+            value, leaf, u, retain_graph=True, materialize_grads=True
+        )
+        return result
+
+    return value.detach(), product, transpose
+
+
 @contextmanager
 def measured_graphs(known: Tensor) -> Iterator[Callable[[], int]]:
     """Count the bytes that graphs made within the block hold for backward passes.

@@ -109,8 +109,10 @@ class _RoundTwoMixin:
         Returns
         -------
         float
-            Accuracy for labels. For other targets R2 as in scikit-learn, or beyond two
-            dimensions :func:`sk_datadrop.metrics.r2_score`.
+            Accuracy for labels: of several per sample as in scikit-learn, all must be
+            right; of tags and masks it is the share of the places that are not ignored.
+            For other targets R2 as in scikit-learn, or beyond two dimensions
+            :func:`sk_datadrop.metrics.r2_score`.
 
         See Also
         --------
@@ -192,9 +194,11 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     objective : {"bounded", "loss"} or callable, default="bounded"
         Quantity measured on the held-out samples. "bounded" is one minus the
         probability of the given class (a power of it, for classes the net hardly
-        knows), averaged over the classes, so that neither wrong labels nor frequent
-        classes dominate. "loss" is the training loss, as in the paper. A callable gets
-        tensors (outputs, y) and returns one of shape (n_samples,), lower being better.
+        knows), as the outputs have it, whatever the criterion; averaged over the
+        classes, so that neither wrong labels nor frequent classes dominate, or over the
+        labels, tags or pixels of a sample. "loss" is the training loss, as in the
+        paper. A callable gets (outputs, y) and returns a tensor of shape (n_samples,),
+        lower being better.
     engine : InfluenceFunctions or None, default=None
         How samples are scored. None uses ``InfluenceFunctions()``.
     memory : str, object with the joblib.Memory interface or None, default=None
@@ -328,7 +332,8 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         Returns
         -------
         ndarray of shape (n_samples, n_classes), dtype float64
-            Columns in the order of ``classes_``.
+            Columns in the order of ``classes_``. With many classes per sample, that
+            each label applies, in the shape of y, or (n_samples, n_classes, ...).
 
         See Also
         --------
@@ -352,7 +357,8 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     """Drop the training samples that hurt a regressor, and retrain it from scratch.
 
     For tables, signals and images, with targets of the shape of the net's
-    outputs: numbers, vectors, or whole images as in denoising. See
+    outputs: numbers, vectors, whole images as in denoising, or probabilities.
+    Predictions have the shape and the scale of the targets. See
     :class:`DataDropoutClassifier` for the method.
 
     Parameters

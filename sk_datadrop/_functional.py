@@ -5,7 +5,7 @@ mode, so the caller's net keeps its flags, buffers and gradients.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from sk_datadrop._criteria import (
     without_reduction,
     without_weights,
 )
-from sk_datadrop._derivatives import METHODS, find_method
+from sk_datadrop._derivatives import METHODS, find_method, linearised, pullback
 from sk_datadrop._deviance import perfect_losses
 from sk_datadrop._outputs import Structure, joined, taken_apart
 from sk_datadrop._ranks import module_of
@@ -54,6 +54,8 @@ class FunctionalNet:
         (``requires_grad=False``) are constants.
     derivative : str or None
         How `jvp` goes about it: a key of `METHODS`, or None before its first call.
+    is_recurrent : bool
+        Whether there is a recurrent layer.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class FunctionalNet:
         self._names = names_by_place(module, trainable)
         self._structure: Structure | None = None
         self.derivative: str | None = None
-        self._is_recurrent = any(
+        self.is_recurrent = any(
             isinstance(m, torch.nn.RNNBase) for m in module.modules()
         )
 
@@ -140,7 +142,7 @@ class FunctionalNet:
         # Through net.infer, which some nets override: skorch's binary classifier
         # drops an axis there.
         self._net.__dict__["module_"] = WithWeights(self._module, placed)
-        with differentiable_kernels(self._is_recurrent):
+        with differentiable_kernels(self.is_recurrent):
             # A module may change its input in place, and batches are passed more
             # than once.
             returned = self._net.infer(copy.deepcopy(X))
@@ -337,21 +339,36 @@ class FunctionalNet:
         torch.autocast sees fit; finite differences, which would drown in it, keep full
         precision.
         """
-
-        def outputs(theta: Tensor, X: Any = X) -> Tensor:
-            return self.natural_outputs(theta, X)
-
-        if self.derivative is None:
-            few = X[:FEW_SAMPLES] if isinstance(X, Tensor) else X
-            self.derivative = find_method(partial(outputs, X=few), self.theta)
-        exact = self.derivative != "finite differences"
+        outputs = partial(self.natural_outputs, X=X)
+        method = self._method_for(X)
+        exact = method != "finite differences"
         with torch.autocast(
             self.theta.device.type,
             dtype=autocast,
             enabled=autocast is not None and exact,
         ):
-            value, along = METHODS[self.derivative](outputs, self.theta, direction)
+            value, along = METHODS[method](outputs, self.theta, direction)
         return value.to(self.theta.dtype), along.to(self.theta.dtype)
+
+    def linearised(
+        self, X: Any
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+        """Return natural outputs at `theta`, v -> J v and u -> J^T u, for products.
+
+        J v goes the way that `jvp` does.
+        """
+        outputs = partial(self.natural_outputs, X=X)
+        if self._method_for(X) == "reverse over reverse":
+            return linearised(outputs, self.theta)
+        value, transpose = pullback(outputs, self.theta)
+        return value, lambda v: self.jvp(X, v)[1], transpose
+
+    def _method_for(self, X: Any) -> str:
+        if self.derivative is None:
+            few = X[:FEW_SAMPLES] if isinstance(X, Tensor) else X
+            outputs = partial(self.natural_outputs, X=few)
+            self.derivative = find_method(outputs, self.theta)
+        return self.derivative
 
     def _link(self, outputs: Tensor) -> Tensor:
         if self._is_nll and self._takes_probabilities:

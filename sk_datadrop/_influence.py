@@ -201,6 +201,9 @@ def influence(
     result = solve(solver, operator, gradients)
     directions = result.solution / len(train)
     views = directions.mean(1, keepdim=True) if n_groups == 1 else directions
+    if request.batch_size is None and net.samples_per_batch(None) > 0:
+        n_samples = max(net.samples_per_batch(None), operator.n_at_a_time)
+        request = replace(request, batch_size=n_samples)
     scorer = partial(shared_sample_scores, net, autocast=autocast, request=request)
     of_held_out = np.full((n_groups, len(groups)), np.nan)
     if request.score_held_out:

@@ -184,7 +184,7 @@ def make_plan(
     engine, net = _check_parameters(owner), owner.estimator
     fit_params, split_params = _route(owner, params)
     if is_classification is None:
-        is_classification = takes_classes(net)
+        is_classification = takes_classes(net, y)
     samples, validation, classes = _check_data(
         owner, X, y, X_val, y_val, is_classification
     )
@@ -222,17 +222,20 @@ def make_plan(
     return plan if owner.memory is None else _with_cache(plan, owner, probe.net)
 
 
-def takes_classes(net: NeuralNet) -> bool:
+def takes_classes(net: NeuralNet, y: Any = None) -> bool:
     """Tell whether the targets of a net are classes.
 
     A net that scikit-learn considers a classifier or a regressor is one; of others the
-    criterion decides.
+    criterion decides, and if that is the user's, whether targets are real numbers.
     """
     if is_classifier(net) or is_regressor(net):
         return bool(is_classifier(net))
     criterion = net.criterion
     kind = criterion if isinstance(criterion, type) else type(criterion)
-    return issubclass(kind, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss)
+    of_one = torch.nn.CrossEntropyLoss | torch.nn.NLLLoss | torch.nn.MultiMarginLoss
+    if issubclass(kind, of_one) or kind.__module__.startswith("torch.") or y is None:
+        return issubclass(kind, of_one)
+    return np.asarray(y[:1]).dtype.kind != "f"
 
 
 def cut(value: Any, indices: np.ndarray, n_samples: int) -> Any:

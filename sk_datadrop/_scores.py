@@ -110,15 +110,15 @@ def influence_scores(
         Training loss of a plain module: a criterion of torch, or a function
         ``loss(outputs, y) -> tensor of shape (n_samples,)``. A skorch net has its own.
     objective : {"bounded", "loss"} or callable, default="bounded"
-        Quantity measured on the held-out samples. "bounded" is ``1 - exp(-loss)`` for
-        classes, without class weights, label smoothing and penalties, averaged over
-        the classes: one minus the probability of the given class under cross-entropy.
-        For other targets it is ``1 - exp(-loss / (2.985**2 median(loss)))``. "loss" is
-        the training loss; a callable gets (outputs, y) and returns a tensor of shape
-        (n_samples,), lower being better. Targets are classes to a skorch classifier,
-        and not to a skorch regressor; to other nets under CrossEntropyLoss, NLLLoss,
-        BCELoss and BCEWithLogitsLoss of torch and, whatever the loss, where they are
-        integers and the outputs have one more axis, of several classes.
+        Quantity measured on the held-out samples. "bounded" is one minus the
+        probability of the given class, as the outputs have it, averaged over the
+        classes, or over the labels, tags or pixels of a sample. For other targets it is
+        ``1 - exp(-loss / (2.985**2 median(loss)))``. "loss" is the training loss; a
+        callable gets (outputs, y) and returns a tensor of shape (n_samples,), lower
+        being better. Targets are classes to a skorch classifier, and not to a skorch
+        regressor; to other nets under torch's criteria of classes and, whatever the
+        loss, where they are integers and the outputs have one more axis, of several
+        classes.
     engine : InfluenceFunctions or None, default=None
         How samples are scored; None uses ``InfluenceFunctions()``. `n_groups` of None
         makes one group of the held-out samples; `n_checkpoints` is not used.

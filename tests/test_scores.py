@@ -19,6 +19,7 @@ from sk_datadrop import (
     DataDropoutClassifier,
     Dense,
     GaussNewton,
+    Hessian,
     InfluenceFunctions,
     influence_scores,
 )
@@ -232,8 +233,10 @@ def test_what_could_not_be_solved_is_said():
     def concave(outputs, y):
         return -(outputs - y).square().flatten(1).mean(1)
 
+    options = {"loss": concave, "objective": "loss"}
+    engine = InfluenceFunctions(curvature=Hessian())
     with pytest.warns(ConvergenceWarning, match="not positive definite"):
-        result = influence_scores(module, *samples, loss=concave, objective="loss")
+        result = influence_scores(module, *samples, engine=engine, **options)
     assert np.isnan(result.influence).all()
 
 
