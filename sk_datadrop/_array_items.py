@@ -166,3 +166,12 @@ def listed_targets(dataset: Any) -> np.ndarray | None:
             if values is not None and np.shape(values) == (len(dataset),):
                 return np.asarray(values)
     return None
+
+
+def refuse_ragged(y: Any) -> None:
+    """Raise a ValueError if targets of samples differ in length."""
+    if isinstance(y, list | tuple | np.ndarray) and is_ragged(y):
+        raise ValueError(
+            "the targets of samples differ in length. Fill them up to the longest with "
+            "what the criterion ignores (ignore_index)."
+        )

@@ -28,7 +28,7 @@ class _RoundTwoMixin:
     _check_X: Callable[[Any], Any]
     _with_own_targets: Callable[[Any, Any], tuple[Any, Any]]
     _predict: Callable[[Any], np.ndarray]
-    _is_for_scikit_learn: Callable[[int], bool]
+    _is_for_scikit_learn: Callable[[Any], bool]
     _score: Callable[[np.ndarray, np.ndarray], float]
 
     def __init__(
@@ -130,7 +130,7 @@ class _RoundTwoMixin:
         """
         check_is_fitted(self, "estimator_")
         X, y = self._with_own_targets(X, y)
-        if self._is_for_scikit_learn(np.ndim(y)):
+        if self._is_for_scikit_learn(y):
             return float(super().score(X, y, sample_weight))  # type: ignore[misc]
         if sample_weight is not None:
             raise ValueError(
@@ -308,11 +308,14 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         codes = predict_codes(self.estimator_, X, self.aim_)
         return codes if self.aim_.shape is not None else self.classes_[codes]
 
-    def _is_for_scikit_learn(self, n_dimensions: int) -> bool:
+    def _is_for_scikit_learn(self, y: Any) -> bool:
         """Whether there is one class per sample, or a column for each label."""
-        reading, shape = self.aim_.reading, self.aim_.shape
-        are_tags = shape is not None and reading is not None and not reading.is_binary
-        return n_dimensions <= 2 and not are_tags
+        if self.aim_.shape is None or np.ndim(y) < 2:
+            return True
+        reading = self.aim_.reading
+        if reading is None or not reading.is_binary or np.ndim(y) > 2:
+            return False
+        return bool(np.isin(np.asarray(y), (reading.first, 1)).all())
 
     def _score(self, y: np.ndarray, predicted: np.ndarray) -> float:
         reading = self.aim_.reading
@@ -425,8 +428,8 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
         predicted = predict_real(self.estimator_, X, self.aim_)
         return predicted if predicted.ndim > 2 else predicted.astype(np.float64)
 
-    def _is_for_scikit_learn(self, n_dimensions: int) -> bool:
-        return n_dimensions <= 2
+    def _is_for_scikit_learn(self, y: Any) -> bool:
+        return np.ndim(y) <= 2
 
     def _score(self, y: np.ndarray, predicted: np.ndarray) -> float:
         return r2_score(y, predicted)

@@ -16,12 +16,12 @@ class Evaluation(NamedTuple):
 
     Losses, (n_samples,), are those by the criterion, without penalties; of classes they
     are minus the log-probability of the given one, the mean over the places that have
-    one, so that no weight of a class counts. There are log-probabilities, (n_samples,
-    n_classes) or (n_samples, n_classes, n_places), if there is one class per sample, or
-    not too many. Of other targets there are their mean, or the share of each class,
-    and, of targets of one real value, what is left of it, (n_samples,). The mean loss
-    by the criterion, without class weights and label smoothing of torch's, compares
-    with that of a constant prediction.
+    one, so that no weight of a class counts, and NaN if none has. There are
+    log-probabilities, (n_samples, n_classes) or, of some of many places, (n_samples,
+    n_classes, n_places), and the given classes there, -1 for none. Of other targets
+    there are their mean, or the share of each class, and, of targets of one real value,
+    what is left of it, (n_samples,). The mean loss by the criterion, without class
+    weights and label smoothing of torch's, compares with that of a constant prediction.
     """
 
     losses: np.ndarray
@@ -30,6 +30,7 @@ class Evaluation(NamedTuple):
     mean_target: np.ndarray | None = None
     constant_loss: float = np.nan
     residuals: np.ndarray | None = None
+    place_codes: np.ndarray | None = None
 
 
 def evaluate(
@@ -86,20 +87,28 @@ def _evaluate_classes(
     constant: np.ndarray | None,
     most_values: int,
 ) -> Evaluation:
-    losses, by_criterion, log_proba, constant_losses = [], [], [], []
+    losses, by_criterion, log_proba, codes, constant_losses = [], [], [], [], []
     total = torch.zeros((), dtype=torch.float64)
     for X, y in net.batches(samples):
         outputs = net.outputs(net.theta, X)
         log_chances, given = net.chances(outputs, y, reading)
+        n_given = given.sum((1, 2))
+        of_chances = surprise(log_chances, given)
+        losses.append(torch.where(n_given > 0, of_chances, torch.nan))
         # Ignored places have a loss of zero.
-        n_given = given.sum((1, 2)).clamp_min(1e-9)
-        weight = torch.where(n_given < given.shape[2], given.shape[2] / n_given, 1)
-        losses.append(surprise(log_chances, given))
-        by_criterion.append(net.criterion_losses(outputs, y) * weight)
+        weight = given.shape[2] / n_given.clamp_min(1e-9)
+        weight = torch.where((n_given > 0) & (weight > 1), weight, 1)
+        by_criterion.append(
+            of_chances
+            if reading.shift is not None
+            else net.criterion_losses(outputs, y) * weight
+        )
         if samples.codes is not None:
             log_proba.append(log_chances[:, :, 0].float().cpu())
-        elif y.ndim == 2 and log_chances[0].numel() <= most_values:
-            log_proba.append(log_chances.float().cpu())
+        elif (step := _step(log_chances, y, most_values)) > 0:
+            log_proba.append(log_chances[:, :, ::step].float().cpu())
+            known, found = given[:, :, ::step].max(1)
+            codes.append(found.where(known > 0, -1).cpu())
         each = given.double().sum(0).cpu()
         # Columns of labels are told from each other, places of a picture are not.
         has_columns = reading.is_binary and y.ndim == 2
@@ -113,7 +122,17 @@ def _evaluate_classes(
         torch.cat(log_proba).numpy() if log_proba else None,
         (total / total.sum(0).clamp_min(torch.finfo(total.dtype).tiny)).numpy(),
         _mean(constant_losses),
+        place_codes=torch.cat(codes).numpy() if codes else None,
     )
+
+
+def _step(log_chances: Tensor, y: Tensor, most_values: int) -> int:
+    """Return which places are kept: all, of pixels evenly spaced ones, or none (0)."""
+    n_values = log_chances[0].numel()
+    if n_values <= most_values:
+        return 1
+    of_place = log_chances.shape[1]
+    return -(-n_values // most_values) if y.ndim > 2 and of_place <= most_values else 0
 
 
 def _joined(parts: list[Tensor]) -> np.ndarray:

@@ -26,7 +26,7 @@ from sk_datadrop._derivatives import METHODS, find_method, linearised, pullback
 from sk_datadrop._deviance import perfect_losses
 from sk_datadrop._outputs import Structure, joined, taken_apart
 from sk_datadrop._ranks import module_of
-from sk_datadrop._reading import Reading
+from sk_datadrop._reading import Reading, surprise
 from sk_datadrop._samples import Samples
 from sk_datadrop._stateless import (
     WithWeights,
@@ -83,6 +83,7 @@ class FunctionalNet:
         self.theta = torch.cat([p.reshape(-1) for p in trainable.values()])
         self._names = names_by_place(module, trainable)
         self._structure: Structure | None = None
+        self._inputs: Any = None
         self.derivative: str | None = None
         self.is_recurrent = any(
             isinstance(m, torch.nn.RNNBase) for m in module.modules()
@@ -147,6 +148,7 @@ class FunctionalNet:
             # than once.
             returned = self._net.infer(copy.deepcopy(X))
         outputs, self._structure = joined(returned)
+        self._inputs = X
         return outputs
 
     def natural_outputs(self, theta: Tensor, X: Any) -> Tensor:
@@ -162,7 +164,7 @@ class FunctionalNet:
     def natural_losses(self, natural: Tensor, y: Tensor) -> Tensor:
         """Return the training loss of each sample, from `natural_outputs`."""
         outputs = self.as_returned(self._unlink(natural))
-        losses = self._net.get_loss(outputs, y, training=False)
+        losses = self._net.get_loss(outputs, y, X=self._inputs, training=False)
         return self._per_sample(losses, natural)
 
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -191,23 +193,29 @@ class FunctionalNet:
             losses = losses - perfect
         return self._per_sample(losses, outputs)
 
-    def given_to_criterion(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return outputs and targets as ``get_loss`` hands them to the criterion.
+    def given_to_criterion(
+        self, outputs: Tensor, y: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return the outputs and targets of each call of the criterion.
 
-        They are the module's own, if it is one tensor, where ``get_loss`` does not call
-        the criterion exactly once, with two tensors. Otherwise raises a ValueError.
+        ``get_loss`` may call it for several heads. Where it does not call it with two
+        tensors, they are the module's own, if it is one tensor. Otherwise raises a
+        ValueError.
         """
         _, calls = self._watched_loss(outputs, y, self._criterion)
-        pair = calls[0].arguments[:2] if len(calls) == 1 else ()
-        if len(pair) == 2 and all(isinstance(part, Tensor) for part in pair):
-            return pair[0], pair[1]
-        if self._structure is not None:
+        pairs = [call.arguments[:2] for call in calls]
+        handed = [
+            (pair[0], pair[1])
+            for pair in pairs
+            if len(pair) == 2 and all(isinstance(part, Tensor) for part in pair)
+        ]
+        if not handed and self._structure is not None:
             raise ValueError(
-                "the module returns several tensors, and get_loss calls the criterion "
-                f"{len(calls)} times: what it says of the targets is unknown. Have "
-                "infer return the tensor to predict with."
+                "the module returns several tensors, and get_loss hands none of them "
+                "to the criterion: what it says of the targets is unknown. Have infer "
+                "return the tensor to predict with."
             )
-        return outputs, y
+        return handed or [(outputs, y)]
 
     def call_criterion(self, given: Tensor, targets: Tensor) -> Tensor:
         """Return what the criterion makes of outputs and targets, without reduction.
@@ -226,24 +234,32 @@ class FunctionalNet:
     ) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of the classes, and how much each is given.
 
-        Both are of shape (n_samples, n_classes, n_places).
+        Both are of shape (n_samples, n_classes, n_places). Several heads are places,
+        the classes of smaller ones filled up with such that are ruled out.
         """
-        given, targets = self.given_to_criterion(outputs, y)
-        if reading.scale == "losses":
-            log_chances = self._by_losses(outputs, y, given.shape[1])
-        elif reading.nonlinearity is not None:
-            log_chances = reading.log_chances(reading.nonlinearity(given))
-        else:
-            log_chances = reading.log_chances(given)
-        share = reading.given(targets, log_chances)
-        n_classes = log_chances.shape[1]
-
-        def by_sample(values: Tensor) -> Tensor:
+        parts = []
+        for given, targets in self.given_to_criterion(outputs, y):
+            if reading.scale == "losses":
+                log_chances = self._by_losses(outputs, y, given.shape[1])
+            elif reading.nonlinearity is not None:
+                log_chances = reading.log_chances(reading.nonlinearity(given))
+            else:
+                log_chances = reading.log_chances(given)
+            share = reading.given(targets, log_chances)
+            both = torch.stack([log_chances, share])
             # Places may have come as rows of their own.
-            places = values.movedim(1, -1).reshape(len(outputs), -1, n_classes)
-            return places.movedim(-1, 1)
-
-        return by_sample(log_chances), by_sample(share)
+            n_classes = log_chances.shape[1]
+            places = both.movedim(2, -1).reshape(2, len(outputs), -1, n_classes)
+            parts.append(places.movedim(-1, 2))
+        largest = max(part.shape[2] for part in parts)
+        filled = [
+            torch.nn.functional.pad(part, (0, 0, 0, largest - part.shape[2]))
+            for part in parts
+        ]
+        for part, full in zip(parts, filled, strict=True):
+            full[0, :, part.shape[2] :] = -torch.inf
+        log_chances, share = filled[0] if len(filled) == 1 else torch.cat(filled, dim=3)
+        return log_chances, share
 
     def losses_of_constant(
         self, outputs: Tensor, y: Tensor, reading: Reading, chances: Any
@@ -251,11 +267,16 @@ class FunctionalNet:
         """Return the losses, (n_samples,), if the same classes were likely everywhere.
 
         Chances are of shape (n_classes, n_places or 1). NaN where it takes the user's
-        own function to read outputs.
+        own function to read outputs, or there are several heads.
         """
-        given, targets = self.given_to_criterion(outputs, y)
-        if reading.nonlinearity is not None:
+        handed = self.given_to_criterion(outputs, y)
+        given, targets = handed[0]
+        if reading.nonlinearity is not None or len(handed) > 1:
             return torch.full_like(outputs.flatten(1)[:, 0], torch.nan)
+        if reading.shift is not None:
+            log_chances, share = self.chances(outputs, y, reading)
+            same = torch.as_tensor(chances).to(log_chances).log()
+            return surprise(same.expand_as(log_chances), share)
         same = reading.outputs_for(torch.as_tensor(chances).to(given))
         if not reading.is_binary:
             same = same.reshape(-1, *[1] * (given.ndim - 2))
@@ -277,7 +298,7 @@ class FunctionalNet:
         self._net.__dict__["criterion_"] = criterion
         try:
             with recorded(criterion) as calls:
-                losses = self._net.get_loss(outputs, y, training=False)
+                losses = self._net.get_loss(outputs, y, X=self._inputs, training=False)
         finally:
             self._net.__dict__["criterion_"] = self._criterion
         return losses, calls
@@ -317,12 +338,13 @@ class FunctionalNet:
         None if the criterion is given something of another size.
         """
         try:
-            given, _ = self.given_to_criterion(outputs, y)
+            handed = self.given_to_criterion(outputs, y)
         except ValueError:
             return None
-        if given.numel() != y.numel():
+        fitting = [given for given, _ in handed if given.numel() == y.numel()]
+        if not fitting:
             return None
-        return inverse_link(self._criterion)(given).reshape(y.shape)
+        return inverse_link(self._criterion)(fitting[0]).reshape(y.shape)
 
     def has_residuals(self, y: Tensor) -> bool:
         """Tell whether targets are one value each, whose errors are all of one size."""

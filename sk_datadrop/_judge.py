@@ -46,6 +46,9 @@ FEWEST_OF_A_KIND = 5
 """Samples found harmful, and not, below which looks teach nothing."""
 
 
+WRONG_PIXELS = 0.05
+"""Share of a picture that has to be more likely wrong than not."""
+
 SMALLEST_LOG_PROBA = -50.0
 
 
@@ -80,8 +83,9 @@ class Evidence:
         Classes as given.
     place_codes : ndarray of shape (n_samples, n_places) or None
         Many classes per sample, -1 at places that have none.
-    has_columns : bool
-        Whether places are labels, each with classes of its own, not tokens.
+    has_columns, has_pixels : bool
+        Whether places have two classes of their own each, and whether they are pixels;
+        labels have the first only, tokens none.
     residuals : ndarray of shape (n_splits, n_samples), dtype float64, or None
         Of held-out samples, NaN elsewhere; None unless targets are single values.
     """
@@ -95,6 +99,7 @@ class Evidence:
     residuals: np.ndarray | None = None
     place_codes: np.ndarray | None = None
     has_columns: bool = False
+    has_pixels: bool = False
 
     @property
     def influence(self) -> np.ndarray:
@@ -162,7 +167,15 @@ def chance_of_harm(evidence: Evidence) -> np.ndarray:
         if not np.any(found):
             found.append(_of_no_cluster(evidence))
     chance[is_scored] = np.max(found, axis=0)[is_scored]
+    # Samples without any class, such as of ignored pixels, do neither harm nor good.
+    chance[_has_no_class(evidence)] = 0.0
     return chance
+
+
+def _has_no_class(evidence: Evidence) -> np.ndarray:
+    codes = evidence.place_codes
+    none = np.zeros(evidence.losses.shape[1], dtype=bool)
+    return none if codes is None else np.asarray((codes < 0).all(axis=1))
 
 
 def _of_both(evidence: Evidence, told_by_predictions: np.ndarray) -> np.ndarray:
@@ -179,7 +192,11 @@ def _of_clusters(evidence: Evidence) -> list[np.ndarray]:
         for values in (
             np.log(_mean_loss(evidence, ~evidence.held_out)),
             np.log(_mean_loss(evidence, evidence.held_out)),
-            -np.arcsinh(mean_influence(_opinions(evidence)[0])),
+            np.where(
+                _has_no_class(evidence),
+                np.nan,
+                -np.arcsinh(mean_influence(_opinions(evidence)[0])),
+            ),
         )
     ]
 
@@ -241,7 +258,8 @@ def _told_by_places(evidence: Evidence) -> np.ndarray:
     It is that of the class most likely wrong, as if others were wrong together with it:
     errors come in samples that are spoiled as a whole, and were they independent, a
     little doubt of each of many would add up to certainty. Labels are problems of their
-    own, tokens all of one.
+    own, tokens all of one. A few pixels are at the border of something; there as many
+    must be wrong as `WRONG_PIXELS` of the picture.
     """
     every, codes = evidence.log_proba("all"), evidence.place_codes
     if every is None or codes is None:
@@ -250,7 +268,8 @@ def _told_by_places(evidence: Evidence) -> np.ndarray:
     trained_on = evidence.log_proba("trained on")
     chance = np.zeros(codes.shape)
     columns = np.arange(codes.shape[1])
-    for places in columns[:, None] if evidence.has_columns else [columns]:
+    are_labels = evidence.has_columns and not evidence.has_pixels
+    for places in columns[:, None] if are_labels else [columns]:
         # One class per row.
         of_all, of_held_out, of_trained_on = (
             np.moveaxis(log_proba[:, :, places], 1, 2).reshape(-1, every.shape[1])
@@ -264,8 +283,11 @@ def _told_by_places(evidence: Evidence) -> np.ndarray:
                 of_held_out[known], given[known], of_all[known], of_trained_on[known]
             )
         chance[:, places] = found.reshape(len(codes), -1)
-    is_unknown = np.isnan(every).all(axis=(1, 2))
-    return np.where(is_unknown, 0.5, chance.max(axis=1))
+    share = WRONG_PIXELS if evidence.has_pixels else 0
+    rank = max(1, round(share * codes.shape[1]))
+    is_unknown = np.isnan(every).reshape(len(codes), -1).all(axis=1)
+    of_rank = np.sort(chance, axis=1)[:, -rank]
+    return np.where(is_unknown, 0.5, of_rank)
 
 
 def _opinions(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ from sk_datadrop._array_items import (
     holds_dicts,
     is_ragged,
     listed_targets,
+    refuse_ragged,
     rows_of_objects,
 )
 from sk_datadrop._casting import (
@@ -206,7 +207,9 @@ class DatasetRows(Dataset[Any]):
         known = None if self._values is not None else listed_targets(self.dataset)
         if known is not None:
             return known[self.indices]
-        return np.array([self._target_of(i) for i in range(len(self))])
+        found = [self._target_of(i) for i in range(len(self))]
+        refuse_ragged(found)
+        return np.array(found)
 
     def _target_of(self, number: int) -> Any:
         """Return a target as the data set has it, a tensor as an array."""

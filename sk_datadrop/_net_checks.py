@@ -108,8 +108,10 @@ def _check_rows(net: FunctionalNet, outputs: Tensor, y: Tensor) -> None:
             "of what an untrained net gives."
         )
     rows = net.rows_of_losses(outputs.detach(), y)
+    if rows == len(y):
+        return
     alone = net.losses(outputs[:1].detach(), y[:1])
-    if rows != len(y) and not torch.allclose(together[:1], alone, rtol=1e-3):
+    if not torch.allclose(together[:1], alone, rtol=1e-3):
         raise ValueError(
             f"the loss has {rows} rows for {len(y)} samples with reduction='none', and "
             "not those of one sample after the other; it must give one loss per sample "
@@ -186,6 +188,11 @@ def check_class_outputs(shape: tuple[int, ...], n_classes: int, net: NeuralNet) 
                 "Use NeuralNetClassifier for more classes."
             )
     elif shape[1:] != (n_classes,):
+        if n_classes == 2 and shape[1:] in ((), (1,)):
+            raise ValueError(
+                "the net has one output per sample, for two classes. Give the module "
+                "2 outputs, or take a NeuralNetBinaryClassifier."
+            )
         raise ValueError(
             f"the net's outputs have shape {shape[1:]} per sample, but y has "
             f"{n_classes} classes. Give the module {n_classes} outputs."

@@ -109,9 +109,8 @@ class Plan:
     @property
     def aim(self) -> Aim:
         """What nets are trained to predict."""
-        y = self.samples.y
         shape = self.target_shape if self.classes is None else None
-        like = np.zeros(y.shape[1:], dtype=y.dtype)
+        like = np.zeros(self.samples.y.shape[1:], dtype=self.samples.y.dtype)
         return Aim(self.reading, like, shape, self.is_picked)
 
     def held_out(self, number: int) -> Samples:
@@ -230,8 +229,7 @@ def takes_classes(net: NeuralNet, y: Any = None) -> bool:
     """
     if is_classifier(net) or is_regressor(net):
         return bool(is_classifier(net))
-    criterion = net.criterion
-    kind = criterion if isinstance(criterion, type) else type(criterion)
+    kind = net.criterion if isinstance(net.criterion, type) else type(net.criterion)
     of_one = torch.nn.CrossEntropyLoss | torch.nn.NLLLoss | torch.nn.MultiMarginLoss
     if issubclass(kind, of_one) or kind.__module__.startswith("torch.") or y is None:
         return issubclass(kind, of_one)

@@ -54,8 +54,10 @@ def _is_read_by_skorch(net: NeuralNet, aim: "Aim", method: str) -> bool:
         return False
     if _tells_by_itself(net, method) or callable(net.predict_nonlinearity):
         return True
-    is_known = isinstance(original(net.criterion_), _KNOWN_TO_SKORCH)
-    return is_known and not aim.is_picked
+    criterion = original(net.criterion_)
+    is_of_two = isinstance(criterion, torch.nn.BCEWithLogitsLoss)
+    is_known = isinstance(criterion, _KNOWN_TO_SKORCH)
+    return is_known and not aim.is_picked and is_of_two == aim.reading.is_binary
 
 
 class Aim(NamedTuple):
@@ -84,12 +86,16 @@ def predict_codes(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
         # skorch's base class predicts probabilities.
         codes = predicted.argmax(1) if predicted.ndim > 1 else predicted
         return codes.astype(np.int64)
-    codes = _chances_for(net, X, aim, reading).argmax(axis=1)
+    chances = _chances_for(net, X, aim, reading)
+    codes = chances.argmax(axis=1)
     if aim.shape is None:
-        return np.asarray(codes[:, 0])
+        # skorch's binary classifier has one of its own.
+        threshold = getattr(net, "threshold", 0.5)
+        is_second = chances[:, 1, 0] > threshold
+        return np.where(reading.is_binary, is_second, codes[:, 0]).astype(np.int64)
     if reading.is_binary:
         codes = codes + (1 - codes) * int(reading.first)
-    return np.asarray(codes.reshape(len(codes), *aim.shape))
+    return _shaped(codes, (len(codes), *aim.shape))
 
 
 def predict_proba(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
@@ -107,8 +113,14 @@ def predict_proba(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
     chances = chances / chances.sum(axis=1, keepdims=True)
     shape = () if aim.shape is None else aim.shape
     if reading.is_binary and shape:
-        return np.asarray(chances[:, 1].reshape(len(chances), *shape))
-    return np.asarray(chances.reshape(*chances.shape[:2], *shape))
+        return _shaped(chances[:, 1], (len(chances), *shape))
+    return _shaped(chances, (*chances.shape[:2], *shape))
+
+
+def _shaped(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return values in a shape, unless ``get_loss`` leaves out some of the places."""
+    fits = values.size == np.prod(shape)
+    return np.asarray(values.reshape(shape) if fits else values)
 
 
 def _checked(net: NeuralNet, proba: np.ndarray) -> np.ndarray:
@@ -150,8 +162,15 @@ def expected_targets(
     if reading.is_binary:
         values = reading.first + (1 - reading.first) * chances[:, 1]
         return values.reshape(len(samples), *shape)
-    are_chances = chances[0].size == np.prod(shape)
-    return chances.reshape(len(samples), *shape) if are_chances else chances
+    if chances[0].size == np.prod(shape):
+        return chances.reshape(len(samples), *shape)
+    if chances.shape[2] != np.prod(shape):
+        raise ValueError(
+            f"the criterion is given {chances.shape[2]} classes per sample, and y has "
+            f"{np.prod(shape)}: no targets can be made of predictions. Choose "
+            "on_harmful='drop' or 'weigh'."
+        )
+    return chances
 
 
 def predict_real(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sk_datadrop._batches import batches_of, collates, has_own_dataset, twin_of
 from sk_datadrop._casting import Casting, castings_of
-from sk_datadrop._criteria import original
+from sk_datadrop._criteria import OF_TWO_CLASSES, original
 from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._functional import FEW_SAMPLES, FunctionalNet
 from sk_datadrop._lazy import LazyTargets, keeps_integers, shape_of
@@ -116,13 +116,21 @@ def read_outputs(
     n_samples = FEW_SAMPLES if reading is None else 2
     X, y = next(net.batches(samples[:n_samples], n_samples))
     outputs = net.outputs(net.theta, X)
+    handed = net.given_to_criterion(outputs, y)
+    if samples.codes is not None and _is_one_hot(*handed[0]):
+        # Each class against all others: the same odds, and classes along axis 1.
+        known = reading is not None and replace(reading, is_binary=False)
+        reading = known or None
     if reading is None:
         reading = _reading_of_others(net, outputs, y, samples, is_classification)
     if reading is None or reading.is_binary:
         return reading
-    given, _ = net.given_to_criterion(outputs, y)
-    n_classes = given.shape[1] if given.ndim > 1 else 2
-    return replace(reading, n_classes=n_classes)
+    counts = [given.shape[1] if given.ndim > 1 else 2 for given, _ in handed]
+    return replace(reading, n_classes=max(counts))
+
+
+def _is_one_hot(given: Tensor, targets: Tensor) -> bool:
+    return given.shape == targets.shape and given.ndim == 2 and given.shape[1] > 1
 
 
 def _reading_of_others(
@@ -133,8 +141,9 @@ def _reading_of_others(
     is_classification: bool | None,
 ) -> Reading | None:
     """Return how outputs are read that a criterion of the user's is given."""
-    given, targets = net.given_to_criterion(outputs, y)
-    has_classes = counts_classes(given, targets)
+    given, targets = net.given_to_criterion(outputs, y)[0]
+    is_one_hot = samples.codes is not None and _is_one_hot(given, targets)
+    has_classes = counts_classes(given, targets) or is_one_hot
     is_two_valued = given.shape == targets.shape and _is_two_valued(samples.y)
     if is_classification is None:
         is_classification = has_classes
@@ -147,11 +156,11 @@ def _reading_of_others(
         return found if found is not None and found.scale == "logits" else None
     nonlinearity = net.skorch_net.predict_nonlinearity
     if found is not None:
-        return found
+        return replace(found, is_binary=found.is_binary and not is_one_hot)
     if callable(nonlinearity):
-        is_binary = nonlinearity(given).shape == targets.shape
+        is_binary = nonlinearity(given).shape == targets.shape and not is_one_hot
         return Reading("probabilities", is_binary, nonlinearity=nonlinearity)
-    if is_two_valued:
+    if is_two_valued and not is_one_hot:
         is_chance = within_unit_interval(given)
         return Reading("probabilities" if is_chance else "logits", is_binary=True)
     if has_classes and given.shape[:1] == outputs.shape[:1] and given.ndim == 2:
@@ -283,11 +292,10 @@ def _check(
 
 
 def _is_picked(net: FunctionalNet, samples: Samples) -> bool:
-    X, y = next(net.batches(samples))
+    X, _ = next(net.batches(samples))
     outputs = net.outputs(net.theta, X)
-    return net.returns_several or len(outputs.flatten()) != math.prod(
-        (len(y), *_shape_given(net, samples))
-    )
+    given, _ = _shapes_given(net, samples)
+    return net.returns_several or outputs.numel() != math.prod(given)
 
 
 def shaped(samples: Samples, shape: tuple[int, ...]) -> Samples:
@@ -327,12 +335,16 @@ def _target_shape(
 ) -> tuple[int, ...]:
     """Return the shape that targets need; a ValueError if outputs do not suit them."""
     shape: tuple[int, ...] = pair.y.shape[1:]
-    given = _shape_given(net, pair)
+    (rows, *sizes), of_targets = _shapes_given(net, pair)
+    given = tuple(sizes)
     if n_classes is not None:
-        check_class_outputs((2, *given), n_classes, net.skorch_net)
+        check_class_outputs((rows, *given), n_classes, net.skorch_net)
     elif not is_classification:
         return match_targets(shape, given, net.skorch_net.criterion_)
-    elif shape == given and _takes_one_of_several(net):
+    elif isinstance(original(net.skorch_net.criterion_), OF_TWO_CLASSES):
+        # Masks with and without an axis of channels.
+        return given if math.prod(given) == math.prod(shape) else shape
+    elif (rows, *given) == of_targets and _takes_one_of_several(net):
         raise ValueError(
             f"y has a value for each of the {given[0]} outputs of the net, under "
             f"{criterion_name(net)}, which takes one class of them. Pass the "
@@ -348,15 +360,17 @@ def _takes_one_of_several(net: FunctionalNet) -> bool:
     return reading is not None and not reading.is_binary
 
 
-def _shape_given(net: FunctionalNet, samples: Samples) -> tuple[int, ...]:
-    """Return the shape per sample of what the criterion is given, or of the outputs."""
+def _shapes_given(
+    net: FunctionalNet, samples: Samples
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of what the criterion is given, or of outputs and targets."""
     X, y = next(net.batches(samples))
     outputs = tried(net, X, "the samples")
     try:
         with warnings.catch_warnings():
             # torch tells of targets of another shape, which are about to be matched.
             warnings.simplefilter("ignore")
-            given, _ = net.given_to_criterion(outputs, y)
+            given, targets = net.given_to_criterion(outputs, y)[0]
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -367,8 +381,8 @@ def _shape_given(net: FunctionalNet, samples: Samples) -> tuple[int, ...]:
                 f"{type(error).__name__}: {error}. Have the net's infer return the "
                 "tensor to predict with, or its get_loss hand it to the criterion."
             ) from error
-        return tuple(outputs.shape[1:])
-    return tuple(given.shape[1:])
+        return tuple(outputs.shape), tuple(y.shape)
+    return tuple(given.shape), tuple(targets.shape)
 
 
 def _first_batch(net: NeuralNet, samples: Samples) -> Any:

@@ -7,7 +7,7 @@ label of several, a pixel.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +27,9 @@ class Reading:
     "losses" are no outputs: chances are read from the losses that each class would
     have, as if these were minus the log-likelihood. `nonlinearity` is that of the net,
     where only it tells. Targets of two classes are `first` and one; `ignored` is that
-    of places that do not count.
+    of places that do not count. Training with a ``pos_weight`` adds its logarithm,
+    `shift`, to the logits of what is likely. Weights of several classes stay: they are
+    there to have classes count alike, as they do in the objective.
     """
 
     scale: Scale
@@ -36,6 +38,7 @@ class Reading:
     ignored: int | None = None
     first: float = 0.0
     nonlinearity: Callable[[Any], Tensor] | None = None
+    shift: np.ndarray | None = field(default=None, compare=False)
 
     def outputs_for(self, chances: Tensor) -> Tensor:
         """Return outputs of which these, (n_classes, ...), are the probabilities."""
@@ -46,13 +49,15 @@ class Reading:
 
     def log_chances(self, outputs: Tensor) -> Tensor:
         """Return log-probabilities of the classes, (n, n_classes, ...)."""
-        if self.is_binary and self.scale == "logits":
-            both = torch.stack([-outputs, outputs], dim=1)
-            return nn.functional.logsigmoid(both)
         if self.scale == "probabilities":
+            outputs = outputs.clamp(0, 1)
             if self.is_binary:
                 outputs = torch.stack([1 - outputs, outputs], dim=1)
-            return torch.log(outputs + torch.finfo(outputs.dtype).eps)
+            outputs = torch.log(outputs + torch.finfo(outputs.dtype).eps)
+        elif self.is_binary:
+            if self.shift is not None:
+                outputs = outputs - torch.as_tensor(self.shift).to(outputs)
+            return nn.functional.logsigmoid(torch.stack([-outputs, outputs], dim=1))
         return outputs.log_softmax(1)
 
     def given(self, targets: Tensor, log_chances: Tensor) -> Tensor:
@@ -110,7 +115,8 @@ def reading_of_known(criterion: Any) -> Reading | None:
     criterion = original(criterion)
     for kind, reading in _KNOWN.items():
         if isinstance(criterion, kind):
-            return replace(reading, ignored=_ignored_by(criterion))
+            shift = _log_weights(criterion)
+            return replace(reading, ignored=_ignored_by(criterion), shift=shift)
     return None
 
 
@@ -156,6 +162,14 @@ def counts_classes(outputs: Tensor, targets: Tensor) -> bool:
 def within_unit_interval(outputs: Tensor) -> bool:
     """Tell whether all outputs could be probabilities."""
     return bool(((outputs >= 0) & (outputs <= 1)).all())
+
+
+def _log_weights(criterion: nn.Module) -> np.ndarray | None:
+    """Return the logarithms of the weights of second classes, if all are above zero."""
+    weights = getattr(criterion, "pos_weight", None)
+    if not isinstance(weights, Tensor) or not (weights > 0).all():
+        return None
+    return np.asarray(weights.detach().double().log().cpu().numpy())
 
 
 def _ignored_by(criterion: Any) -> int | None:

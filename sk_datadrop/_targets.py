@@ -4,6 +4,7 @@ Labels, one per sample, are encoded; many classes per sample, of labels, tokens 
 pixels, stay the numbers that they are; all else is real.
 """
 
+import re
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,11 +14,15 @@ from sklearn.utils import assert_all_finite, check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from skorch import NeuralNet, NeuralNetBinaryClassifier
 
+from sk_datadrop._array_items import refuse_ragged
 from sk_datadrop._criteria import OF_TWO_CLASSES
 from sk_datadrop._lazy import DatasetRows, LazyTargets
 from sk_datadrop._probe import Check, Probe, probe_net, shaped
+from sk_datadrop._reading import reading_of_known
 from sk_datadrop._samples import Samples
 from sk_datadrop._training import prefix_errors
+
+_ABOUT_DTYPE = re.compile(r"dtype|Long|Int|Float|cast", re.IGNORECASE)
 
 
 def check_labels(y: Any, name: str = "y") -> np.ndarray:
@@ -59,6 +64,8 @@ def class_targets(net: NeuralNet, codes: np.ndarray) -> np.ndarray:
 
 def takes_places(y: Any) -> bool:
     """Tell whether samples have many classes each: labels, tokens or pixels."""
+    if not hasattr(y, "shape"):
+        refuse_ragged(y)
     shape = y.shape if hasattr(y, "shape") else np.asarray(y).shape
     return len(shape) > 1 and tuple(shape[1:]) != (1,)
 
@@ -131,6 +138,7 @@ def probed(
     as_given: list[Any] = [None]
     if is_classification and classes is None:
         as_given = target_dtypes(net.criterion)
+    refusals = []
     for dtype in as_given:
         tried = samples if dtype is None else samples.with_target_dtype(dtype)
         try:
@@ -142,12 +150,39 @@ def probed(
                 seed=seed,
                 is_classification=is_classification,
             )
-        except ValueError:
-            if dtype is as_given[-1]:
-                raise
+        except ValueError as error:
+            refusals.append(error)
         else:
-            break
-    return probe, matched(tried, probe, tried)
+            _check_classes(net, probe, tried)
+            return probe, matched(tried, probe, tried)
+    # Where the first dtype was wrong, the last one says what else is.
+    raise refusals[-1 if _ABOUT_DTYPE.search(str(refusals[0])) else 0]
+
+
+def _check_classes(net: NeuralNet, probe: Probe, samples: Samples) -> None:
+    """Raise a ValueError if targets are none of those that torch's criteria take."""
+    reading = reading_of_known(probe.net.criterion_)
+    if reading is None or samples.codes is not None or probe.reading is None:
+        return
+    y = samples.y[:2] if isinstance(samples.y, LazyTargets) else samples.y
+    values = np.unique(np.asarray(y))
+    if reading.is_binary:
+        takes = f"from {reading.first:g} to 1"
+        wrong = values[(values < reading.first) | (values > 1)]
+    elif samples.y.dtype.kind == "f":
+        return
+    else:
+        takes = f"classes from 0 to {probe.reading.n_classes - 1}"
+        is_class = (values >= 0) & (values < probe.reading.n_classes)
+        wrong = values[~is_class & (values != reading.ignored)]
+    if reading.is_binary and reading.first < 0:
+        takes, wrong = "-1 and 1", values[~np.isin(values, (-1, 1))]
+    if len(wrong):
+        raise ValueError(
+            f"y holds {wrong[0]:g}, but {type(probe.net.criterion_).__name__} takes "
+            f"{takes}. Number the classes so, or name what is to be ignored "
+            "(criterion__ignore_index)."
+        )
 
 
 def matched(samples: Samples, probe: Probe, like: Samples, suffix: str = "") -> Samples:

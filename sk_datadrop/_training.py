@@ -302,6 +302,9 @@ def _epoch_loss(net: NeuralNet, phase: str) -> float:
             f"batch_size={net.batch_size} is more than there are samples. "
             f"Lower batch_size, or leave iterator_{phase}__drop_last out."
         ) from error
+    if phase == "valid" and not np.isnan(losses).all():
+        # A batch in which all targets are to be ignored has no mean.
+        losses, sizes = losses[~np.isnan(losses)], sizes[~np.isnan(losses)]
     sums = np.array([losses @ sizes, sizes.sum()])
     total, n_samples = summed_over_processes(sums, net)
     return float(total / n_samples)

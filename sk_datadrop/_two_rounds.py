@@ -53,7 +53,7 @@ from sk_datadrop._warnings import Heard, heard, issue
 from sk_datadrop._weighing import WeightedIterator
 
 MOST_LOG_CHANCES = 10_000_000
-"""Of the classes of tokens or labels, that are kept per split, as a witness."""
+"""Of the classes of labels, tokens or pixels, kept per split, as a witness."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def gather(plan: Plan, results: Sequence[SplitResult]) -> Evidence:
     losses = np.full((n_splits, n_samples), np.nan)
     held_out = np.zeros((n_splits, n_samples), dtype=bool)
     residuals = np.full((n_splits, n_samples), np.nan)
-    predictions = []
+    predictions, place_codes = [], None
     for number, (split, result) in enumerate(zip(plan.splits, results, strict=True)):
         parts = [(split.train, result.scores.train, result.train)]
         if len(split.held_out):
@@ -221,9 +221,11 @@ def gather(plan: Plan, results: Sequence[SplitResult]) -> Evidence:
             losses[number, rows] = evaluation.losses
             if evaluation.log_proba is not None:
                 predictions.append(Predictions(number, rows, evaluation.log_proba))
-    place_codes = None
-    if plan.reading is not None and plan.samples.codes is None and predictions:
-        place_codes = plan.reading.codes(np.asarray(plan.samples.y))
+            if evaluation.place_codes is not None:
+                n_places = evaluation.place_codes.shape[1]
+                if place_codes is None:
+                    place_codes = np.full((n_samples, n_places), -1)
+                place_codes[rows] = evaluation.place_codes
     return Evidence(
         influence,
         split_of_view,
@@ -233,7 +235,10 @@ def gather(plan: Plan, results: Sequence[SplitResult]) -> Evidence:
         plan.samples.codes,
         None if np.isnan(residuals).all() else residuals,
         place_codes,
-        plan.reading is not None and plan.reading.is_binary,
+        plan.reading is not None
+        and plan.reading.is_binary
+        and plan.samples.y.ndim == 2,
+        plan.samples.y.ndim > 2,
     )
 
 

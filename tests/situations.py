@@ -228,6 +228,22 @@ class Gaussian(NeuralNetRegressor):
         return self.criterion_(mean, y_true.reshape(-1), log_variance.exp())
 
 
+class OneHot(NeuralNetClassifier):
+    def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **options: Any) -> Any:
+        return self.criterion_(y_pred, F.one_hot(y_true, y_pred.shape[1]).float())
+
+
+class TwoHeads(NeuralNet):
+    def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **options: Any) -> Any:
+        first = self.criterion_(y_pred[:, :2], y_true[:, 0])
+        return first + self.criterion_(y_pred[:, 2:], y_true[:, 1])
+
+
+class ToInputs(NeuralNetRegressor):
+    def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, **options: Any) -> Any:
+        return self.criterion_(y_pred, X)
+
+
 class Averages(NeuralNetClassifier):
     def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **options: Any) -> Any:
         return F.cross_entropy(y_pred, y_true)
@@ -667,6 +683,44 @@ SITUATIONS = [
         table,
         "returns a tuple of tensors",
         "pick in infer or get_loss",
+    ),
+    Situation(
+        signals,
+        one,
+        "BCEWithLogitsLoss, one-hot in get_loss",
+        "with your get_loss",
+        none,
+        classifier(mlp(2), BCE, OneHot),
+        table,
+    ),
+    Situation(
+        signals,
+        "two labels (N, 2)",
+        "CrossEntropyLoss of two heads",
+        "with your get_loss",
+        none,
+        classifier(mlp(5), CE, TwoHeads),
+        labelled(X, np.c_[LABELS, X[:, 1:].argmax(1)]),
+    ),
+    Situation(
+        signals,
+        "inputs",
+        "MSELoss against X",
+        "with your get_loss",
+        none,
+        regressor(mlp(4), nn.MSELoss, ToInputs),
+        labelled(X, X),
+    ),
+    Situation(
+        images,
+        "masks of 0 and 255",
+        "BCEWithLogitsLoss",
+        NN,
+        none,
+        classifier(convolution(1), BCE),
+        labelled(IMAGES, 255 * (IMAGES > 0).astype(int)),
+        "y holds 255",
+        "divide by 255",
     ),
     # Inputs.
     Situation(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sk_datadrop._evaluation import evaluate
 from sk_datadrop._functional import FunctionalNet
-from sk_datadrop._reading import Reading
+from sk_datadrop._reading import Reading, reading_of_known
 from sk_datadrop._samples import Samples
 
 LOGITS = Reading("logits", n_classes=3)
@@ -72,13 +72,12 @@ def test_images_are_compared_with_a_constant():
     assert found.constant_loss == pytest.approx(float(((constant - X) ** 2).mean()))
 
 
-def test_residuals_are_on_the_scale_of_the_targets():
+def test_counts_have_no_residuals_of_one_size():
     net = functional(NeuralNetRegressor, nn.PoissonNLLLoss, module__n_outputs=1)
     X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
-    y = np.ones((6, 1), np.float32)
-    expected = 1 - np.exp(net.skorch_net.module_(torch.as_tensor(X)).detach().numpy())
-    found = evaluate(net, Samples(X, y), None)
-    np.testing.assert_allclose(found.residuals, expected[:, 0], rtol=1e-5)
+    found = evaluate(net, Samples(X, np.ones((6, 1), np.float32)), None)
+    assert found.residuals is None
+    assert (found.losses >= 0).all()
 
 
 class Labels(nn.Linear):
@@ -125,7 +124,7 @@ def test_places_that_are_ignored_do_not_count():
     found = evaluate(net, Samples(X, y), LOGITS, np.full((3, 1), 1 / 3))
     logits = net.skorch_net.module_(torch.as_tensor(X)).detach()
     each = F.cross_entropy(logits, torch.as_tensor(y), reduction="none").numpy()
-    expected = np.where(np.arange(4) == 2, 0, each[:, :5].mean(1))
+    expected = np.where(np.arange(4) == 2, np.nan, each[:, :5].mean(1))
     np.testing.assert_allclose(found.losses, expected, rtol=1e-5)
     counts = np.bincount(y[y >= 0], minlength=3)
     np.testing.assert_allclose(found.mean_target[:, 0], counts / counts.sum())
@@ -139,3 +138,33 @@ def test_no_samples_have_no_losses():
     assert found.losses.shape == (0,)
     assert found.log_proba is None
     assert np.isnan(found.constant_loss)
+
+
+def test_of_many_pixels_some_are_kept():
+    class Pixels(nn.Conv2d):
+        def __init__(self):
+            super().__init__(1, 3, 1)
+
+    net = functional(NeuralNet, nn.CrossEntropyLoss, Pixels)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4, 1, 6, 6)).astype(np.float32)
+    y = rng.integers(0, 3, (4, 6, 6))
+    found = evaluate(net, Samples(X, y), LOGITS, most_values=54)
+    assert found.log_proba.shape == (4, 3, 18)
+    np.testing.assert_array_equal(found.place_codes, y.reshape(4, 36)[:, ::2])
+
+
+def test_weights_of_positives_are_taken_out_of_the_chances():
+    weight = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
+    net = functional(
+        NeuralNet, nn.BCEWithLogitsLoss, Labels, criterion__pos_weight=weight
+    )
+    X = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    y = np.zeros((8, 5), np.float32)
+    reading = reading_of_known(net.skorch_net.criterion_)
+    found = evaluate(net, Samples(X, y), reading, most_values=10)
+    logits = net.skorch_net.module_(torch.as_tensor(X)).detach() - weight.log()
+    np.testing.assert_allclose(
+        np.exp(found.log_proba[:, 1]), torch.sigmoid(logits), rtol=1e-5
+    )
+    assert found.mean_loss == pytest.approx(found.losses.mean(), rel=1e-5)

@@ -378,7 +378,7 @@ def test_modules_may_return_several_tensors_of_which_get_loss_makes_a_loss(batch
     torch.testing.assert_close(found, plain + hidden.square().mean(1))
     # What it adds to the criterion says nothing of the sample.
     torch.testing.assert_close(functional.criterion_losses(outputs, y), plain)
-    given, targets = functional.given_to_criterion(outputs, y)
+    ((given, targets),) = functional.given_to_criterion(outputs, y)
     torch.testing.assert_close(given, returned["logits"])
     assert targets is y
     # Along a direction, all of them are differentiated.

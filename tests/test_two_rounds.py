@@ -133,7 +133,10 @@ KINDS = {
     "binary": (
         NeuralNetBinaryClassifier,
         {"module__n_outputs": 1, "criterion__pos_weight": torch.tensor(5.0)},
-        lambda out, y: -F.logsigmoid(torch.where(y == 1, out, -out)),
+        # Without what the weight adds.
+        lambda out, y: F.binary_cross_entropy_with_logits(
+            out - np.log(5), y.float(), reduction="none"
+        ),
     ),
     "squares": (
         NeuralNetRegressor,
