@@ -110,9 +110,7 @@ def _evaluate_classes(
             known, found = given[:, :, ::step].max(1)
             codes.append(found.where(known > 0, -1).cpu())
         each = given.double().sum(0).cpu()
-        # Columns of labels are told from each other, places of a picture are not.
-        has_columns = reading.is_binary and y.ndim == 2
-        total = total + (each if has_columns else each.sum(1, keepdim=True))
+        total = total + (each if reading.has_columns else each.sum(1, keepdim=True))
         if constant is not None:
             of_constant = net.losses_of_constant(outputs, y, reading, constant)
             constant_losses.append(of_constant * weight)

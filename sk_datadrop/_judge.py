@@ -84,8 +84,7 @@ class Evidence:
     place_codes : ndarray of shape (n_samples, n_places) or None
         Many classes per sample, -1 at places that have none.
     has_columns, has_pixels : bool
-        Whether places have two classes of their own each, and whether they are pixels;
-        labels have the first only, tokens none.
+        Whether places are labels, each with classes of its own, or pixels, not tokens.
     residuals : ndarray of shape (n_splits, n_samples), dtype float64, or None
         Of held-out samples, NaN elsewhere; None unless targets are single values.
     """
@@ -268,8 +267,7 @@ def _told_by_places(evidence: Evidence) -> np.ndarray:
     trained_on = evidence.log_proba("trained on")
     chance = np.zeros(codes.shape)
     columns = np.arange(codes.shape[1])
-    are_labels = evidence.has_columns and not evidence.has_pixels
-    for places in columns[:, None] if are_labels else [columns]:
+    for places in columns[:, None] if evidence.has_columns else [columns]:
         # One class per row.
         of_all, of_held_out, of_trained_on = (
             np.moveaxis(log_proba[:, :, places], 1, 2).reshape(-1, every.shape[1])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._net_checks import check_not_nan
-from sk_datadrop._reading import Reading, mean_over_places
+from sk_datadrop._reading import Reading, excess, mean_over_places
 from sk_datadrop._samples import Samples
 
 WELSCH_TUNING_CONSTANT = 2.985
@@ -40,8 +40,9 @@ class HeldOutObjective:
     ----------
     kind : {"bounded", "loss"} or callable
         - "bounded": with classes ``1 - p ** (1 / scale)``, p being the probability of
-          the given class as the outputs have it, whatever the criterion. With scale 1
-          it is the mean absolute error loss, robust to label noise (Ghosh et al. 2017,
+          the given class as the outputs have it, whatever the criterion (of targets
+          that are probabilities, minus the exponent of the divergence). With scale 1 it
+          is the mean absolute error loss, robust to label noise (Ghosh et al. 2017,
           arXiv:1712.09482); with larger scales it is that of a power of the
           probability, which hard samples still move (Zhang & Sabuncu 2018,
           arXiv:1805.07836). Where a sample has many classes, of pixels, tokens or
@@ -158,8 +159,8 @@ class HeldOutObjective:
         log_chances, given = net.chances(outputs, y, self.reading)
         of_classes = torch.ones(log_chances.shape[1], dtype=torch.float64)
         of_classes[: scales.numel()] = scales
-        powers = torch.exp(log_chances / of_classes.to(log_chances)[:, None])
-        return mean_over_places(1 - powers, given)
+        scaled = excess(log_chances, given) / of_classes.to(log_chances)[:, None]
+        return mean_over_places(1 - torch.exp(-scaled.sum(1)), given.sum(1))
 
     def gradients(
         self, net: FunctionalNet, groups: np.ndarray, batch_size: int | None = None

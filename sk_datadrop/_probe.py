@@ -123,10 +123,13 @@ def read_outputs(
         reading = known or None
     if reading is None:
         reading = _reading_of_others(net, outputs, y, samples, is_classification)
-    if reading is None or reading.is_binary:
-        return reading
+    if reading is None:
+        return None
+    has_columns = y.ndim == 2 and (reading.is_binary or len(handed) > 1)
+    if reading.is_binary:
+        return replace(reading, has_columns=has_columns)
     counts = [given.shape[1] if given.ndim > 1 else 2 for given, _ in handed]
-    return replace(reading, n_classes=max(counts))
+    return replace(reading, n_classes=max(counts), has_columns=has_columns)
 
 
 def _is_one_hot(given: Tensor, targets: Tensor) -> bool:

@@ -27,14 +27,16 @@ class Reading:
     "losses" are no outputs: chances are read from the losses that each class would
     have, as if these were minus the log-likelihood. `nonlinearity` is that of the net,
     where only it tells. Targets of two classes are `first` and one; `ignored` is that
-    of places that do not count. Training with a ``pos_weight`` adds its logarithm,
-    `shift`, to the logits of what is likely. Weights of several classes stay: they are
-    there to have classes count alike, as they do in the objective.
+    of places that do not count. Where a target `has_columns`, labels or heads, each is
+    a problem of its own, unlike tokens and pixels. Training with a ``pos_weight`` adds
+    its logarithm, `shift`, to the logits of what is likely. Weights of several classes
+    stay: they are there to have classes count alike, as they do in the objective.
     """
 
     scale: Scale
     is_binary: bool = False
     n_classes: int = 2
+    has_columns: bool = False
     ignored: int | None = None
     first: float = 0.0
     nonlinearity: Callable[[Any], Tensor] | None = None
@@ -227,18 +229,28 @@ def _are_alike(values: Tensor | None, others: Tensor | None) -> bool:
     return torch.allclose(values, others, rtol=1e-2, atol=1e-4)
 
 
+def excess(log_chances: Tensor, given: Tensor) -> Tensor:
+    """Return the parts of the divergence of classes as given, (n, n_classes, n_places).
+
+    Summed over the classes it is minus the log-probability of the given class, or
+    Kullback's divergence of chances from those given, which is zero where they agree.
+    """
+    found = torch.where(given > 0, log_chances, 0)
+    return torch.xlogy(given, given) - given * found
+
+
 def surprise(log_chances: Tensor, given: Tensor) -> Tensor:
-    """Return minus the log-probability of the given classes, (n_samples,).
+    """Return the divergence of the given classes, (n_samples,).
 
     It is the mean over the places, (n_samples, n_classes, n_places), that have a class.
     """
-    return mean_over_places(torch.where(given > 0, -log_chances, 0), given)
+    return mean_over_places(excess(log_chances, given).sum(1), given.sum(1))
 
 
-def mean_over_places(values: Tensor, given: Tensor) -> Tensor:
-    """Return the mean over places, and classes by how much they are given, (n,).
+def mean_over_places(values: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean over the places, (n_samples, n_places), that count, (n_samples,).
 
-    Zero where nothing is given.
+    Zero where none does.
     """
-    total = given.sum((1, 2)).clamp_min(torch.finfo(given.dtype).tiny)
-    return (values * given).sum((1, 2)) / total
+    total = counts.sum(1).clamp_min(torch.finfo(counts.dtype).tiny)
+    return (values * counts).sum(1) / total

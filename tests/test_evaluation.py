@@ -90,7 +90,7 @@ def test_labels_have_shares_and_chances_of_their_own():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(8, 4)).astype(np.float32)
     y = rng.integers(0, 2, (8, 5)).astype(np.float32)
-    reading = Reading("logits", is_binary=True)
+    reading = Reading("logits", is_binary=True, has_columns=True)
     found = evaluate(net, Samples(X, y), reading, most_values=10)
     logits = net.skorch_net.module_(torch.as_tensor(X)).detach()
     assert found.log_proba.shape == (8, 2, 5)

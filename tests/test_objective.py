@@ -380,10 +380,14 @@ def test_scales_of_places_are_medians_over_all_places_of_a_class():
     np.testing.assert_allclose(scaled.scales, expected, rtol=1e-5)
 
 
-def test_probabilities_as_targets_count_by_how_likely_a_class_is():
+def test_of_probabilities_as_targets_it_is_bounded_divergence():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(6, 3)).astype(np.float32)
     y = rng.dirichlet(np.ones(3), 6).astype(np.float32)
     found = of_places(logits, y, LOGITS, criterion=nn.CrossEntropyLoss)[2]
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    np.testing.assert_allclose(found, (y * (1 - p)).sum(1), rtol=1e-5)
+    divergence = (y * np.log(y / p)).sum(1)
+    np.testing.assert_allclose(found, 1 - np.exp(-divergence), rtol=1e-3, atol=1e-6)
+    # Lowest, and zero, where chances are those given.
+    of_same = of_places(np.log(y), y, LOGITS, criterion=nn.CrossEntropyLoss)[2]
+    np.testing.assert_allclose(of_same, 0, atol=1e-6)

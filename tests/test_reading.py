@@ -165,9 +165,18 @@ def test_places_without_a_class_have_nothing_given():
 
 
 def test_the_mean_is_over_places_that_have_a_class():
-    given = torch.tensor([[[1.0, 0, 0], [0, 1, 0]], [[0.0, 0, 0], [0, 0, 0]]])
-    values = torch.tensor([[[2.0, 9, 9], [9, 4, 9]], [[9.0, 9, 9], [9, 9, 9]]])
-    assert mean_over_places(values, given).tolist() == [3.0, 0.0]
+    counts = torch.tensor([[1.0, 1, 0], [0.0, 0, 0]])
+    values = torch.tensor([[2.0, 4, 9], [9.0, 9, 9]])
+    assert mean_over_places(values, counts).tolist() == [3.0, 0.0]
+
+
+def test_of_probabilities_as_targets_it_is_the_divergence():
+    chances = torch.tensor([[[0.2], [0.8]], [[0.5], [0.5]]])
+    given = torch.tensor([[[0.2], [0.8]], [[0.0], [1.0]]])
+    found = surprise(chances.log(), given)
+    expected = F.kl_div(chances.log(), given, reduction="none").sum((1, 2))
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-6)
+    assert found[0].abs() < 1e-7
 
 
 class OfUser(nn.Module):
@@ -230,16 +239,20 @@ class Five(nn.Linear):
 def test_of_two_classes_the_range_of_the_outputs_tells_at_last():
     net = functional(asymmetric, Five, NeuralNet)
     reading = read_outputs(net, samples_of(TWO.numpy()), True)
-    assert reading == Reading("logits", is_binary=True)
+    assert reading == Reading("logits", is_binary=True, has_columns=True)
     within = functional(asymmetric, nn.Sequential(Five(), nn.Sigmoid()), NeuralNet)
     reading = read_outputs(within, samples_of(TWO.numpy()), True)
-    assert reading == Reading("probabilities", is_binary=True)
+    assert reading == Reading("probabilities", is_binary=True, has_columns=True)
 
 
 @pytest.mark.parametrize(
     ("function", "y", "expected"),
     [
-        (binary_focal, TWO.numpy(), Reading("logits", is_binary=True)),
+        (
+            binary_focal,
+            TWO.numpy(),
+            Reading("logits", is_binary=True, has_columns=True),
+        ),
         (binary_focal, TWO.numpy() / 2, None),
         (squares, TWO.numpy(), None),
     ],
