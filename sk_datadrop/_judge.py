@@ -203,7 +203,7 @@ def _of_clusters(evidence: Evidence) -> list[np.ndarray]:
 def _of_no_cluster(evidence: Evidence) -> np.ndarray:
     """Return the chance of an error that has no size of its own."""
     if evidence.place_codes is not None:
-        return _of_both(evidence, _told_by_places(evidence))
+        return _of_both(evidence, told_by_places(evidence))
     if evidence.residuals is None:
         losses = np.log(_mean_loss(evidence, evidence.held_out))
         return _of_finite(chance_of_upper_kind, losses)
@@ -251,7 +251,7 @@ def _told_by_predictions(evidence: Evidence) -> np.ndarray:
     return chance
 
 
-def _told_by_places(evidence: Evidence) -> np.ndarray:
+def told_by_places(evidence: Evidence) -> np.ndarray:
     """Return the chance of a wrong class in a sample; 1/2 without predictions.
 
     It is that of the class most likely wrong, as if others were wrong together with it:

@@ -1,5 +1,7 @@
 """Many classes per sample, labels, pixels or tokens: from the fit to predictions."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -270,3 +272,15 @@ def test_places_without_a_class_say_nothing():
     evidence = evidence_of(np.log(proba), codes, has_columns=False)
     evidence.influence_per_view[:] = 0
     assert (chance_of_harm(evidence) <= 0.5).all()
+
+
+@pytest.mark.parametrize("kind", ["labels", "tokens"])
+def test_what_planted_classes_show_is_said(kind):
+    make, estimator = CASES[kind]
+    X, y, _ = make()
+    sure = DataDropoutClassifier(estimator, random_state=0).fit(X, y)
+    blind = clone(estimator).set_params(max_epochs=1, lr=1e-4)
+    unsure = DataDropoutClassifier(blind, random_state=0).fit(X, y)
+    found = [int(re.search(r"(\d+)%; scored", m.summary_)[1]) for m in (sure, unsure)]
+    assert found[0] > 40
+    assert found[1] < 20
