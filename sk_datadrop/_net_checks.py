@@ -1,10 +1,9 @@
 """Checks of a net and its criterion, before they are trained and before scoring."""
 
-import re
 import warnings
 from itertools import chain
 from math import inf
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from skorch import NeuralNet, NeuralNetBinaryClassifier, NeuralNetClassifier
@@ -16,12 +15,8 @@ from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._functional import FEW_SAMPLES, FunctionalNet
 from sk_datadrop._samples import Samples
 
-T = TypeVar("T")
-
 _RANDOM = 3e-4
 """Relative change of the outputs, passed twice, above rounding on any hardware."""
-
-_ASKS_FOR_INTEGERS = re.compile(r"\b(long|longtensor|int|integers?)\b", re.IGNORECASE)
 
 _COUPLED = 0.1
 """Relative change of a sample's outputs, passed alone, above rounding and TF32."""

@@ -1,7 +1,7 @@
 """A private copy of a module, called with weights from elsewhere."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,9 +23,11 @@ def stateless_copy(
     """
     module = copy.deepcopy(module)
     if state_dict is not None:
-        # Of a compiled module, of which this is the original.
-        weights = {k.removeprefix("_orig_mod."): v for k, v in state_dict.items()}
-        module.load_state_dict(weights)
+        if isinstance(state_dict, Mapping):
+            # Of a compiled module, of which this is the original.
+            names = {name: name.removeprefix("_orig_mod.") for name in state_dict}
+            state_dict = {names[name]: state_dict[name] for name in names}
+        module.load_state_dict(state_dict)
     _freeze_embedding_side_effects(module)
     _keep_norms_in_full_precision(module)
     if any(str(p.dtype) in _LOW for p in module.parameters()):

@@ -81,7 +81,8 @@ def routing():
 
 
 def test_every_row_of_the_docs_names_a_test():
-    rows = [line for line in DOCS.read_text().splitlines() if line.startswith("| ")]
+    table, _ = DOCS.read_text().split("## Nets, targets and inputs")
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
     named = re.findall(r"`(test_\w+)`", "\n".join(rows))
     assert len(rows) - 1 == len(named)
     here = {name for name in globals() if name.startswith("test_")}

@@ -140,7 +140,7 @@ REFUSED = {
     "one sample too few": r"outputs of shape \(1, \d\) for 2 samples",
     "one sample too few, late": r"^round 1, split 1 of 1: .*\(7\).*\(8\)",
     "fails late": "^round 1, split 1 of 1: the net or its criterion: size mismatch",
-    "no samples": "outputs (have|of) shape",
+    "no samples": "outputs (have|of) shape|has one output per sample",
     "one output too many": r"outputs have shape \(\d,\) per sample",
     "frozen": "no trainable parameter",
     "changes its parameters": "in evaluation mode, with RuntimeError",

@@ -33,7 +33,8 @@ class BestWeights(Callback):
     """Keep the weights of the epoch of the lowest held-out loss."""
 
     def on_epoch_end(self, net, **kwargs):
-        if net.history[-1, "valid_loss_best"]:
+        # Round 2 has no held-out samples.
+        if net.history[-1].get("valid_loss_best"):
             state = net.module_.state_dict()
             self.state_ = {name: value.clone() for name, value in state.items()}
 
