@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 from skimage import data as photographs
 from torch import nn
@@ -285,6 +286,8 @@ def test_cifar_resnet_refuses_other_depths(depth, modules):
 
 
 def test_cifar_resnet_is_found_by_workers_and_by_the_cache(modules, svhn, capsys):
+    # Workers of an earlier test do not know the folder of the examples.
+    get_reusable_executor().shutdown(wait=True)
     command = f"--dataset svhn --root {svhn} {TINY} --n-samples 30 --cv 2 --memory "
     command += f"{svhn / 'memory'} --drop-fraction"
     modules["cifar10_resnet"].main([*command.split(), "0", "--n-jobs", "2"])
