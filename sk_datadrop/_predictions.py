@@ -200,7 +200,9 @@ def predict_real(net: NeuralNet, X: Any, aim: Aim) -> np.ndarray:
 
 
 def _chances_for(net: NeuralNet, X: Any, aim: Aim, reading: Reading) -> np.ndarray:
-    return _chances(FunctionalNet(net), _with_any_targets(X, aim.like), reading)
+    chances = _chances(FunctionalNet(net), _with_any_targets(X, aim.like), reading)
+    # Of several heads for one class, the first is asked, as in round 1.
+    return chances[:, :, :1] if aim.shape is None else chances
 
 
 def _with_any_targets(X: Any, like: np.ndarray) -> Samples:

@@ -122,7 +122,9 @@ def read_outputs(
         known = reading is not None and replace(reading, is_binary=False)
         reading = known or None
     if reading is None:
-        reading = _reading_of_others(net, outputs, y, samples, is_classification)
+        reading = _reading_of_others(
+            net, outputs, y, handed[0], samples, is_classification
+        )
     if reading is None:
         return None
     has_columns = y.ndim == 2 and (reading.is_binary or len(handed) > 1)
@@ -140,11 +142,12 @@ def _reading_of_others(
     net: FunctionalNet,
     outputs: Tensor,
     y: Tensor,
+    handed: tuple[Tensor, Tensor],
     samples: Samples,
     is_classification: bool | None,
 ) -> Reading | None:
     """Return how outputs are read that a criterion of the user's is given."""
-    given, targets = net.given_to_criterion(outputs, y)[0]
+    given, targets = handed
     is_one_hot = samples.codes is not None and _is_one_hot(given, targets)
     has_classes = counts_classes(given, targets) or is_one_hot
     is_two_valued = given.shape == targets.shape and _is_two_valued(samples.y)

@@ -284,3 +284,35 @@ def test_what_planted_classes_show_is_said(kind):
     found = [int(re.search(r"(\d+)%; scored", m.summary_)[1]) for m in (sure, unsure)]
     assert found[0] > 40
     assert found[1] < 20
+
+
+class Supervised(NeuralNetClassifier):
+    """A loss of hidden values beside that of the outputs."""
+
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        main = super().get_loss(y_pred[0], y_true, *args, **kwargs)
+        return main + 0.4 * super().get_loss(y_pred[1], y_true, *args, **kwargs)
+
+
+class TwoDepths(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.first, self.second = (
+            nn.Linear(8, 8),
+            nn.Linear(8, 2),
+            nn.Linear(8, 2),
+        )
+
+    def forward(self, X):
+        return self.second(torch.tanh(self.hidden(X))), self.first(X)
+
+
+def test_of_several_heads_for_one_class_the_first_is_asked():
+    X, y, _ = multilabel(60)
+    model = DataDropoutClassifier(
+        net(TwoDepths, nn.CrossEntropyLoss, Supervised), cv=2, random_state=0
+    ).fit(X, y[:, 0])
+    main, _ = next(model.estimator_.forward_iter(X))
+    proba = model.predict_proba(X[: len(main)])
+    np.testing.assert_allclose(proba, main.softmax(1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(model.predict(X[: len(main)]), main.argmax(1))
