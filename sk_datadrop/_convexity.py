@@ -4,7 +4,7 @@ Criteria of users may have kinks, or be bounded; then the second derivative is z
 negative where samples are predicted badly, and there is nothing to solve with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -18,6 +18,19 @@ _N_DIRECTIONS = 4
 _LARGEST_CONCAVITY = 0.01
 """Negative curvature by the outputs, as a share of the positive. Focal losses have none
 that counts, bounded ones .02 to 7, with which scores are worse than without any."""
+
+
+def output_hessian(net: FunctionalNet, z: Tensor, y: Tensor) -> Callable[..., Tensor]:
+    """Return v -> H v, H being the Hessian of the summed loss by natural outputs z.
+
+    It is symmetric, so its vector-Jacobian product serves.
+    """
+
+    def gradient(z: Tensor) -> Tensor:
+        loss = net.natural_losses(z, y).sum()
+        return torch.autograd.grad(loss, z, create_graph=True)[0]
+
+    return pullback(gradient, z)[1]
 
 
 def is_flat(net: FunctionalNet, samples: Samples) -> bool:
@@ -48,12 +61,7 @@ def is_concave(net: FunctionalNet, samples: Samples) -> bool:
     positive = negative = 0.0
     for X, y in net.batches(samples[:_MOST_TO_LOOK_AT]):
         z = net.natural_outputs(net.theta, X)
-
-        def loss_gradient(z: Tensor, y: Tensor = y) -> Tensor:
-            loss = net.natural_losses(z, y).sum()
-            return torch.autograd.grad(loss, z, create_graph=True)[0]
-
-        hessian = pullback(loss_gradient, z)[1]
+        hessian = output_hessian(net, z, y)
         generator = torch.Generator().manual_seed(0)
         for _ in range(_N_DIRECTIONS):
             u = torch.randn(z.shape[1:], generator=generator).to(z).expand_as(z)
@@ -78,15 +86,10 @@ def second_derivatives(
         z = net.natural_outputs(net.theta, X)
         if at_random:
             z = torch.randn(z.shape, generator=generator).to(z)
-
-        def loss_gradient(z: Tensor, y: Tensor = y) -> Tensor:
-            loss = net.natural_losses(z, y).sum()
-            return torch.autograd.grad(loss, z, create_graph=True)[0]
-
         # Along the same direction in all outputs a softmax has none.
         direction = torch.randn(z.shape, generator=generator).to(z)
         try:
-            yield pullback(loss_gradient, z)[1](direction)
+            yield output_hessian(net, z, y)(direction)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

@@ -22,6 +22,7 @@ from sk_datadrop._convexity import (
     expected_curvature,
     is_concave,
     is_flat,
+    output_hessian,
     second_derivatives,
 )
 from sk_datadrop._derivatives import measured_graphs, pullback
@@ -283,14 +284,8 @@ class GaussNewton(Curvature):
         are built once and kept. In forward mode J v is differentiated again:
         torch.func.linearize would need forty products to earn its tracing back.
         """
-
-        def loss_gradient(z: Tensor) -> Tensor:
-            loss = net.natural_losses(z, y).sum()
-            return torch.autograd.grad(loss, z, create_graph=True)[0]
-
         z, jacobian, jacobian_transpose = net.linearised(X)
-        # Symmetric, so its vector-Jacobian product serves.
-        hessian = pullback(loss_gradient, z)[1]
+        hessian = output_hessian(net, z, y)
 
         def product(v: Tensor) -> Tensor:
             return jacobian_transpose(hessian(jacobian(v)))

@@ -29,16 +29,21 @@ def pullback(function: Function, point: Tensor) -> tuple[Tensor, Callable[..., T
     with torch.enable_grad():
         leaf = point.detach().requires_grad_()
         value = function(leaf)
+    return value.detach(), _backward(value, leaf)
+
+
+def _backward(value: Tensor, leaf: Tensor) -> Callable[..., Tensor]:
+    """Return u -> J^T u through the graph from a leaf to a value, which is kept."""
 
     def transpose(u: Tensor) -> Tensor:
         if not value.requires_grad:
-            return torch.zeros_like(point)
+            return torch.zeros_like(leaf)
         (result,) = torch.autograd.grad(
             value, leaf, u, retain_graph=True, materialize_grads=True
         )
         return result
 
-    return value.detach(), transpose
+    return transpose
 
 
 def linearised(
@@ -59,23 +64,7 @@ def linearised(
                 value, leaf, u, create_graph=True, materialize_grads=True
             )
 
-    def product(v: Tensor) -> Tensor:
-        if not along.requires_grad:
-            return torch.zeros_like(value)
-        (result,) = torch.autograd.grad(
-            along, u, v, retain_graph=True, materialize_grads=True
-        )
-        return result
-
-    def transpose(u: Tensor) -> Tensor:
-        if not value.requires_grad:
-            return torch.zeros_like(point)
-        (result,) = torch.autograd.grad(
-            value, leaf, u, retain_graph=True, materialize_grads=True
-        )
-        return result
-
-    return value.detach(), product, transpose
+    return value.detach(), _backward(along, u), _backward(value, leaf)
 
 
 @contextmanager
