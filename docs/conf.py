@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 from sphinx.util.logging import getLogger
+from sphinx_gallery.sorting import ExplicitOrder
 
 HERE = Path(__file__).parent
 
@@ -50,13 +51,14 @@ autodoc_typehints = "none"  # the docstrings say more
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
+SECTIONS = ["start_here", "own_data", "inside"]
 EXAMPLES = [
     "plot_label_noise.py",
     "plot_inspect.py",
+    "plot_drop_curve.py",
     "plot_denoising.py",
     "plot_wrong_unit.py",
     "plot_grid_search.py",
-    "plot_drop_curve.py",
     "plot_own_training_loop.py",
     "plot_solvers_agree.py",
 ]
@@ -65,6 +67,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"/plot_",
     "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
+    "subsection_order": ExplicitOrder([f"../examples/{name}" for name in SECTIONS]),
     "within_subsection_order": EXAMPLES.index,
     "abort_on_example_error": True,
     "show_memory": False,

@@ -71,7 +71,7 @@ def test_quickstart_digits_are_flipped_in_the_training_rows_only():
 
 
 @pytest.mark.parametrize(
-    "path", sorted(EXAMPLES.glob("plot_*.py")), ids=lambda path: path.stem
+    "path", sorted(EXAMPLES.glob("*/plot_*.py")), ids=lambda path: path.stem
 )
 def test_gallery(path, monkeypatch, capsys):
     """Every example runs whole, for two epochs; the docs are built with more."""
