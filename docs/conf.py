@@ -58,6 +58,10 @@ EXAMPLES = [
     "plot_denoising.py",
     "plot_wrong_unit.py",
     "plot_grid_search.py",
+    "plot_image_folder.py",
+    "plot_csv.py",
+    "plot_image_pairs.py",
+    "plot_pretrained.py",
     "plot_own_training_loop.py",
     "plot_solvers_agree.py",
 ]
