@@ -36,7 +36,7 @@ from sk_datadrop.datasets import flip_labels
 # %%
 # Stand-in files; skip this with your own
 # ---------------------------------------
-# Your images are 500 digits of 43 people, 15 % of them with a wrong label, and 1,000
+# Your images are 500 digits of 43 people, 20 % of them with a wrong label, and 500
 # digits with right labels for a test. The net was trained before on 1,500 digits of
 # other people, from another scanner (MNIST), and its weights are in a file. You would
 # have a file of weights from ImageNet, ``resnet18(weights="DEFAULT").state_dict()``.
@@ -44,7 +44,6 @@ from sk_datadrop.datasets import flip_labels
 SETTINGS = {
     "criterion": torch.nn.CrossEntropyLoss,
     "optimizer": torch.optim.Adam,
-    "batch_size": 32,
     "iterator_train__shuffle": True,
     "train_split": None,
     "verbose": 0,
@@ -65,16 +64,18 @@ pixels, labels = mnist_data()
 chosen = rng.permutation(len(labels))[:1500]
 old = pixels[chosen].reshape(-1, 28, 28)[:, 4:24, 4:24]
 torch.manual_seed(0)
-pretrained = NeuralNetClassifier(resnet18, max_epochs=2, lr=0.001, **SETTINGS)
+pretrained = NeuralNetClassifier(
+    resnet18, max_epochs=2, lr=0.002, batch_size=64, **SETTINGS
+)
 pretrained.fit(as_colours(old), labels[chosen])
 torch.save(pretrained.module_.state_dict(), folder / "pretrained.pt")
 
 digits = load_digits()
 images, labels = as_colours(digits.images), digits.target
 order = rng.permutation(len(labels))
-train, test = order[:500], order[-1000:]
+train, test = order[:500], order[-500:]
 X, X_test, y_test = images[train], images[test], labels[test]
-y, wrong = flip_labels(labels[train], 0.15, random_state=0)
+y, wrong = flip_labels(labels[train], 0.2, random_state=0)
 
 # %%
 # The pretrained net
@@ -110,7 +111,8 @@ net = NeuralNetClassifier(
     module__weights=folder / "pretrained.pt",
     module__n_classes=10,
     max_epochs=6,
-    lr=0.01,
+    lr=0.003,
+    batch_size=16,
     **SETTINGS,
 )
 
@@ -149,7 +151,7 @@ plt.show()
 # %%
 # How much it helps
 # -----------------
-# The 1,000 test images have right labels. This is one run; a difference of a percent
+# The 500 test images have right labels. This is one run; a difference of a percent
 # means nothing. ``model.suggested_targets_`` has the labels to relabel with, and
 # ``on_harmful="mend"`` trains on them.
 
