@@ -72,7 +72,7 @@ def test_docstrings_are_looked_at():
     } <= set(with_docstrings())
 
 
-@pytest.mark.parametrize("page", ["getting_started", "user_guide", "scaling"])
+@pytest.mark.parametrize("page", ["getting_started", "user_guide", "inside", "scaling"])
 def test_code_of_the_page_runs(page):
     blocks = re.findall(
         r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL
