@@ -1,4 +1,4 @@
-"""What curvature a loss has by the outputs of a net, and what stands for it if none.
+"""Curvature of a loss by the outputs of a net, and its substitute where there is none.
 
 Criteria of users may have kinks, or be bounded; then the second derivative is zero or
 negative where samples are predicted badly, and there is nothing to solve with.

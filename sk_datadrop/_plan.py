@@ -108,7 +108,7 @@ class Plan:
 
     @property
     def aim(self) -> Aim:
-        """What nets are trained to predict."""
+        """The kind of target that nets are trained to predict."""
         shape = self.target_shape if self.classes is None else None
         like = np.zeros(self.samples.y.shape[1:], dtype=self.samples.y.dtype)
         return Aim(self.reading, like, shape, self.is_picked)

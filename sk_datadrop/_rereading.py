@@ -16,7 +16,7 @@ from sk_datadrop._training import seeded
 
 N_LOOKED_AT = 8
 N_READINGS = 4
-"""Of each: what changes one sample in ten is noticed 29 times of 30."""
+"""Eight samples read four times: a change to one in ten is noticed 29 times of 30."""
 
 
 def common_shape(X: DatasetRows, net: NeuralNet) -> Any:

@@ -1,6 +1,6 @@
-"""Look before anything is dropped: could the splits see, and can it be believed.
+"""Check before anything is dropped: can the nets and the evidence be trusted.
 
-Whatever fails is said in words that tell what to do, and kept to what is safe.
+Every check that fails adds a warning that says what to do, and keeps samples in doubt.
 """
 
 from collections.abc import Sequence
@@ -21,32 +21,32 @@ SMALLEST_GAIN = 0.02
 """Share of a constant's held-out loss that nets must save for their word to count."""
 
 SMALLEST_GAIN_IN_SPREAD = 0.2
-"""Or of the variance of the targets, by their median absolute deviation: gross errors
-may outweigh what a net has learned of all the others."""
+"""Share of the variance of the targets (by their median absolute deviation) that also
+suffices: gross errors may outweigh what a net has learned of all other samples."""
 
 LARGEST_UNEXPLAINED = 0.05
 """Share of the surest predictions that may contradict the labels of hard samples."""
 
 LARGEST_SHARE = 0.5
-"""Of a class, or of all samples, that may be found harmful: if most of what it was
-taught were wrong, the nets would have learned that."""
+"""Share of a class, or of all samples, that may be found harmful: if most labels of a
+class were wrong, the nets would have learned the wrong ones."""
 
 SMALLEST_POWER = 0.3
-"""Share of planted errors that must be found, or nothing found says nothing."""
+"""Share of planted errors that must be found, or an empty result means nothing."""
 
 PLANTED_SHARE = 0.1
 PLANTED_SIZE = 6.0
 """Standard deviations of a planted error of a real target."""
 
 STILL_FALLING = 0.1
-"""Share of all that the held-out loss fell which lies in the last fifth of epochs."""
+"""Share of the fall of the held-out loss that lies in the last fifth of the epochs."""
 
 
 class DataDropoutWarning(UserWarning):
-    """What a fit could not know, and what to do about it.
+    """Warning that a fit could not tell which samples do harm.
 
-    Issued by ``fit`` where nets, trainings or numbers of samples do not allow to tell
-    which samples do harm. In doubt nothing is dropped.
+    ``fit`` issues it if nets, trainings or numbers of samples do not allow to tell. The
+    message says what to do. In doubt nothing is dropped.
 
     See Also
     --------
@@ -90,7 +90,7 @@ class Course(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to believe of a chance of harm.
+    """The chance of harm of each sample after all safeguards.
 
     Attributes
     ----------
@@ -337,7 +337,7 @@ def summary_of(
     courses: Sequence[Course],
     on_harmful: str = "drop",
 ) -> str:
-    """Return the fit in one line."""
+    """Return a summary of the fit in one line."""
     n_samples = len(keep)
     n_treated = int(np.sum(~keep if on_harmful == "drop" else verdict.is_harmful))
     verb = {"drop": "dropped", "weigh": "weighed down", "mend": "mended"}[on_harmful]

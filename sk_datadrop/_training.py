@@ -219,7 +219,7 @@ def _generators(device: Any) -> list[torch.Generator]:
 
 _USUAL = (RuntimeError, ValueError, IndexError)
 _IN_CALLBACKS = (LookupError, TypeError, AttributeError, SkorchException)
-"""What a callback raises that misses something."""
+"""Errors of a callback that misses something."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What people do with scikit-learn estimators: one test for each row of the docs."""
+"""Uses of scikit-learn estimators: one test for each row of the docs."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""What is said before anything is dropped, and what is left alone, case by case."""
+"""Warnings before anything is dropped, and samples that are left alone, by case."""
 
 import numpy as np
 import pytest
@@ -229,7 +229,7 @@ class TestMostOfIt:
 
     @pytest.mark.parametrize(("n_harmful", "is_most"), [(5, False), (6, True)])
     def test_most_of_a_class(self, n_harmful, is_most):
-        """Of ten samples; what looks harmful in other classes is dropped."""
+        """The class has ten samples; harmful samples of other classes are dropped."""
         evidence = labels(100, n_classes=10)
         of_class = np.flatnonzero(evidence.codes == 7)
         chance = chances(100, np.r_[of_class[:n_harmful], 0, 1])
