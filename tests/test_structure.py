@@ -496,10 +496,10 @@ PARAMETERS = ", ".join(f"p{number}" for number in range(MAX_PARAMETERS + 1))
             f"class A:\n    def __init__(self, a, *, {PARAMETERS}): ...",
             f"2: a constructor with {MAX_PARAMETERS + 2} parameters; at most ",
         ),
-        (riddles, "_plan", '"""What is planned."""', "1: begins with What; name"),
+        (riddles, "_plan", '"""What is planned."""', "1: begins with What; put"),
         (riddles, "_plan", 'def f():\n    """Whether so."""', "2: begins with Whether"),
         (riddles, "_plan", 'class A:\n "\\nOf a plan: all."', "2: begins with Of"),
-        (riddles, "_plan", 'N = 2\n"""Of each class."""', "2: begins with Of; name"),
+        (riddles, "_plan", 'N = 2\n"""Of each class."""', "2: begins with Of; put"),
     ],
 )
 def test_a_breach_is_seen(rule, part, source, complaint):
