@@ -212,7 +212,7 @@ class FunctionalNet:
         if not handed and self._structure is not None:
             raise ValueError(
                 "the module returns several tensors, and get_loss hands none of them "
-                "to the criterion: what it says of the targets is unknown. Have infer "
+                "to the criterion: it is unknown which one predicts y. Have infer "
                 "return the tensor to predict with."
             )
         return handed or [(outputs, y)]

@@ -99,8 +99,8 @@ def say_random(net: NeuralNet, samples: Samples, seed: int, name: str) -> str | 
         advice = "Draw random numbers in iterator_train__collate_fn only."
     return (
         f"{by} gives other values each time a sample is read, as random augmentation "
-        "does: influence, predictions and suspicion are then those of one draw, and "
-        f"fewer errors are found. {advice}"
+        "does. All scores are then those of one random draw, and fewer errors are "
+        f"found. {advice}"
     )
 
 

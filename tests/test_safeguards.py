@@ -23,7 +23,7 @@ NOTES = {
     "still falling": "still falling when training ended",
     "most of all": "of all samples look harmful",
     "class": "most samples of class",
-    "hard": "looks as if the samples were hard",
+    "hard": "these samples seem hard, not mislabelled",
     "too hard": "know too little to tell which labels are wrong",
     "low power": "nothing was found, but little could have been",
 }
