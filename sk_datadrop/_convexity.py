@@ -16,8 +16,8 @@ from sk_datadrop._samples import Samples
 _MOST_TO_LOOK_AT = 256
 _N_DIRECTIONS = 4
 _LARGEST_CONCAVITY = 0.01
-"""Negative curvature by the outputs, as a share of the positive. Focal losses have none
-that counts, bounded ones .02 to 7, with which scores are worse than without any."""
+"""Negative curvature by the outputs, as a share of the positive. It is tiny for focal
+losses, and 0.02 to 7 for bounded ones, which makes scores worse than no curvature."""
 
 
 def output_hessian(net: FunctionalNet, z: Tensor, y: Tensor) -> Callable[..., Tensor]:

@@ -158,7 +158,7 @@ class _Confidence(NamedTuple):
         Samples that are tied across the border are inside in part, so that their order
         does not matter.
         """
-        # Rounded first: .1 * 30 is a little more than 3.
+        # Rounded first: 0.1 * 30 is a little more than 3.
         n_inside = np.ceil(np.round(share * self.n_alike, 9))
         return np.asarray(np.clip((n_inside - self.n_before) / self.n_tied, 0, 1))
 

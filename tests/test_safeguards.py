@@ -315,7 +315,7 @@ class TestPower:
         evidence = numbers(losses)
         verdict = review(evidence, np.zeros(200), [FINE])
         assert told(verdict) == ["low power"]
-        assert f"only {verdict.power:.0%} were recognised" in verdict.notes[0]
+        assert f"only {verdict.power:.0%} of the errors planted" in verdict.notes[0]
         # Something was found after all,
         assert told(review(evidence, chances(200, [5]), [FINE])) == []
         # or it was, and is spared,
