@@ -308,7 +308,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         return codes if self.aim_.shape is not None else self.classes_[codes]
 
     def _is_for_scikit_learn(self, y: Any) -> bool:
-        """Return if there is one class per sample, or a column for each label."""
+        """Tell whether there is one class per sample, or a column for each label."""
         if self.aim_.shape is None or np.ndim(y) < 2:
             return True
         reading = self.aim_.reading

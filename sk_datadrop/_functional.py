@@ -115,7 +115,7 @@ class FunctionalNet:
 
     @property
     def is_convex(self) -> bool:
-        """Return if the loss is torch's, and so convex in the outputs."""
+        """Tell whether the loss is torch's, and so convex in the outputs."""
         owners = type(self._criterion), type(self._net).get_loss
         return all(o.__module__.split(".")[0] in ("torch", "skorch") for o in owners)
 
@@ -130,7 +130,7 @@ class FunctionalNet:
 
     @property
     def returns_several(self) -> bool:
-        """Return if the module returned more than one tensor for the last batch."""
+        """Tell whether the module returned more than one tensor for the last batch."""
         return self._structure is not None
 
     def as_returned(self, outputs: Tensor) -> Any:

@@ -19,7 +19,7 @@ class Heard(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        """Return if it is from this package, and not from the core of torch."""
+        """Tell whether it is from this package, and not from the core of torch."""
         return self.filename.startswith(_HERE) and "Triggered int" not in self.message
 
 

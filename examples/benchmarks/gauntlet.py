@@ -625,12 +625,12 @@ def percent_of_none(methods, first, second) -> tuple[float, float]:
 
 
 def is_real(mean, half) -> bool:
-    """Return if zero is outside the interval; never with a single seed."""
+    """Tell whether zero is outside the interval; never with a single seed."""
     return bool(abs(mean) > half)
 
 
 def has_gap(methods) -> bool:
-    """Return if the oracle is better than none by more than noise."""
+    """Tell whether the oracle is better than none by more than noise."""
     mean, half = paired_interval(methods, "none", "oracle", "loss")
     return mean > 0 and is_real(mean, half)
 
