@@ -333,7 +333,7 @@ def wide_constructors(part, source):
             )
 
 
-def riddles(part, source):
+def unclear_openings(part, source):
     """Docstrings name their subject first; those of attributes do, too."""
     for node in nodes(source, ast.Expr):
         text = node.value.value if isinstance(node.value, ast.Constant) else None
@@ -352,7 +352,7 @@ RULES = [
     long_modules,
     long_functions,
     wide_constructors,
-    riddles,
+    unclear_openings,
 ]
 
 
@@ -376,7 +376,7 @@ def test_docstrings_elsewhere_keep_the_rule(folder):
     complaints = [
         f"{path}:{complaint}"
         for path in sorted((Path(__file__).parents[1] / folder).rglob("*.py"))
-        for complaint in riddles("", path.read_text())
+        for complaint in unclear_openings("", path.read_text())
     ]
     assert complaints == []
 
@@ -496,10 +496,30 @@ PARAMETERS = ", ".join(f"p{number}" for number in range(MAX_PARAMETERS + 1))
             f"class A:\n    def __init__(self, a, *, {PARAMETERS}): ...",
             f"2: a constructor with {MAX_PARAMETERS + 2} parameters; at most ",
         ),
-        (riddles, "_plan", '"""What is planned."""', "1: begins with What; put"),
-        (riddles, "_plan", 'def f():\n    """Whether so."""', "2: begins with Whether"),
-        (riddles, "_plan", 'class A:\n "\\nOf a plan: all."', "2: begins with Of"),
-        (riddles, "_plan", 'N = 2\n"""Of each class."""', "2: begins with Of; put"),
+        (
+            unclear_openings,
+            "_plan",
+            '"""What is planned."""',
+            "1: begins with What; put",
+        ),
+        (
+            unclear_openings,
+            "_plan",
+            'def f():\n    """Whether so."""',
+            "2: begins with Whether",
+        ),
+        (
+            unclear_openings,
+            "_plan",
+            'class A:\n "\\nOf a plan: all."',
+            "2: begins with Of",
+        ),
+        (
+            unclear_openings,
+            "_plan",
+            'N = 2\n"""Of each class."""',
+            "2: begins with Of; put",
+        ),
     ],
 )
 def test_a_breach_is_seen(rule, part, source, complaint):
@@ -531,7 +551,11 @@ def test_a_breach_is_seen(rule, part, source, complaint):
         ),
         (long_functions, "_plan", "def f():\n" + "    a = 1\n    # Why.\n\n" * 49),
         (wide_constructors, "_plan", f"def f(self, a, {PARAMETERS}): ..."),
-        (riddles, "_plan", '"""Offer a plan, whatever it is."""\nf("Of these")'),
+        (
+            unclear_openings,
+            "_plan",
+            '"""Offer a plan, whatever it is."""\nf("Of these")',
+        ),
     ],
 )
 def test_what_keeps_the_rules_is_let_be(rule, part, source):
