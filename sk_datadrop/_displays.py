@@ -1,4 +1,4 @@
-"""Pictures of the findings, in the manner of scikit-learn's displays."""
+"""Figures of a fit, in the manner of scikit-learn's displays."""
 
 from typing import Any, Self
 
@@ -22,11 +22,11 @@ CAPTION_SIZE = 8
 
 INCHES_PER_CHARACTER = 0.07
 INCHES_PER_LINE = 0.3
-"""Of captions: they stand above two lines of pictures."""
+"""Height of a line of a caption, which stands above two lines of pictures."""
 
 SMALLEST_WIDTH = 1.3
 MOST_CHARACTERS_IN_A_LINE = 50
-"""Of names of classes, side by side."""
+"""Characters of the names of classes, side by side."""
 
 
 class DropCurveDisplay:
@@ -159,9 +159,9 @@ class DropCurveDisplay:
 
 
 class InfluenceDisplay:
-    """The findings of data dropout about the samples.
+    """Figures of the scores of a fitted estimator, in the manner of scikit-learn.
 
-    `plot` has four pictures: all scores, samples at both ends, classes, agreement.
+    `plot` draws one of four: a histogram, a gallery, drop rates, or agreement.
 
     Parameters
     ----------
@@ -169,7 +169,8 @@ class InfluenceDisplay:
             or DataDropoutSampler
         Fitted.
     X, y : array-like of shape (n_samples, ...), Dataset or None
-        Samples it was fitted on, in the same order, and targets (None: of a data set).
+        Samples it was fitted on, in the same order, and their targets. None uses the
+        targets of a data set X.
 
     Attributes
     ----------
@@ -180,7 +181,7 @@ class InfluenceDisplay:
 
     See Also
     --------
-    influence_report : The same, sample by sample.
+    influence_report : Returns the same as a table.
 
     Examples
     --------
@@ -208,9 +209,9 @@ class InfluenceDisplay:
     def from_estimator(
         cls, estimator: Any, X: Any, y: Any = None, **options: Any
     ) -> Self:
-        """Draw a fitted estimator.
+        """Draw a figure of a fitted estimator.
 
-        The estimator has to be fitted; nothing is trained.
+        Nothing is trained.
 
         Parameters
         ----------
@@ -228,7 +229,7 @@ class InfluenceDisplay:
 
         See Also
         --------
-        plot : Draws another picture of the same.
+        plot : Draws another figure.
 
         Examples
         --------
@@ -247,9 +248,9 @@ class InfluenceDisplay:
     def plot(
         self, kind: str = "histogram", *, ax: Any = None, n_samples: int = 8
     ) -> Self:
-        """Draw one of the pictures.
+        """Draw one of the figures.
 
-        Nothing is computed again, so that several pictures cost little.
+        Nothing is computed again, so further figures cost little.
 
         Parameters
         ----------

@@ -59,7 +59,7 @@ def gauntlet(modules, monkeypatch):
 
 @pytest.fixture
 def make_context(gauntlet, tmp_path):
-    """Of a tiny version of a cell, with some epochs on it."""
+    """Return a function that makes the context of a tiny version of a cell."""
 
     def make(cell=WINE, epochs=8):
         problem = gauntlet.CELLS[cell](0, quick=True)

@@ -18,7 +18,7 @@ def python_blocks(text):
 
 
 def anchors(page):
-    """Of the headings, as GitHub names them."""
+    """Return the anchors of the headings, as GitHub names them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 

@@ -215,7 +215,7 @@ class Answer:
     params: dict = field(default_factory=dict)
     """Changes to the net that is trained on them."""
     outcome: dict | None = None
-    """Of a method that has its nets already."""
+    """Result of a method that has its nets already."""
     notes: dict = field(default_factory=dict)
 
 
@@ -350,7 +350,7 @@ def early_stopping(context):
 
 
 def selection_of(context) -> dict:
-    """What choosing the samples took."""
+    """Return the trainings and seconds that choosing the samples took."""
     # Splits from the cache report the seconds of the run that computed them.
     return {
         "trainings": context.trainings_of_round_one,
@@ -522,7 +522,7 @@ OUTCOME = ("score", "loss", "scores", "losses", "seconds")
 
 
 def results_of(context, method) -> dict:
-    """What a method chose, and how good the net trained on it is."""
+    """Return the choice of a method, and how good the net trained on it is."""
     answer = method(context)
     result = context.result_of(answer)
     dropped, spoiled = ~answer.kept, context.problem.spoiled
@@ -625,12 +625,12 @@ def percent_of_none(methods, first, second) -> tuple[float, float]:
 
 
 def is_real(mean, half) -> bool:
-    """Whether zero is outside; never with a single seed."""
+    """Tell whether zero is outside the interval; never with a single seed."""
     return bool(abs(mean) > half)
 
 
 def has_gap(methods) -> bool:
-    """Whether the oracle is better than none by more than noise."""
+    """Tell whether the oracle is better than none by more than noise."""
     mean, half = paired_interval(methods, "none", "oracle", "loss")
     return mean > 0 and is_real(mean, half)
 
