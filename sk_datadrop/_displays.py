@@ -10,7 +10,7 @@ from sk_datadrop._lazy import LazyTargets, with_own_targets
 from sk_datadrop._pictures import caption, draw_values, pictures_of
 from sk_datadrop._report import (
     check_findings,
-    check_report_support,
+    check_support,
     labels_of_classes,
     names_of_classes,
     tabulate,
@@ -105,7 +105,7 @@ class DropCurveDisplay:
         (9, 1)
         """
         # Nobody wants to learn it after the trainings.
-        check_report_support("DropCurveDisplay.from_estimator", "matplotlib")
+        check_support("DropCurveDisplay.from_estimator", "matplotlib")
         return cls(drop_curve(estimator, X, y, **options)).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
@@ -139,7 +139,7 @@ class DropCurveDisplay:
         >>> DropCurveDisplay(curve).plot().ax_.get_xlabel()
         'share of the training samples dropped'
         """
-        check_report_support("DropCurveDisplay.plot", "matplotlib")
+        check_support("DropCurveDisplay.plot", "matplotlib")
         ax = _axes(ax)
         shares = np.mean(self.curve.n_dropped / self.curve.n_train[:, None], axis=0)
         order = np.argsort(shares)
@@ -196,7 +196,7 @@ class InfluenceDisplay:
     """
 
     def __init__(self, estimator: Any, X: Any, y: Any = None) -> None:
-        check_report_support("InfluenceDisplay")
+        check_support("InfluenceDisplay", "pandas")
         check_findings("InfluenceDisplay", estimator)
         self.estimator = estimator
         self.names = names_of_classes(estimator, X, y)
@@ -287,7 +287,7 @@ class InfluenceDisplay:
         >>> InfluenceDisplay(model, X, y).plot("gallery", n_samples=3).ax_.shape
         (2, 3)
         """
-        check_report_support("InfluenceDisplay.plot", "matplotlib")
+        check_support("InfluenceDisplay.plot", "matplotlib")
         if kind == "gallery":
             if ax is not None:
                 raise ValueError("a gallery makes its own axes; leave ax out.")

@@ -11,7 +11,7 @@ from sk_datadrop._lazy import LazyTargets, with_own_targets
 from sk_datadrop._pictures import pictures_of
 from sk_datadrop._report import (
     check_findings,
-    check_report_support,
+    check_support,
     labels_of_classes,
     names_of_classes,
     tabulate,
@@ -94,8 +94,7 @@ def influence_html(
     >>> "Dropped 20 of 200 samples" in page
     True
     """
-    for package in ("pandas", "jinja2"):
-        check_report_support("influence_html", package)
+    check_support("influence_html", "pandas", "jinja2")
     check_findings("influence_html", estimator)
     if max_samples < 0:
         raise ValueError(f"max_samples must be 0 or more; got {max_samples}.")

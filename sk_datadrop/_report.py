@@ -17,6 +17,15 @@ from sk_datadrop._names import class_names, file_names
 from sk_datadrop._objective import Kind
 from sk_datadrop._selectors import DataDropoutTransformer
 
+_EXTRAS = {
+    "jinja2": "report",
+    "matplotlib": "plot",
+    "pandas": "report",
+    "safetensors": "save",
+    "skops": "save",
+}
+"""Of this package, by what they install."""
+
 
 def influence_report(estimator: Any, X: Any, y: Any = None) -> Any:
     """Report for every sample its target, prediction, scores and whether it was kept.
@@ -80,7 +89,7 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> Any:
     >>> harmful["row"].tolist() == list(range(20)), bool(harmful["kept"].any())
     (True, False)
     """
-    check_report_support("influence_report")
+    check_support("influence_report", "pandas")
     check_findings("influence_report", estimator)
     names = names_of_classes(estimator, X, y)
     return tabulate(estimator, *with_own_targets(X, y), names)
@@ -167,7 +176,7 @@ def audit(
     True
     """
     # Nobody wants to learn it after the trainings.
-    check_report_support("audit")
+    check_support("audit", "pandas")
     selector = DataDropoutTransformer(
         net,
         cv=cv,
@@ -181,16 +190,16 @@ def audit(
     return influence_report(selector, X, y)
 
 
-def check_report_support(caller: str, package: str = "pandas") -> None:
-    """Raise an ImportError that says what to install, unless it is there."""
-    try:
-        import_module(package)
-    except ImportError as error:
-        extra = "demo" if package == "matplotlib" else "report"
-        raise ImportError(
-            f"{caller} requires {package}. You can install {package} with "
-            f"`pip install sk_datadrop[{extra}]`"
-        ) from error
+def check_support(caller: str, *packages: str) -> None:
+    """Raise an ImportError that says what to install, unless all are there."""
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"{caller} requires {package}. You can install {package} with "
+                f'`pip install "sk_datadrop[{_EXTRAS[package]}]"`'
+            ) from error
 
 
 def check_findings(caller: str, estimator: Any) -> None:

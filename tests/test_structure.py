@@ -18,6 +18,7 @@ PACKAGE = Path(sk_datadrop.__file__).parent
 
 # The order in which the data pass through. A module imports only what stands before it.
 ORDER = [
+    "_version",
     "metrics",
     "nets",
     "datasets",
@@ -83,6 +84,8 @@ ORDER = [
     "_selectors",
     "_curves",
     "_report",
+    "_net_weights",
+    "_saving",
     "_pictures",
     "_thumbnails",
     "_html",
@@ -113,7 +116,7 @@ STAND_INS = {
 
 MAX_LINES_OF_MODULE = 450
 MAX_LINES_OF_FUNCTION = 50
-MAX_LINES_OF_PACKAGE = 14_200
+MAX_LINES_OF_PACKAGE = 14_700
 MAX_PARAMETERS = 11
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
