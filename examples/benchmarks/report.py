@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results")
 IMAGES = ROOT / "docs" / "images"
 PAGES = [ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "scaling")]
-MARKED = re.compile(r"(<!-- table: (\w+) -->\n\n).*?(\n<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 # Tables.
@@ -130,7 +130,7 @@ def tables() -> dict[str, str]:
 
 def filled(page: str, texts: dict[str, str]) -> str:
     """Return the page with its tables replaced."""
-    return MARKED.sub(lambda found: found[1] + texts[found[2]] + found[3], page)
+    return MARKED.sub(lambda found: f"{found[1]}\n{texts[found[2]]}\n{found[3]}", page)
 
 
 # Figures.
