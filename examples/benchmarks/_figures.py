@@ -183,7 +183,13 @@ def draw_series(axes, series: Series, places, offset, limits) -> None:
 KINDS = {
     "Images": ("MNIST", "digits", "30 classes"),
     "Signals": ("MNIST-1D",),
-    "Tables, classes": ("wine", "cuts of diamonds", "breast cancer"),
+    "Tables, classes": (
+        "wine",
+        "cuts of diamonds",
+        "breast cancer",
+        "breast cancer unscaled",
+        "overlapping classes",
+    ),
     "Tables, numbers": ("Friedman", "diabetes", "diamonds"),
     "Pairs of images": ("photographs",),
 }
@@ -194,9 +200,7 @@ SPARED = (", MNIST-1D", ", MNIST", ", photographs")
 
 def kind_of(cell: str) -> str:
     data = cell.split(", ")[1] if ", " in cell else ""
-    found = [kind for kind, names in KINDS.items() if data.startswith(names)]
-    exact = [kind for kind, names in KINDS.items() if data in names]
-    return (exact or found or ["Others"])[0]
+    return next((kind for kind, names in KINDS.items() if data in names), "Others")
 
 
 def short(cell: str) -> str:

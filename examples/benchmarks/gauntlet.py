@@ -51,7 +51,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from time import perf_counter
 
@@ -624,8 +624,13 @@ def interval(values) -> tuple[float, float]:
     """Mean and half of its 95 % interval, or NaN."""
     if len(values) < 2:
         return (float(values[0]) if len(values) else np.nan), np.nan
-    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    half = t_quantile(len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
     return float(np.mean(values)), float(half)
+
+
+@cache
+def t_quantile(n_degrees) -> float:
+    return float(stats.t.ppf(0.975, n_degrees))
 
 
 def paired_interval(methods, first, second, name, scale=1.0) -> tuple[float, float]:

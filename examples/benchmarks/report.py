@@ -111,8 +111,10 @@ def gpu_table() -> str:
 def gpu_cell(line) -> str:
     if line is None:
         return "not run"
-    seconds = line.get("seconds")
-    return "fails" if seconds is None else f"{seconds:.3g}"
+    if "seconds" not in line:
+        return "fails"
+    seconds = line["seconds"]
+    return f"{seconds:.2f}" if seconds < 10 else f"{seconds:.3g}"
 
 
 def tables() -> dict[str, str]:
