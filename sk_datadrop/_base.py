@@ -1,5 +1,6 @@
 """The base of all estimators, transformers and samplers: `fit` is the method."""
 
+from time import perf_counter
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,7 +15,8 @@ from sk_datadrop._inputs import check_inputs, with_targets_given, without_target
 from sk_datadrop._objective import Kind
 from sk_datadrop._plan import Plan, make_plan
 from sk_datadrop._predictions import Aim
-from sk_datadrop._schedule import progress_bar
+from sk_datadrop._progress import Progress
+from sk_datadrop._schedule import work_of_fit
 from sk_datadrop._two_rounds import (
     Choice,
     Refit,
@@ -119,13 +121,15 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
         >>> DataDropoutRegressor(net, cv=2).fit(X, y).influence_.shape
         (60,)
         """
+        start = perf_counter()
         self._forget()
         plan = make_plan(
             self, X, y, X_val, y_val, params, is_classification=self._is_classification
         )
-        n_trainings = len(plan.splits) + self._has_round_two
-        with progress_bar(n_trainings, self.verbose) as bar:
+        work = work_of_fit(plan, n_refits=int(self._has_round_two))
+        with Progress(self.verbose) as bar, bar.part(work):
             results = score_splits(plan, bar)
+            bar.hide()
             warn_of(results, stacklevel=2)
             evidence = gather(plan, results)
             verdict = judge(plan, results, evidence, stacklevel=2)
@@ -136,10 +140,10 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             if self._has_round_two:
                 store_refit(self, self._retrain(plan, choice, bar))
         if self.verbose:
-            print(self.summary_)
+            print(f"{self.summary_}; took {perf_counter() - start:,.1f} s")
         return self
 
-    def _retrain(self, plan: Plan, choice: Choice, bar: Any) -> Refit:
+    def _retrain(self, plan: Plan, choice: Choice, bar: Progress) -> Refit:
         try:
             return retrain(plan, choice, bar)
         except ValueError as error:

@@ -218,8 +218,9 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         with ``train_split=None``. The trainings of round 1 use seeds derived from it.
         None draws the seed from torch's global generator.
     verbose : int, default=0
-        1 shows a progress bar with the time left, and prints `summary_`; 2 and more
-        also the net's own table.
+        1 shows one progress bar over all trainings, with the epoch and the time left,
+        and prints `summary_` and the seconds at the end; 2 and more also the net's own
+        table. With worker processes the bar moves by the split, not by the epoch.
 
     Attributes
     ----------

@@ -128,8 +128,8 @@ def audit(
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches.
     verbose : int, default=0
-        1 shows a progress bar and prints the fit in one line; 2 and more also the net's
-        own table.
+        1 shows a progress bar, and prints the fit in one line at the end; 2 and more
+        also the net's own table.
     X_val, y_val : array-like, Dataset or None, default=None
         Samples to measure influence on, instead of `cv`. Not in the report.
 

@@ -188,31 +188,6 @@ class TestCv:
         assert np.isfinite(model.influence_).all()
 
 
-class TestProgress:
-    def test_a_bar_counts_the_trainings(self, classifier, blobs, capsys):
-        DataDropoutClassifier(classifier, cv=2, verbose=1, random_state=0).fit(*blobs)
-        shown = capsys.readouterr()
-        assert "split 2 of 2: scoring" in shown.err
-        assert "0/3" in shown.err
-        assert "train_loss" not in shown.out
-
-    def test_selectors_train_once_less(self, classifier, blobs, capsys):
-        DataDropoutTransformer(classifier, cv=2, verbose=1, random_state=0).fit(*blobs)
-        shown = capsys.readouterr()
-        assert "split 2 of 2: scoring" in shown.err
-        assert "0/2" in shown.err
-
-    def test_the_table_of_the_net_is_shown_on_demand(self, classifier, blobs, capsys):
-        DataDropoutClassifier(classifier, cv=2, verbose=2, random_state=0).fit(*blobs)
-        assert "train_loss" in capsys.readouterr().out
-
-    def test_silent_by_default(self, classifier, blobs, capsys):
-        DataDropoutClassifier(classifier, cv=2, random_state=0).fit(*blobs)
-        shown = capsys.readouterr()
-        assert not shown.out
-        assert not shown.err
-
-
 class SetShapes(Callback):
     """Gives the module its shape, and counts how often a training begins."""
 

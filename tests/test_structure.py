@@ -36,6 +36,7 @@ ORDER = [
     "_outputs",
     "_weighing",
     "_batches",
+    "_progress",
     "_callbacks",
     "_training",
     "_rereading",
@@ -113,7 +114,7 @@ STAND_INS = {
 
 MAX_LINES_OF_MODULE = 450
 MAX_LINES_OF_FUNCTION = 50
-MAX_LINES_OF_PACKAGE = 14_200
+MAX_LINES_OF_PACKAGE = 14_400
 MAX_PARAMETERS = 11
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
