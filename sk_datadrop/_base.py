@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
 from sk_datadrop._casting import Casting
-from sk_datadrop._engine import Engine
+from sk_datadrop._engine import Engine, View
 from sk_datadrop._inputs import check_inputs, with_targets_given, without_targets
 from sk_datadrop._objective import Kind
 from sk_datadrop._plan import Plan, make_plan
@@ -29,6 +29,7 @@ from sk_datadrop._two_rounds import (
     store_refit,
     warn_of,
 )
+from sk_datadrop._written import written
 
 
 class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
@@ -39,6 +40,21 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
 
     _has_round_two: ClassVar[bool] = True
     aim_: Aim
+    influence_: np.ndarray
+    influence_per_view_: np.ndarray
+    harm_probability_: np.ndarray
+    sample_mask_: np.ndarray
+    sample_indices_: np.ndarray
+    sample_weight_: np.ndarray
+    suggested_targets_: np.ndarray
+    suggestion_probability_: np.ndarray
+    n_dropped_: int
+    drop_fraction_: float
+    summary_: str
+    warnings_: list[str]
+    timings_: dict[str, float]
+    views_: list[View]
+    round_one_estimators_: list[NeuralNet]
 
     def __init__(
         self,
@@ -204,6 +220,9 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
 
     def _routes_to(self, callee: str) -> MethodMapping:
         return MethodMapping().add(caller="fit", callee=callee)
+
+    def __repr__(self) -> str:
+        return written(self)
 
     def get_support(self, indices: bool = False) -> np.ndarray:
         """Tell which samples were kept.

@@ -236,11 +236,12 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         predictions and losses; NaN for samples never scored.
     sample_weight_ : ndarray of shape (n_samples,), dtype float64
         How much each sample counts in round 2: zero where dropped.
-    suggested_targets_ : ndarray of shape (n_samples,)
+    suggested_targets_ : ndarray of the shape of y
         The given label, or the most likely other one where it is more likely wrong
         than right.
     suggestion_probability_ : ndarray of shape (n_samples,), dtype float64
-        Chance that the suggested label is right.
+        Chance that the suggested label is right; with many classes per sample, that all
+        of its suggested classes are.
     summary_ : str
         The fit in one line.
     warnings_ : list of str
@@ -254,7 +255,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     n_dropped_, drop_fraction_ : int and float
         Number of samples dropped, and their share of the scored samples.
     drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
-        Share of each class that was dropped.
+        Share of each class that was dropped. Not with many classes per sample.
     solver_results_ : list of SolverResult
         One per split and checkpoint.
     cv_results_ : dict of str to ndarray

@@ -188,6 +188,41 @@ class TestCv:
         assert np.isfinite(model.influence_).all()
 
 
+class TestRepr:
+    def test_names_what_was_changed(self):
+        net = NeuralNetClassifier(
+            MLP,
+            module__n_hidden=7,
+            criterion=nn.CrossEntropyLoss,
+            lr=0.3,
+            callbacks=[SetShapes],
+            train_split=None,
+        )
+        engine = InfluenceFunctions(GaussNewton(damping=0.2), Lanczos())
+        model = DataDropoutClassifier(net, cv=KFold(4), engine=engine, random_state=0)
+        assert repr(clone(model)) == (
+            "DataDropoutClassifier(NeuralNetClassifier(MLP, "
+            "criterion=CrossEntropyLoss, lr=0.3, train_split=None, "
+            "callbacks=[SetShapes], module__n_hidden=7), "
+            "cv=KFold(n_splits=4, random_state=None, shuffle=False), engine="
+            "InfluenceFunctions(curvature=GaussNewton(damping=0.2), solver=Lanczos()), "
+            "random_state=0)"
+        )
+
+    @each
+    def test_defaults_are_left_out(self, kind):
+        model = kind(NeuralNetClassifier(MLP))
+        assert repr(clone(model)) == f"{kind.__name__}(NeuralNetClassifier(MLP))"
+
+    def test_is_short_whatever_is_held(self):
+        folds = list(KFold(4).split(np.zeros(500)))
+        net = NeuralNetClassifier(MLP, criterion__weight=torch.ones(500))
+        model = DataDropoutClassifier(net, cv=folds, objective=lambda outputs, y: y)
+        assert len(repr(model)) < 400
+        assert "\n" not in repr(model)
+        assert "objective=<lambda>" in repr(model)
+
+
 class SetShapes(Callback):
     """Gives the module its shape, and counts how often a training begins."""
 

@@ -79,6 +79,7 @@ ORDER = [
     "_auto",
     "_treatment",
     "_two_rounds",
+    "_written",
     "_base",
     "_estimators",
     "_selectors",
