@@ -1,13 +1,16 @@
 """How an estimator is written: in one line, without what is as by default."""
 
 from inspect import signature
-from reprlib import repr as brief
+from reprlib import Repr
 from typing import Any
 
 from sklearn.base import BaseEstimator
 
-MOST_CHARACTERS = 60
+MOST_CHARACTERS = 80
 """Of a parameter that is no estimator."""
+
+_BRIEF = Repr()
+_BRIEF.maxother = _BRIEF.maxstring = MOST_CHARACTERS
 
 _FIRST = ("estimator", "module")
 """Parameters that need no name."""
@@ -19,13 +22,13 @@ def written(value: Any) -> str:
         return _written_with(value, value.get_params(deep=False))
     if hasattr(value, "__name__"):
         return str(value.__name__)
-    if type(value) in (list, tuple) and 1 < len(value) < 5:
+    if type(value) in (list, tuple) and len(value) < 5:
         items = ", ".join(map(written, value))
-        return f"[{items}]" if isinstance(value, list) else f"({items})"
-    if " object at 0x" in repr(value)[:200]:
-        return f"{type(value).__name__}(...)"
+        text = f"[{items}]" if isinstance(value, list) else f"({items})"
+    elif " object at 0x" in (text := _BRIEF.repr(value)):
+        text = f"{type(value).__name__}(...)"
     # Arrays are written on several lines.
-    text = " ".join((brief if isinstance(value, list) else repr)(value).split())
+    text = " ".join(text.split())
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 3] + "..."
 
 

@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, KFold
 from sklearn.utils import get_tags
 from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
 from sk_datadrop import (
@@ -195,7 +195,7 @@ class TestRepr:
             module__n_hidden=7,
             criterion=nn.CrossEntropyLoss,
             lr=0.3,
-            callbacks=[SetShapes],
+            callbacks=[SetShapes, ("rate", LRScheduler())],
             train_split=None,
         )
         engine = InfluenceFunctions(GaussNewton(damping=0.2), Lanczos())
@@ -203,7 +203,7 @@ class TestRepr:
         assert repr(clone(model)) == (
             "DataDropoutClassifier(NeuralNetClassifier(MLP, "
             "criterion=CrossEntropyLoss, lr=0.3, train_split=None, "
-            "callbacks=[SetShapes], module__n_hidden=7), "
+            "callbacks=[SetShapes, ('rate', LRScheduler(...))], module__n_hidden=7), "
             "cv=KFold(n_splits=4, random_state=None, shuffle=False), engine="
             "InfluenceFunctions(curvature=GaussNewton(damping=0.2), solver=Lanczos()), "
             "random_state=0)"
