@@ -320,7 +320,10 @@ def _draw_histogram(display: InfluenceDisplay, ax: Any) -> None:
 def _draw_classes(display: InfluenceDisplay, ax: Any) -> None:
     rates = getattr(display.estimator, "drop_rate_per_class_", None)
     if rates is None:
-        raise ValueError("a regressor has no classes; choose another kind.")
+        raise ValueError(
+            "a regressor has no classes, and samples of many classes each are in no "
+            "single one; choose another kind, such as 'histogram' or 'gallery'."
+        )
     labels = labels_of_classes(display.estimator, display.names)
     ax.bar(labels, rates)
     if sum(map(len, labels)) > MOST_CHARACTERS_IN_A_LINE:
