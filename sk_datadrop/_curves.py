@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,10 @@ from sklearn.utils import _safe_indexing, check_random_state, check_scalar, inde
 from sk_datadrop._drop import check_drop_fraction, paired_standard_error
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._lazy import with_own_targets
-from sk_datadrop._parallel import run_all
+from sk_datadrop._parallel import n_processes, run_all
 from sk_datadrop._plan import cut, make_plan
-from sk_datadrop._schedule import progress_bar
+from sk_datadrop._progress import SILENT, Progress
+from sk_datadrop._schedule import work_of_fit
 from sk_datadrop._two_rounds import (
     Choice,
     choose,
@@ -223,7 +226,7 @@ def drop_curve(
     seeds = [int(rng.randint(2**31 - 1)) for _ in splits]
     shared = _Shared(clone(estimator), fractions, scorer, params)
     calls = [(shared, *drawn, X, y) for drawn in zip(splits, seeds, strict=True)]
-    runs = dict(run_all(_run, calls, n_jobs=n_jobs, net=estimator.estimator))
+    runs = _runs(shared, calls, n_jobs)
     columns = zip(*(runs[number] for number in range(len(splits))), strict=True)
     return DropCurve(list(fractions), *map(np.array, columns))
 
@@ -238,7 +241,27 @@ class _Shared:
     params: dict[str, Any]
 
 
-def _run(shared: _Shared, split: Any, seed: int, X: Any, y: Any) -> tuple[Any, ...]:
+def _runs(
+    shared: _Shared, calls: list[tuple[Any, ...]], n_jobs: int | None
+) -> dict[int, Any]:
+    """Make all runs, under one bar, and return them by their positions."""
+    start, runs = perf_counter(), {}
+    net, verbose = shared.estimator.estimator, shared.estimator.verbose
+    with Progress(verbose, len(calls), "run") as bar:
+        is_here = n_processes(n_jobs) < 2
+        run = partial(_run, bar=bar) if is_here else _run
+        for number, result in run_all(run, calls, n_jobs=n_jobs, net=net):
+            runs[number] = result
+            if not is_here:
+                bar.count_part()
+    if verbose:
+        print(f"measured {len(calls)} runs; took {perf_counter() - start:,.1f} s")
+    return runs
+
+
+def _run(
+    shared: _Shared, split: Any, seed: int, X: Any, y: Any, bar: Progress = SILENT
+) -> tuple[Any, ...]:
     """Return one row of each array of `DropCurve`."""
     (train, test), fractions = split, shared.fractions
     # "auto" asks more of the splits, which is checked before any training.
@@ -256,9 +279,9 @@ def _run(shared: _Shared, split: Any, seed: int, X: Any, y: Any) -> tuple[Any, .
         {name: cut(value, train, len(X)) for name, value in shared.params.items()},
         is_classification=is_classifier(model),
     )
-    n_trainings = len(plan.splits) + 2 * len(fractions) + 1
-    with progress_bar(n_trainings, model.verbose) as bar:
+    with bar.part(work_of_fit(plan, n_refits=2 * len(fractions) + 1)):
         results = score_splits(plan, bar)
+        bar.hide()
         warn_of(results, stacklevel=2)
         evidence = gather(plan, results)
         verdict = judge(plan, results, evidence, stacklevel=2)
