@@ -163,8 +163,8 @@ def _say_blind(gain: float, n_suspected: int) -> str:
     return (
         "the nets of round 1 predict held-out samples hardly better than a constant "
         f"does (they save {gain:.1%} of its loss), so they cannot tell which samples "
-        f"do harm: {n_suspected} look harmful, none was dropped. Scale the inputs (and, "
-        "for a regressor, the targets), train longer, or use another learning rate or "
+        f"do harm: {n_suspected} look harmful, none was dropped. Scale the inputs (and "
+        "the targets of a regressor), train longer, or use another learning rate or "
         "another net."
     )
 
