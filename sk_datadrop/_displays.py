@@ -4,8 +4,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from sk_datadrop._curves import DropCurve, drop_curve
+from sk_datadrop._curves import drop_curve
 from sk_datadrop._engine import View
+from sk_datadrop._gains import DropCurve
 from sk_datadrop._lazy import LazyTargets, with_own_targets
 from sk_datadrop._pictures import caption, draw_values, pictures_of
 from sk_datadrop._report import (

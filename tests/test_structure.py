@@ -81,6 +81,8 @@ ORDER = [
     "_base",
     "_estimators",
     "_selectors",
+    "_default_scores",
+    "_gains",
     "_curves",
     "_report",
     "_pictures",
@@ -113,7 +115,7 @@ STAND_INS = {
 
 MAX_LINES_OF_MODULE = 450
 MAX_LINES_OF_FUNCTION = 50
-MAX_LINES_OF_PACKAGE = 14_200
+MAX_LINES_OF_PACKAGE = 14_700
 MAX_PARAMETERS = 11
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
