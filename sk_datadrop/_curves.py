@@ -2,43 +2,30 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import KFold, StratifiedKFold, check_cv
-from sklearn.utils import _safe_indexing, check_random_state, check_scalar, indexable
+from sklearn.utils import check_random_state, check_scalar, indexable
 
-from sk_datadrop._default_scores import Scorer, can_turn_round, default_score
-from sk_datadrop._drop import check_drop_fraction
+from sk_datadrop._arms import Compared, Rule, Run, Trusted, run_once
+from sk_datadrop._default_scores import can_turn_round, default_scores
+from sk_datadrop._drop import check_drop_fraction, check_on_harmful
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
-from sk_datadrop._gains import DropCurve
+from sk_datadrop._gains import DropCurve, holds_errors
 from sk_datadrop._lazy import with_own_targets
 from sk_datadrop._parallel import run_all
-from sk_datadrop._plan import cut, make_plan
-from sk_datadrop._safeguards import DataDropoutWarning, Verdict
-from sk_datadrop._schedule import progress_bar
-from sk_datadrop._treatment import Treatment
-from sk_datadrop._two_rounds import (
-    Choice,
-    choose,
-    gather,
-    judge,
-    retrain,
-    score_splits,
-    store,
-    store_refit,
-    warn_of,
-)
+from sk_datadrop._plan import make_plan
+from sk_datadrop._safeguards import DataDropoutWarning
+from sk_datadrop._training import prefix_errors
 
 MOST_PARTS = 10
 SMALLEST_PART = 20
 """Of `X_test`, between which the variance is measured."""
-
-Rule = str | float
 
 
 def drop_curve(
@@ -90,10 +77,11 @@ def drop_curve(
         matters. Not together with `X_test`.
     scoring : str, callable or None, default=None
         As in scikit-learn. None is the accuracy, of many classes per sample that of
-        the labels, tags or pixels; for other targets it is one minus the median
+        the labels, tags or pixels, beside which `DropCurve.probability` has the mean
+        probability of the given class. For other targets it is one minus the median
         absolute error over that of the best constant. Wrong labels at random make
-        differences in accuracy smaller and do not change their sign, as they do with
-        log loss; gross errors hardly change a median.
+        differences in these smaller and do not turn them round, as they do with log
+        loss; gross errors hardly change a median.
     random_state : int, RandomState instance or None, default=None
         Seeds everything.
     n_jobs : int or None, default=None
@@ -130,60 +118,30 @@ def drop_curve(
         raise ValueError("y is missing: only a data set has its own targets. Pass y.")
     X, y = indexable(X, y)
     rng = check_random_state(random_state)
-    name, scorer = default_score(estimator)
+    scorers = default_scores(estimator)
     if scoring is not None:
-        scorer = check_scoring(estimator, scoring)
         name = getattr(scoring, "__name__", str(scoring))
+        scorers = {name: check_scoring(estimator, scoring)}
     trusted = _checked_trusted(estimator, X, y, X_test, y_test, params, rng)
     splits = _outer_splits(estimator, X, y, trusted, cv, n_repeats, params)
     seeds = [int(rng.randint(2**31 - 1)) for _ in splits]
-    shared = _Shared(clone(estimator), rules, scorer, params)
+    compared = Compared(clone(estimator), rules, scorers, params)
     drawn = zip(splits, seeds, strict=True)
-    calls = [(shared, *of_run, X, y, trusted) for of_run in drawn]
-    done = dict(run_all(_run, calls, n_jobs=n_jobs, net=estimator.estimator))
+    calls = [(compared, *of_run, X, y, trusted) for of_run in drawn]
+    done = dict(run_all(run_once, calls, n_jobs=n_jobs, net=estimator.estimator))
     runs = [done[number] for number in range(len(calls))]
-    curve = _gathered(rules, runs, name, trusted)
+    curve = _gathered(compared, runs, trusted)
     _warn_of_score(curve)
     if estimator.verbose:
         print(curve)
     return curve
 
 
-class _Trusted(NamedTuple):
-    """Samples to score on, never trained on, and the parts that they are scored in."""
-
-    X: Any
-    y: Any
-    parts: list[np.ndarray]
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """What all runs share."""
-
-    estimator: Any
-    rules: Sequence[Rule]
-    scorer: Scorer
-    params: dict[str, Any]
-
-
-class _Run(NamedTuple):
-    """What came out of a run: rows of the arrays of `DropCurve`, one per part.
-
-    Also the share of the training samples that are more likely harmful than not, and
-    the number of classes, 0 unless a sample has one of them.
-    """
-
-    rows: list[tuple[Any, ...]]
-    share_harmful: float
-    n_classes: int
-
-
 def _outer_splits(
     estimator: Any,
     X: Any,
     y: Any,
-    trusted: _Trusted | None,
+    trusted: Trusted | None,
     cv: Any,
     n_repeats: int | None,
     params: dict[str, Any],
@@ -199,7 +157,7 @@ def _outer_splits(
             "cv holds out samples of X to score on, and X_test is there for that. "
             "Leave out cv, or X_test and y_test."
         )
-    return [(np.arange(len(X)), np.arange(0))] * (n_repeats or 5)
+    return [(np.arange(len(y)), np.arange(0))] * (n_repeats or 5)
 
 
 def _checked_rules(estimator: Any, fractions: Sequence[Rule]) -> list[Rule]:
@@ -214,13 +172,15 @@ def _checked_rules(estimator: Any, fractions: Sequence[Rule]) -> list[Rule]:
             "fractions must be a sequence, each item a number in [0, 1), 'harmful', "
             f"'auto', 'weigh' or 'mend'; got {fractions!r}. Pass [{fractions!r}]."
         )
-    own = estimator.on_harmful
-    rules = [estimator.drop_fraction if own == "drop" else own]
-    for rule in fractions:
+    drop_fraction, on_harmful = estimator.drop_fraction, estimator.on_harmful
+    check_drop_fraction(drop_fraction)
+    check_on_harmful(on_harmful, drop_fraction)
+    rules: list[Rule] = []
+    for rule in (drop_fraction if on_harmful == "drop" else on_harmful, *fractions):
         if rule not in ("weigh", "mend"):
             check_drop_fraction(rule)
         if rule not in rules:
-            rules.append(rule)
+            rules.append(rule if isinstance(rule, str) else float(rule))
     return rules
 
 
@@ -232,7 +192,7 @@ def _checked_trusted(
     y_test: Any,
     params: dict[str, Any],
     rng: np.random.RandomState,
-) -> _Trusted | None:
+) -> Trusted | None:
     """Return the samples to score on, if there are any, compared with those of X.
 
     Raises a ValueError if they are not of the same kind.
@@ -240,7 +200,8 @@ def _checked_trusted(
     if X_test is None and y_test is None:
         return None
     if X_test is not None:
-        X_test, y_test = with_own_targets(X_test, y_test)
+        with prefix_errors("X_test"):
+            X_test, y_test = with_own_targets(X_test, y_test)
     try:
         # A fit would check them in the same way.
         with warnings.catch_warnings():
@@ -257,9 +218,6 @@ def _checked_trusted(
             )
     except ValueError as error:
         message = str(error).replace("X_val", "X_test").replace("y_val", "y_test")
-        message = message.replace(
-            "and let cv hold", "and let the cv of drop_curve hold"
-        )
         raise ValueError(message) from error
     n_parts = int(np.clip(len(y_test) // SMALLEST_PART, 2, MOST_PARTS))
     options = {"n_splits": n_parts, "shuffle": True, "random_state": rng}
@@ -270,134 +228,39 @@ def _checked_trusted(
             splitter = StratifiedKFold(**options)
     parts = [part for _, part in splitter.split(np.zeros(len(y_test)), labels)]
     X_test, y_test = indexable(X_test, y_test)
-    return _Trusted(X_test, y_test, parts)
-
-
-def _run(
-    shared: _Shared, split: Any, seed: int, X: Any, y: Any, trusted: _Trusted | None
-) -> _Run:
-    """Train and score all arms once."""
-    (train, test), rules = split, shared.rules
-    source, parts = (
-        ((X, y), [test]) if trusted is None else (trusted[:2], trusted.parts)
-    )
-    tests = [[_safe_indexing(of, part) for of in source] for part in parts]
-    # "auto" asks more of the splits, and "weigh" of the net: checked before training.
-    model = clone(shared.estimator).set_params(random_state=seed, **_first_rule(rules))
-    rng = np.random.default_rng(seed)
-    plan = make_plan(
-        model,
-        _safe_indexing(X, train),
-        _safe_indexing(y, train),
-        None,
-        None,
-        {name: cut(value, train, len(y)) for name, value in shared.params.items()},
-        is_classification=is_classifier(model),
-    )
-    n_trainings = len(plan.splits) + 2 * len(rules) + 1
-    with progress_bar(n_trainings, model.verbose) as bar:
-        results = score_splits(plan, bar)
-        warn_of(results, stacklevel=2)
-        evidence = gather(plan, results)
-        verdict = judge(plan, results, evidence, stacklevel=2)
-        # The samples dropped may have been chosen for the initial weights of round 1,
-        # and must prove themselves with others.
-        fresh = replace(plan, seed=int(rng.integers(2**31)))
-
-        def scored(choice: Choice) -> list[float]:
-            refit = retrain(fresh, choice, bar, keeps_files=False)
-            store(model, plan, results, evidence, verdict, choice)
-            fitted = store_refit(model, refit)
-            return [float(shared.scorer(fitted, *held_out)) for held_out in tests]
-
-        none = scored(Choice(np.ones(len(train), dtype=bool)))
-        dropout, random, n_dropped = [], [], []
-        for rule in rules:
-            model.set_params(**_as_parameters(rule))
-            decision = model.drop_fraction, model.on_harmful
-            choice = choose(plan, results, evidence, verdict, *decision, bar)
-            control = _at_random(choice, rule, verdict, plan.samples.codes, rng)
-            is_idle = control is None
-            dropout.append(none if is_idle else scored(choice))
-            random.append(none if control is None else scored(control))
-            harmful = verdict.is_harmful if choice.keep.all() else ~choice.keep
-            n_dropped.append(0 if is_idle else int(harmful.sum()))
-    scores = zip(np.transpose(dropout), np.transpose(random), none, strict=True)
-    counts = [(n_dropped, len(train), len(part)) for part in parts]
-    rows = [(*of_part, *n) for of_part, n in zip(scores, counts, strict=True)]
-    n_classes = 0 if plan.classes is None else len(plan.classes)
-    return _Run(rows, float(np.mean(verdict.is_harmful)), n_classes)
-
-
-def _as_parameters(rule: Rule) -> dict[str, Any]:
-    """Return the parameters of an estimator that follows a rule."""
-    if rule in ("weigh", "mend"):
-        return {"drop_fraction": "harmful", "on_harmful": rule}
-    return {"drop_fraction": rule, "on_harmful": "drop"}
-
-
-def _first_rule(rules: Sequence[Rule]) -> dict[str, Any]:
-    """Return the parameters of the rule that asks most of what comes before it."""
-    asking = [rule for rule in ("auto", "weigh") if rule in rules]
-    return _as_parameters(asking[0] if asking else "harmful")
-
-
-def _at_random(
-    choice: Choice,
-    rule: Rule,
-    verdict: Verdict,
-    codes: np.ndarray | None,
-    rng: np.random.Generator,
-) -> Choice | None:
-    """Return the same with random samples of the same classes; None if nothing is done.
-
-    Weights go to other samples. Where targets are mended, as many samples are dropped:
-    mended at random, right ones would become wrong.
-    """
-    weights, targets, _ = choice.treatment
-    everyone = np.ones(len(choice.keep), dtype=bool)
-    if weights is not None:
-        return Choice(everyone, Treatment(_shuffled(weights, codes, rng)))
-    mask = ~verdict.is_harmful if targets is not None else choice.keep
-    return None if mask.all() else Choice(_shuffled(mask, codes, rng))
-
-
-def _shuffled(
-    values: np.ndarray, codes: np.ndarray | None, rng: np.random.Generator
-) -> np.ndarray:
-    """Return the values of the samples, (n_samples,), shuffled within each class."""
-    codes = np.zeros(len(values), dtype=int) if codes is None else codes
-    shuffled = np.empty_like(values)
-    for code in np.unique(codes):
-        of_class = codes == code
-        shuffled[of_class] = rng.permutation(values[of_class])
-    return shuffled
+    return Trusted(X_test, y_test, parts)
 
 
 def _gathered(
-    rules: list[Rule], runs: Sequence[_Run], name: str, trusted: _Trusted | None
+    compared: Compared, runs: Sequence[Run], trusted: Trusted | None
 ) -> DropCurve:
     """Put together what the runs measured."""
     columns = zip(*(row for run in runs for row in run.rows), strict=True)
     dropout, random, none, n_dropped, n_train, n_test = map(np.array, columns)
-    return DropCurve(
-        rules,
-        dropout,
-        random,
-        none,
-        n_dropped,
-        n_train,
-        n_test,
-        n_parts=0 if trusted is None else len(trusted.parts),
-        score=name,
-        share_harmful=float(np.mean([run.share_harmful for run in runs])),
-        n_classes=runs[0].n_classes,
-    )
+    share_harmful = float(np.mean([run.share_harmful for run in runs]))
+    first, *others = [
+        DropCurve(
+            compared.rules,
+            dropout[..., number],
+            random[..., number],
+            none[..., number],
+            n_dropped,
+            n_train,
+            n_test,
+            n_parts=0 if trusted is None else len(trusted.parts),
+            score=name,
+            share_harmful=share_harmful,
+            n_classes=runs[0].n_classes,
+        )
+        for number, name in enumerate(compared.scorers)
+    ]
+    known = [curve for curve in others if not np.isnan(curve.none).any()]
+    return replace(first, probability=known[0] if known else None)
 
 
 def _warn_of_score(curve: DropCurve) -> None:
     """Warn of a score whose order the errors found can reverse."""
-    if curve.n_parts or not curve.share_harmful or not can_turn_round(curve.score):
+    if curve.n_parts or not holds_errors(curve) or not can_turn_round(curve.score):
         return
     warnings.warn(
         f"the samples scored on carry the same errors as those trained on (about "

@@ -2,8 +2,9 @@
 
 A strictly proper score, such as log loss, is best for predictions that expect the
 errors: with enough of them it prefers the net that has learned them. Of the accuracy,
-uniform errors only take a share of every difference (a symmetric loss: Ghosh et al.
-2017, arXiv:1712.09482), and a median does not follow gross errors.
+and of the mean probability of the given class, uniform errors take the same share of
+every difference (they are symmetric: Ghosh et al. 2017, arXiv:1712.09482), and a median
+does not follow gross errors.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from sklearn.base import is_classifier
 
 Scorer = Callable[[Any, Any, Any], float]
 """``scorer(fitted, X, y)``, greater being better."""
+
+PROBABILITY = "probability of the given class"
 
 _SQUARED_OR_PROPER = (
     "log_loss",
@@ -30,11 +33,11 @@ _SQUARED_OR_PROPER = (
 """Parts of the names of scores whose order wrong targets can reverse."""
 
 
-def default_score(estimator: Any) -> tuple[str, Scorer]:
-    """Return the score of an estimator by default, and its name."""
+def default_scores(estimator: Any) -> dict[str, Scorer]:
+    """Return the scores of an estimator by default, by their names."""
     if is_classifier(estimator):
-        return "accuracy", share_right
-    return "share of the median error saved", median_error_saved
+        return {"accuracy": share_right, PROBABILITY: mean_probability}
+    return {"share of the median error saved": median_error_saved}
 
 
 def share_right(fitted: Any, X: Any, y: Any) -> float:
@@ -53,6 +56,22 @@ def share_right(fitted: Any, X: Any, y: Any) -> float:
         ignored = -1 if reading is None else reading.ignored
         counts = (given >= 0) & (given != ignored)
     return float(np.mean((given == predicted)[counts]))
+
+
+def mean_probability(fitted: Any, X: Any, y: Any) -> float:
+    """Return the mean probability of the given class.
+
+    It tells more than the accuracy of as many samples, and likes predictions that are
+    too sure. NaN where samples have many classes, or the net no probabilities.
+    """
+    if fitted.aim_.shape is not None:
+        return float(np.nan)
+    try:
+        chances = fitted.predict_proba(X)
+    except ValueError:
+        return float(np.nan)
+    is_given = np.asarray(y).reshape(-1, 1) == fitted.classes_
+    return float(np.mean(np.sum(chances[:, : is_given.shape[1]] * is_given, axis=1)))
 
 
 def median_error_saved(fitted: Any, X: Any, y: Any) -> float:

@@ -31,9 +31,9 @@ MOST_CHARACTERS_IN_A_LINE = 50
 
 
 class DropCurveDisplay:
-    """Gain of data dropout over no dropout and a random drop, by the share dropped.
+    """Gain of data dropout over no dropout and over random samples, rule by rule.
 
-    Where a 95 % interval holds zero, dropping that share was not shown to help.
+    Where a 95 % interval holds zero, that rule was not shown to help.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ class DropCurveDisplay:
 
     Attributes
     ----------
-    ax_, figure_ : matplotlib.axes.Axes, matplotlib.figure.Figure
-        Axes and figure drawn on.
+    ax_, figure_ : matplotlib.axes.Axes or ndarray of Axes, matplotlib.figure.Figure
+        Axes and figure drawn on; two axes where a curve has `probability` too.
 
     See Also
     --------
@@ -80,9 +80,10 @@ class DropCurveDisplay:
         X, y : array-like of shape (n_samples, ...), Dataset or None
             Samples and targets, as for :func:`drop_curve`.
         ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes a figure.
+            Axes to draw the score on; None makes a figure, and draws `probability`
+            beside it, if there is one.
         **options : dict
-            Options of :func:`drop_curve`.
+            Options of :func:`drop_curve`, such as `X_test` and `y_test`.
 
         Returns
         -------
@@ -103,7 +104,7 @@ class DropCurveDisplay:
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0)
         >>> display = DropCurveDisplay.from_estimator(model, X, y, fractions=[0.1])
         >>> display.curve.dropout.shape
-        (9, 1)
+        (9, 2)
         """
         # Nobody wants to learn it after the trainings.
         check_report_support("DropCurveDisplay.from_estimator", "matplotlib")
@@ -112,12 +113,14 @@ class DropCurveDisplay:
     def plot(self, ax: Any = None) -> Self:
         """Draw the gains with their 95 % intervals.
 
-        Call it again to draw on other axes.
+        Rules come first, then shares by their size. Call it again to draw on other
+        axes; ``DropCurveDisplay(curve.probability).plot(ax)`` draws that score.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes a figure.
+            Axes to draw the score on; None makes a figure, and draws `probability`
+            beside it, if there is one.
 
         Returns
         -------
@@ -137,26 +140,72 @@ class DropCurveDisplay:
         ...     none=np.array([0.7, 0.8]), n_dropped=np.array([[9], [9]]),
         ...     n_train=np.array([90, 90]), n_test=np.array([50, 50]),
         ... )
-        >>> DropCurveDisplay(curve).plot().ax_.get_xlabel()
-        'share of the training samples dropped'
+        >>> ax = DropCurveDisplay(curve).plot().ax_
+        >>> [label.get_text() for label in ax.get_xticklabels()]
+        ['10 %']
         """
         check_report_support("DropCurveDisplay.plot", "matplotlib")
-        ax = _axes(ax)
-        shares = np.mean(self.curve.n_dropped / self.curve.n_train[:, None], axis=0)
-        order = np.argsort(shares)
-        for over, label, shift in [
-            ("none", "over no dropout", -1),
-            ("random", "over a random drop of as many samples", 1),
-        ]:
-            mean, low, high = (v[order] for v in self.curve.gain(over))
-            reach = np.array([mean - low, high - mean])
-            x = shares[order] + shift * 0.002
-            ax.errorbar(x, mean, yerr=reach, marker="o", capsize=3, label=label)
-        ax.axhline(0, color="0.5", linewidth=1)
-        ax.set(xlabel="share of the training samples dropped", ylabel="gain in score")
-        ax.legend(title="data dropout, mean and 95 % interval")
-        self.ax_, self.figure_ = ax, ax.figure
+        curves = [self.curve]
+        if ax is None:
+            curves += [self.curve.probability] if self.curve.probability else []
+            axes = _side_by_side(len(curves), len(self.curve.fractions))
+            self.ax_ = axes if len(curves) > 1 else axes[0]
+        else:
+            axes = [ax]
+            self.ax_ = ax
+        for curve, axis in zip(curves, axes, strict=True):
+            _draw_gains(curve, axis)
+        self.figure_ = axes[0].figure
         return self
+
+
+def _draw_gains(curve: DropCurve, ax: Any) -> None:
+    order = sorted(range(len(curve.fractions)), key=lambda n: _place(curve, n))
+    numbers = np.arange(len(order))
+    is_share = np.array([not isinstance(curve.fractions[n], str) for n in order])
+    for number, (over, label) in enumerate(
+        [("none", "no dropout"), ("random", "random samples")]
+    ):
+        mean, low, high = (v[order] for v in curve.gain(over))
+        x = numbers + 0.2 * number - 0.1
+        reach = np.array([mean - low, high - mean])
+        bars = ax.errorbar(x, mean, yerr=reach, fmt="o", capsize=3, label=label)
+        ax.plot(x[is_share], mean[is_share], color=bars.lines[0].get_color(), alpha=0.4)
+    ax.axhline(0, color="0.5", linewidth=1)
+    ax.set_xticks(numbers, [_name_of_rule(curve, n) for n in order])
+    ax.set_xlim(-0.5, len(order) - 0.5)
+    scored_on = "trusted samples" if curve.n_parts else "targets as given"
+    ax.set(xlabel="samples dropped", ylabel=f"gain in {curve.score}")
+    ax.set_title(f"scored on {scored_on}", fontsize="medium")
+    ax.legend(
+        title="over, mean and 95 % interval",
+        ncols=2,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.25),
+    )
+
+
+def _place(curve: DropCurve, number: int) -> tuple[bool, float]:
+    """Return what rules are ordered by: those with a name first, shares by size."""
+    rule = curve.fractions[number]
+    return not isinstance(rule, str), 0.0 if isinstance(rule, str) else rule
+
+
+def _name_of_rule(curve: DropCurve, number: int) -> str:
+    rule = curve.fractions[number]
+    if not isinstance(rule, str):
+        return f"{100 * rule:.3g} %"
+    return f"{rule}\n({curve.shares[number]:.1%})".replace("%", " %")
+
+
+def _side_by_side(n_axes: int, n_rules: int) -> Any:
+    import matplotlib.pyplot as plt
+
+    width = n_axes * max(4.0, 1.2 * n_rules)
+    _, axes = plt.subplots(
+        1, n_axes, figsize=(width, 4), squeeze=False, layout="constrained"
+    )
+    return axes[0]
 
 
 class InfluenceDisplay:

@@ -1,7 +1,7 @@
 """What a drop curve measured: gains, their intervals, and what they mean in words."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from textwrap import wrap
 
 import numpy as np
 from scipy import stats
@@ -11,15 +11,11 @@ from sk_datadrop._drop import paired_standard_error
 
 CONFIDENCE = 0.95
 
-NAMES = {"weigh": "weighed down", "mend": "mended"}
+SMALLEST_SHARE = 0.01
+"""Of samples that look wrong, from which on they are spoken of."""
 
-
-class _Gain(NamedTuple):
-    """A mean over the runs and its interval, (n_fractions,)."""
-
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+Gain = tuple[np.ndarray, ...]
+"""A mean over the runs and its interval, (n_fractions,) each."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,9 @@ class DropCurve:
         Share of the training samples that are more likely harmful than not.
     n_classes : int, default=0
         Number of classes, 0 unless each sample has one of them.
+    probability : DropCurve or None, default=None
+        The same nets, scored by the mean probability of the given class. None where
+        `scoring` was chosen, and for nets without one probability per class and sample.
 
     See Also
     --------
@@ -83,8 +82,9 @@ class DropCurve:
     score: str = "score"
     share_harmful: float = 0.0
     n_classes: int = 0
+    probability: "DropCurve | None" = None
 
-    def gain(self, over: str = "none") -> tuple[np.ndarray, ...]:
+    def gain(self, over: str = "none") -> Gain:
         """Mean paired difference of data dropout to another arm, and its interval.
 
         The 95 % interval is one of Student's t. With outer splits it is corrected for
@@ -135,14 +135,14 @@ class DropCurve:
     def summary(self) -> str:
         """Tell what was shown, and what samples with the same errors cannot show.
 
-        A gain is shown if its interval lies above zero. Where the interval holds zero,
-        nothing is shown, neither that dropping helps nor that it does not.
+        "helps" stands where an interval lies above zero, "hurts" where it lies below,
+        and "not shown" where it holds zero: then neither is known.
 
         Returns
         -------
         str
-            A line per rule, that of the estimator first, and one on the samples
-            scored on.
+            A table per score with a line per rule, that of the estimator first, and a
+            few sentences on the samples scored on.
 
         See Also
         --------
@@ -157,12 +157,21 @@ class DropCurve:
         ...     none=np.array([0.7, 0.8]), n_dropped=np.array([[9], [9]]),
         ...     n_train=np.array([90, 90]), n_test=np.array([50, 50]),
         ... )
-        >>> print(curve.summary().split(";")[0])
-        'harmful' (10.0% dropped): +0.100 [+0.100, +0.100] in score, shown to help
+        >>> print(curve.summary().splitlines()[0])
+        gain in score (0.750 without dropout)
         """
-        gains = [_Gain(*self.gain(over)) for over in ("none", "random")]
-        lines = [self._line(column, *gains) for column in range(len(self.fractions))]
-        return "\n".join([*lines, self._caveat()])
+        rules = [self._rule(column) for column in range(len(self.fractions))]
+        width = max(map(len, rules))
+        lines = []
+        for curve in [self] if self.probability is None else [self, self.probability]:
+            lines.append(
+                f"gain in {curve.score} ({curve.none.mean():.3f} without dropout)"
+            )
+            over_none, over_random = (_told(curve.gain(o)) for o in ("none", "random"))
+            heads = [("", "over no dropout", "over random samples")]
+            for row in [*heads, *zip(rules, over_none, over_random, strict=True)]:
+                lines.append(f"{row[0]:<{width}} {row[1]:<33} {row[2]}")
+        return "\n".join([*lines, *wrap(self._caveat(), 95)])
 
     def __str__(self) -> str:
         return self.summary()
@@ -194,26 +203,18 @@ class DropCurve:
         shares: np.ndarray = np.mean(self.n_dropped / self.n_train[:, None], axis=0)
         return shares
 
-    def _line(self, column: int, over_none: _Gain, over_random: _Gain) -> str:
-        rule, share = self.fractions[column], self.shares[column]
-        verb = NAMES.get(str(rule), "dropped")
-        if not self.n_dropped[:, column].any():
-            return f"{rule!r}: no sample {verb}, so that there is nothing to compare"
-        gain, other = (_told(g, column) for g in (over_none, over_random))
-        return (
-            f"{rule!r} ({share:.1%} {verb}): {gain} in {self.score}, "
-            f"{_verdict(over_none, column)}; over random samples {other}, "
-            f"{_verdict(over_random, column)}"
-        )
+    def _rule(self, column: int) -> str:
+        rule = self.fractions[column]
+        verb = {"weigh": "weighed down", "mend": "mended"}.get(str(rule), "dropped")
+        return f"{rule} ({self.shares[column]:.1%} {verb})"
 
     def _caveat(self) -> str:
         """Tell what the samples scored on can show."""
-        none = f"Without dropout {self.score} is {self.none.mean():.3f}"
         if self.n_parts:
-            return f"{none}, on samples given as trusted."
-        found = f"{none}, on samples of X held out, with the targets given"
-        if not self.share_harmful:
-            return f"{found}; none of these was found to be wrong."
+            return "Scored on samples given as trusted."
+        found = "Scored on samples of X, by the targets given"
+        if not holds_errors(self):
+            return f"{found}; under {SMALLEST_SHARE:.0%} of these look wrong."
         return (
             f"{found}, of which about {self.share_harmful:.0%} look wrong. "
             f"{self._effect_of_errors()} To know, pass trusted X_test and y_test."
@@ -230,37 +231,41 @@ class DropCurve:
             return f"They can hide a gain. {of_one_kind}"
         left = 1 - self.share_harmful / (1 - 1 / self.n_classes)
         if left <= 0:
-            return "So many can turn accuracy round."
+            return "So many can turn it round."
         return (
             "If they are wrong at random, right labels would show differences about "
             f"{1 / left:.2g} times as large, of the same sign. {of_one_kind}"
         )
 
 
-def _told(gain: _Gain, column: int) -> str:
-    mean, low, high = (values[column] for values in gain)
-    return f"{mean:+.3f}" if np.isnan(low) else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+def holds_errors(curve: DropCurve) -> bool:
+    """Tell whether enough of the samples look wrong to be spoken of."""
+    return curve.share_harmful >= SMALLEST_SHARE
 
 
-def _verdict(gain: _Gain, column: int) -> str:
-    if np.isnan(gain.low[column]):
-        return "which a single run cannot show"
-    if gain.low[column] > 0:
-        return "shown to help"
-    return "shown to hurt" if gain.high[column] < 0 else "not shown to help"
+def _told(gain: Gain) -> list[str]:
+    """Return each mean with its interval, and a word on it."""
+    told = []
+    for mean, low, high in zip(*gain, strict=True):
+        if np.isnan(low):
+            told.append(f"{mean:+.3f} (one run: not shown)")
+            continue
+        verdict = "helps" if low > 0 else "hurts" if high < 0 else "not shown"
+        told.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] {verdict}")
+    return told
 
 
-def _gain_over_splits(values: np.ndarray, overlap: float) -> _Gain:
+def _gain_over_splits(values: np.ndarray, overlap: float) -> Gain:
     """Return the mean over runs, (n_runs, n_fractions), by the corrected t-test."""
     n_runs, mean = len(values), values.mean(axis=0)
     if n_runs < 2:
-        return _Gain(mean, *np.full((2, *mean.shape), np.nan))
+        return mean, *np.full((2, *mean.shape), np.nan)
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, n_runs - 1)
     reach = quantile * paired_standard_error(values, overlap)
-    return _Gain(mean, mean - reach, mean + reach)
+    return mean, mean - reach, mean + reach
 
 
-def _gain_on_shared_samples(values: np.ndarray) -> _Gain:
+def _gain_on_shared_samples(values: np.ndarray) -> Gain:
     """Return the mean over seeds and parts of the test samples, which are crossed.
 
     `values` has shape (n_repeats, n_parts, n_fractions). The variance of the mean is
@@ -269,7 +274,7 @@ def _gain_on_shared_samples(values: np.ndarray) -> _Gain:
     """
     mean = values.mean(axis=(0, 1))
     if min(values.shape[:2]) < 2:
-        return _Gain(mean, *np.full((2, *mean.shape), np.nan))
+        return mean, *np.full((2, *mean.shape), np.nan)
     by_seed, by_part = values.mean(axis=1), values.mean(axis=0)
     rest = values - by_seed[:, None] - by_part + mean
     counts = np.array([len(by_seed), len(by_part)])
@@ -282,4 +287,4 @@ def _gain_on_shared_samples(values: np.ndarray) -> _Gain:
     freedom = np.divide(variance**2, doubt, out=np.ones_like(mean), where=doubt > 0)
     freedom = np.clip(freedom, dof[:2].min(), np.prod(counts) - 1)
     reach = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(variance)
-    return _Gain(mean, mean - reach, mean + reach)
+    return mean, mean - reach, mean + reach

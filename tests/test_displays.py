@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from dataclasses import replace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -45,25 +46,37 @@ class TestDropCurve:
     def curve(self):
         """Two runs of a curve whose shares are not in order."""
         return DropCurve(
-            fractions=[0.2, 0.1],
-            dropout=np.array([[0.9, 0.7], [0.8, 0.7]]),
-            random=np.array([[0.5, 0.6], [0.6, 0.6]]),
+            fractions=[0.2, "harmful", 0.1],
+            dropout=np.array([[0.9, 0.8, 0.7], [0.8, 0.8, 0.7]]),
+            random=np.array([[0.5, 0.4, 0.6], [0.6, 0.5, 0.6]]),
             none=np.array([0.6, 0.7]),
-            n_dropped=np.array([[20, 10], [18, 9]]),
+            n_dropped=np.array([[20, 15, 10], [18, 14, 9]]),
             n_train=np.array([100, 90]),
             n_test=np.array([50, 60]),
         )
 
-    def test_lines_are_gains_by_increasing_share(self, curve):
+    def test_rules_come_first_and_then_shares_by_size(self, curve):
         ax = DropCurveDisplay(curve).plot().ax_
+        names = [label.get_text() for label in ax.get_xticklabels()]
+        assert names == ["harmful\n(15.3 %)", "10 %", "20 %"]
         lines = [container.lines for container in ax.containers]
         assert len(lines) == 2
         for over, (line, _, (bars,)) in zip(("none", "random"), lines, strict=True):
-            mean, low, high = (values[::-1] for values in curve.gain(over))
-            np.testing.assert_allclose(line.get_xdata(), [0.1, 0.2], atol=0.005)
+            mean, low, high = (values[[1, 2, 0]] for values in curve.gain(over))
+            np.testing.assert_allclose(line.get_xdata(), [0, 1, 2], atol=0.2)
             np.testing.assert_allclose(line.get_ydata(), mean)
             drawn = [segment[:, 1] for segment in bars.get_segments()]
             np.testing.assert_allclose(drawn, np.column_stack([low, high]))
+
+    def test_both_scores_are_drawn_side_by_side(self, curve):
+        curve = replace(curve, score="accuracy", probability=replace(curve, n_parts=2))
+        display = DropCurveDisplay(curve).plot()
+        assert [ax.get_ylabel() for ax in display.ax_] == [
+            "gain in accuracy",
+            "gain in score",
+        ]
+        titles = [ax.get_title() for ax in display.ax_]
+        assert titles == ["scored on targets as given", "scored on trusted samples"]
 
     def test_is_drawn_on_the_axes_given(self, curve):
         _, ax = plt.subplots()
@@ -84,6 +97,7 @@ class TestDropCurve:
         np.testing.assert_array_equal(display.curve.dropout, curve.dropout)
         line = display.ax_.containers[0].lines[0]
         np.testing.assert_allclose(line.get_ydata(), curve.gain()[0])
+        assert isinstance(display.ax_, mpl.axes.Axes)
 
 
 def test_histogram_holds_every_sample(fitted):

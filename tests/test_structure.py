@@ -83,6 +83,7 @@ ORDER = [
     "_selectors",
     "_default_scores",
     "_gains",
+    "_arms",
     "_curves",
     "_report",
     "_pictures",
@@ -115,7 +116,7 @@ STAND_INS = {
 
 MAX_LINES_OF_MODULE = 450
 MAX_LINES_OF_FUNCTION = 50
-MAX_LINES_OF_PACKAGE = 14_700
+MAX_LINES_OF_PACKAGE = 14_750
 MAX_PARAMETERS = 11
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
