@@ -24,8 +24,8 @@ from sk_datadrop._safeguards import DataDropoutWarning
 from sk_datadrop._training import prefix_errors
 
 MOST_PARTS = 10
-SMALLEST_PART = 20
-"""Of `X_test`, between which the variance is measured."""
+SMALLEST_PART = 10
+"""Samples in a part of `X_test`; the variance between parts is measured."""
 
 
 def drop_curve(

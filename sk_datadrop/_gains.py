@@ -12,7 +12,7 @@ from sk_datadrop._drop import paired_standard_error
 CONFIDENCE = 0.95
 
 SMALLEST_SHARE = 0.01
-"""Of samples that look wrong, from which on they are spoken of."""
+"""Share of samples that look wrong, from which on they are spoken of."""
 
 Gain = tuple[np.ndarray, ...]
 """A mean over the runs and its interval, (n_fractions,) each."""
