@@ -2,7 +2,6 @@
 
 import html
 import os
-import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -12,6 +11,8 @@ from latex2mathml.converter import convert
 from sphinx.util.logging import getLogger
 from sphinx_gallery.sorting import ExplicitOrder
 
+from sk_datadrop import __version__
+
 HERE = Path(__file__).parent
 
 # Run the gallery on less data: minutes instead of the better part of an hour.
@@ -19,9 +20,7 @@ os.environ.setdefault("SK_DATADROP_QUICK", "1")
 
 project = "sk_datadrop"
 copyright = "2026, the sk_datadrop developers"
-version = release = tomllib.loads((HERE.parent / "pyproject.toml").read_text())[
-    "project"
-]["version"]
+version = release = __version__
 
 extensions = [
     "sphinx.ext.autodoc",

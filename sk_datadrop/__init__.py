@@ -12,9 +12,11 @@ from sk_datadrop._influence import InfluenceFunctions
 from sk_datadrop._lazy import DatasetRows
 from sk_datadrop._report import audit, influence_report
 from sk_datadrop._safeguards import DataDropoutWarning
+from sk_datadrop._saving import load_model, save_model
 from sk_datadrop._scores import InfluenceResult, influence_scores
 from sk_datadrop._selectors import DataDropoutSampler, DataDropoutTransformer
 from sk_datadrop._solvers import CG, Arnoldi, Dense, Lanczos, LiSSA, SolverResult
+from sk_datadrop._version import __version__ as __version__
 
 __all__ = [
     "CG",
@@ -43,6 +45,8 @@ __all__ = [
     "influence_html",
     "influence_report",
     "influence_scores",
+    "load_model",
     "metrics",
     "nets",
+    "save_model",
 ]

@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """What came out of a training without some samples.
+    """The result of a training without some samples.
 
     `objective` is the mean over the held-out samples, `seconds` the time of the work.
     """

@@ -1,4 +1,4 @@
-"""The base of all estimators, transformers and samplers: `fit` is the method."""
+"""The base of all estimators, transformers and samplers: parameters and `fit`."""
 
 from typing import Any, ClassVar, Self
 
@@ -30,7 +30,7 @@ from sk_datadrop._two_rounds import (
 
 
 class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
-    """Parameters, rounds and routing of them all, and which samples were kept."""
+    """Parameters, `fit`, metadata routing and the kept samples of all of them."""
 
     _is_classification: ClassVar[bool | None] = None
     """True where targets are classes; None asks the net."""
@@ -73,8 +73,8 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
         """Train, score and drop; an estimator also retrains.
 
         A transformer or sampler stops after deciding which samples to keep. Errors in
-        data, parameters, net or criterion are raised before the first training, and a
-        ValueError where a training loss becomes NaN or infinite.
+        data, parameters, net or criterion are raised before the first training. A
+        ValueError is raised if a training loss becomes NaN or infinite.
 
         Parameters
         ----------
@@ -85,20 +85,21 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             ``collate_fn``. A `numpy.memmap`, a data set, also of Hugging Face, a
             :class:`skorch.helper.SliceDataset` or :class:`DatasetRows` is read one
             sample at a time, never as a whole. Integers stay integers (int64) if the
-            net takes them, as embeddings do; all else is cast to the dtype of its
-            parameters.
+            net takes them, as embeddings do; everything else is cast to the dtype
+            of the net's parameters.
         y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            For a classifier labels of any type, or many classes per sample as the
-            criterion takes them: labels that apply (N, L), tags (N, L), masks
-            (N, H, W). For a regressor real numbers, as a rule of the shape of the net's
-            outputs. None uses those of the data set X.
+            For a classifier: labels of any type, or many classes per sample in the
+            form that the criterion takes: multilabel (N, L), tags (N, L), masks
+            (N, H, W). For a regressor: real numbers, usually in the shape of the net's
+            outputs. None uses the targets of the data set X.
         X_val, y_val : array-like, Dataset or None, default=None
-            Samples to measure influence on, instead of `cv`: one split that trains on
-            all of X. Never trained on and never dropped.
+            Samples to measure influence on, instead of `cv`. There is then one split,
+            which trains on all of X. They are never trained on and never dropped.
         **params : dict
-            ``groups`` of shape (n_samples,) goes to the ``split`` of `cv`, all else to
-            the ``fit`` of the net in both rounds, arrays of n_samples entries cut as X
-            is. With metadata routing enabled, requests decide.
+            ``groups`` of shape (n_samples,) is passed to the ``split`` of `cv`. All
+            others are passed to the ``fit`` of the net in both rounds; arrays with
+            n_samples entries are cut as X is. If metadata routing is enabled, each is
+            passed to the objects that request it.
 
         Returns
         -------
@@ -150,7 +151,7 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             raise
 
     def _decision(self) -> tuple[str | float, str]:
-        """Return what to drop, and what becomes of harmful samples."""
+        """Return the samples to drop, and the treatment of harmful ones."""
         return self.drop_fraction, getattr(self, "on_harmful", "drop")
 
     def _suggest_as_given(self, y: Any) -> None:

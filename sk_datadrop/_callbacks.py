@@ -1,4 +1,4 @@
-"""What the callbacks of a user's net need: files, validation samples, steps.
+"""Give the callbacks of a user's net the files, validation samples and steps they need.
 
 A fit trains several nets, on parts of the samples and maybe side by side, and round 2
 on all kept samples. Callbacks are written for one training by skorch, whose

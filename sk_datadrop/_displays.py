@@ -1,4 +1,4 @@
-"""Pictures of the findings, in the manner of scikit-learn's displays."""
+"""Figures of a fit, in the manner of scikit-learn's displays."""
 
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ from sk_datadrop._lazy import LazyTargets, with_own_targets
 from sk_datadrop._pictures import caption, draw_values, pictures_of
 from sk_datadrop._report import (
     check_findings,
-    check_report_support,
+    check_support,
     labels_of_classes,
     names_of_classes,
     tabulate,
@@ -23,11 +23,11 @@ CAPTION_SIZE = 8
 
 INCHES_PER_CHARACTER = 0.07
 INCHES_PER_LINE = 0.3
-"""Of captions: they stand above two lines of pictures."""
+"""Height of a line of a caption, which stands above two lines of pictures."""
 
 SMALLEST_WIDTH = 1.3
 MOST_CHARACTERS_IN_A_LINE = 50
-"""Of names of classes, side by side."""
+"""Characters of the names of classes, side by side."""
 
 
 class DropCurveDisplay:
@@ -107,7 +107,7 @@ class DropCurveDisplay:
         (9, 2)
         """
         # Nobody wants to learn it after the trainings.
-        check_report_support("DropCurveDisplay.from_estimator", "matplotlib")
+        check_support("DropCurveDisplay.from_estimator", "matplotlib")
         return cls(drop_curve(estimator, X, y, **options)).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
@@ -144,7 +144,7 @@ class DropCurveDisplay:
         >>> [label.get_text() for label in ax.get_xticklabels()]
         ['10 %']
         """
-        check_report_support("DropCurveDisplay.plot", "matplotlib")
+        check_support("DropCurveDisplay.plot", "matplotlib")
         curves = [self.curve]
         if ax is None:
             curves += [self.curve.probability] if self.curve.probability else []
@@ -209,9 +209,9 @@ def _side_by_side(n_axes: int, n_rules: int) -> Any:
 
 
 class InfluenceDisplay:
-    """The findings of data dropout about the samples.
+    """Figures of the scores of a fitted estimator, in the manner of scikit-learn.
 
-    `plot` has four pictures: all scores, samples at both ends, classes, agreement.
+    `plot` draws one of four: a histogram, a gallery, drop rates, or agreement.
 
     Parameters
     ----------
@@ -219,7 +219,8 @@ class InfluenceDisplay:
             or DataDropoutSampler
         Fitted.
     X, y : array-like of shape (n_samples, ...), Dataset or None
-        Samples it was fitted on, in the same order, and targets (None: of a data set).
+        Samples it was fitted on, in the same order, and their targets. None uses the
+        targets of a data set X.
 
     Attributes
     ----------
@@ -230,7 +231,7 @@ class InfluenceDisplay:
 
     See Also
     --------
-    influence_report : The same, sample by sample.
+    influence_report : Returns the same as a table.
 
     Examples
     --------
@@ -245,7 +246,7 @@ class InfluenceDisplay:
     """
 
     def __init__(self, estimator: Any, X: Any, y: Any = None) -> None:
-        check_report_support("InfluenceDisplay")
+        check_support("InfluenceDisplay", "pandas")
         check_findings("InfluenceDisplay", estimator)
         self.estimator = estimator
         self.names = names_of_classes(estimator, X, y)
@@ -258,9 +259,9 @@ class InfluenceDisplay:
     def from_estimator(
         cls, estimator: Any, X: Any, y: Any = None, **options: Any
     ) -> Self:
-        """Draw a fitted estimator.
+        """Draw a figure of a fitted estimator.
 
-        The estimator has to be fitted; nothing is trained.
+        Nothing is trained.
 
         Parameters
         ----------
@@ -278,7 +279,7 @@ class InfluenceDisplay:
 
         See Also
         --------
-        plot : Draws another picture of the same.
+        plot : Draws another figure.
 
         Examples
         --------
@@ -297,9 +298,9 @@ class InfluenceDisplay:
     def plot(
         self, kind: str = "histogram", *, ax: Any = None, n_samples: int = 8
     ) -> Self:
-        """Draw one of the pictures.
+        """Draw one of the figures.
 
-        Nothing is computed again, so that several pictures cost little.
+        Nothing is computed again, so further figures cost little.
 
         Parameters
         ----------
@@ -336,7 +337,7 @@ class InfluenceDisplay:
         >>> InfluenceDisplay(model, X, y).plot("gallery", n_samples=3).ax_.shape
         (2, 3)
         """
-        check_report_support("InfluenceDisplay.plot", "matplotlib")
+        check_support("InfluenceDisplay.plot", "matplotlib")
         if kind == "gallery":
             if ax is not None:
                 raise ValueError("a gallery makes its own axes; leave ax out.")

@@ -1,4 +1,4 @@
-"""The findings as one page that needs nothing else, neither server nor network."""
+"""Results of a fit as one HTML page that needs neither server nor network."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sk_datadrop._lazy import LazyTargets, with_own_targets
 from sk_datadrop._pictures import pictures_of
 from sk_datadrop._report import (
     check_findings,
-    check_report_support,
+    check_support,
     labels_of_classes,
     names_of_classes,
     tabulate,
@@ -39,12 +39,12 @@ def influence_html(
     max_samples: int = 200,
     title: str | None = None,
 ) -> Any:
-    """Make a page of the findings: one HTML file to look at, send and keep.
+    """Write the results of a fit as one HTML page to look at, send and keep.
 
-    It holds the fit in one line, its warnings, the share dropped of each class, which
-    classes are confused, and a table of the samples, those most likely to do harm
-    first, with pictures. The table is sorted and filtered in the page. The page loads
-    nothing from elsewhere, and text from the data is shown as text.
+    The page shows a summary line, the warnings, the share dropped of each class, the
+    classes that are confused, and a table of the samples with pictures, most likely
+    harmful first. Readers can sort and filter the table. The page loads nothing from
+    elsewhere, and text from the data is shown as text, never run as HTML.
 
     Parameters
     ----------
@@ -52,21 +52,21 @@ def influence_html(
             or DataDropoutSampler
         Fitted.
     X, y : array-like of shape (n_samples, ...), Dataset or None
-        Samples it was fitted on, in the same order, and their targets. None uses those
-        of a data set X.
+        Samples it was fitted on, in the same order, and their targets. None uses the
+        targets of a data set X.
     path : str, os.PathLike or None, default=None
         File to write, in UTF-8. None returns the page instead.
     max_samples : int, default=200
-        Number of samples shown with a picture; each takes about a kilobyte, or ten if
-        images are large and in colour. The table goes on without pictures, for 10,000
-        samples in all.
+        Number of samples shown with a picture. Each takes about 1 kB, or 10 kB if
+        images are large and in colour. The table goes on without pictures, up to 10,000
+        samples in total.
     title : str or None, default=None
-        Heading. None names the estimator.
+        Heading. None uses the name of the estimator.
 
     Returns
     -------
     str or pathlib.Path
-        The page, or the file it was written to.
+        The HTML text, or the path of the file that was written.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def influence_html(
     See Also
     --------
     influence_report : The same as a DataFrame.
-    InfluenceDisplay : Pictures for a paper.
+    InfluenceDisplay : Draws figures with matplotlib.
 
     Examples
     --------
@@ -94,8 +94,7 @@ def influence_html(
     >>> "Dropped 20 of 200 samples" in page
     True
     """
-    for package in ("pandas", "jinja2"):
-        check_report_support("influence_html", package)
+    check_support("influence_html", "pandas", "jinja2")
     check_findings("influence_html", estimator)
     if max_samples < 0:
         raise ValueError(f"max_samples must be 0 or more; got {max_samples}.")

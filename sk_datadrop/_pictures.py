@@ -1,4 +1,4 @@
-"""What is shown of single samples, and how it is drawn on axes."""
+"""Inputs and captions of single samples, drawn on axes."""
 
 from typing import Any
 

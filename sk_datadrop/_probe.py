@@ -1,4 +1,4 @@
-"""What an untrained clone of a net shows: how it takes samples, and what comes out.
+"""Try an untrained clone of a net: how it takes samples, and what it returns.
 
 Everything that a net could fail on is tried on a few samples before it is trained.
 """
@@ -50,7 +50,7 @@ _ASKS_FOR_INTEGERS = re.compile(r"\b(long|longtensor|int|integers?)\b", re.IGNOR
 
 
 class Probe(NamedTuple):
-    """What an untrained clone showed: itself, and the shape that targets need.
+    """An untrained clone of a net, and the shape that targets need.
 
     Also how chances of classes are read from its outputs, None if targets are none, and
     the dtypes in which it takes numbers: integers stay integers if it can, and whether

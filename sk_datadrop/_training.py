@@ -1,7 +1,7 @@
 """One training of the user's net: from scratch, seeded, left as found.
 
 Round 1 also keeps the weights at the moment to score: the epoch of the lowest
-held-out training loss, before the net memorises. Gradients of memorised rows
+held-out training loss, before the net memorises. Gradients of memorised samples
 vanish, and wrong labels with them, so the end of training is too late.
 """
 
@@ -219,7 +219,7 @@ def _generators(device: Any) -> list[torch.Generator]:
 
 _USUAL = (RuntimeError, ValueError, IndexError)
 _IN_CALLBACKS = (LookupError, TypeError, AttributeError, SkorchException)
-"""What a callback raises that misses something."""
+"""Errors of a callback that misses something."""
 
 
 @contextmanager

@@ -53,7 +53,7 @@ from sk_datadrop._warnings import Heard, heard, issue
 from sk_datadrop._weighing import WeightedIterator
 
 MOST_LOG_CHANCES = 10_000_000
-"""Of the classes of labels, tokens or pixels, kept per split, as a witness."""
+"""Log-probabilities of classes that are kept per split; a witness reads them."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What "auto" compares, and that nothing compared had a say."""
+""" "auto" compares candidates on samples that had no say in them."""
 
 import numpy as np
 import pandas as pd

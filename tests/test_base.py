@@ -1,4 +1,4 @@
-"""What all estimators, transformers and samplers have in common."""
+"""Behaviour that all estimators, transformers and samplers share."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""What a net is given of inputs: parts of any structure, in dtypes that it takes."""
+"""Inputs reach the net: parts of any structure, in dtypes that it takes."""
 
 import numpy as np
 import pandas as pd

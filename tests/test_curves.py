@@ -132,7 +132,7 @@ def test_threads_are_no_workers(model, spoiled_plane):
 
 
 def test_each_arm_drops_what_it_should(classifier, spoiled_blobs):
-    """What the estimator drops, and at random as many samples of each class."""
+    """The random arm drops as many samples of each class as the estimator."""
     X, y = spoiled_blobs
     seen = []
 

@@ -88,7 +88,7 @@ class Page(HTMLParser):
 
 
 class Found(BaseEstimator):
-    """What an estimator knows after a fit, without one."""
+    """An estimator with the attributes of a fit, without one."""
 
     warnings_ = []
     summary_ = "dropped some"

@@ -200,7 +200,7 @@ def test_nets_that_are_no_matter(fault, is_classifier):
 
 
 class BlowsUp(Net):
-    """Of no use once it was trained on more samples than round 1 has."""
+    """Returns infinity once it has trained on more samples than round 1 has."""
 
     def forward(self, X):
         n_samples = len(X)

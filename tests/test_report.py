@@ -401,7 +401,7 @@ class TestWithoutPandas:
     ):
         message = (
             rf"{function.__name__} requires pandas. You can install pandas with "
-            r"`pip install sk_datadrop\[report\]`"
+            r'`pip install "sk_datadrop\[report\]"`'
         )
         with pytest.raises(ImportError, match=message):
             function(classifier, *blobs)
@@ -414,7 +414,7 @@ def test_without_matplotlib_says_what_to_install_before_any_training(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = (
         r"{} requires matplotlib. You can install matplotlib with "
-        r"`pip install sk_datadrop\[demo\]`"
+        r'`pip install "sk_datadrop\[plot\]"`'
     )
     drawn = DropCurveDisplay.from_estimator
     with pytest.raises(
@@ -431,7 +431,8 @@ def test_without_matplotlib_says_what_to_install_before_any_training(
 def test_the_package_needs_none_of_the_optional_ones():
     code = (
         "import sys\n"
-        "for name in ('pandas', 'matplotlib', 'jinja2', 'torchvision', 'PIL'):\n"
+        "optional = 'pandas matplotlib jinja2 torchvision PIL skops safetensors'\n"
+        "for name in optional.split():\n"
         "    sys.modules[name] = None\n"
         "import sk_datadrop\n"
     )

@@ -1,4 +1,4 @@
-"""What is said before anything is dropped, and what is left alone, case by case."""
+"""Warnings before anything is dropped, and samples that are left alone, by case."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ NOTES = {
     "still falling": "still falling when training ended",
     "most of all": "of all samples look harmful",
     "class": "most samples of class",
-    "hard": "looks as if the samples were hard",
+    "hard": "these samples seem hard, not mislabelled",
     "too hard": "know too little to tell which labels are wrong",
     "low power": "nothing was found, but little could have been",
 }
@@ -229,7 +229,7 @@ class TestMostOfIt:
 
     @pytest.mark.parametrize(("n_harmful", "is_most"), [(5, False), (6, True)])
     def test_most_of_a_class(self, n_harmful, is_most):
-        """Of ten samples; what looks harmful in other classes is dropped."""
+        """The class has ten samples; harmful samples of other classes are dropped."""
         evidence = labels(100, n_classes=10)
         of_class = np.flatnonzero(evidence.codes == 7)
         chance = chances(100, np.r_[of_class[:n_harmful], 0, 1])
@@ -315,7 +315,7 @@ class TestPower:
         evidence = numbers(losses)
         verdict = review(evidence, np.zeros(200), [FINE])
         assert told(verdict) == ["low power"]
-        assert f"only {verdict.power:.0%} were recognised" in verdict.notes[0]
+        assert f"only {verdict.power:.0%} of the errors planted" in verdict.notes[0]
         # Something was found after all,
         assert told(review(evidence, chances(200, [5]), [FINE])) == []
         # or it was, and is spared,
