@@ -10,8 +10,9 @@ from sklearn.utils import _safe_indexing
 from sk_datadrop._default_scores import Scorer
 from sk_datadrop._judge import Evidence
 from sk_datadrop._plan import Plan, cut, make_plan
+from sk_datadrop._progress import SILENT, Progress
 from sk_datadrop._safeguards import HARMFUL, Verdict
-from sk_datadrop._schedule import progress_bar
+from sk_datadrop._schedule import work_of_fit
 from sk_datadrop._treatment import Treatment
 from sk_datadrop._two_rounds import (
     Choice,
@@ -40,7 +41,7 @@ class Trusted(NamedTuple):
 
 @dataclass(frozen=True)
 class Compared:
-    """What all runs compare: rules for an estimator, by scores of a name each."""
+    """Rules for an estimator, and the scores by name that they are compared by."""
 
     estimator: Any
     rules: list[Rule]
@@ -49,7 +50,7 @@ class Compared:
 
 
 class Run(NamedTuple):
-    """What came out of a run: rows of the arrays of `DropCurve`, one per part.
+    """Result of a run: rows of the arrays of `DropCurve`, one per part.
 
     Scores have one more axis, for each of the scorers. Also the share of the training
     samples that are more likely harmful than not, and the number of classes, 0 unless a
@@ -71,7 +72,7 @@ class _Arms:
     evidence: Evidence
     verdict: Verdict
     rng: np.random.Generator
-    bar: Any
+    bar: Progress
     fresh: Plan = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,7 +110,13 @@ class _Arms:
 
 
 def run_once(
-    compared: Compared, split: Any, seed: int, X: Any, y: Any, trusted: Trusted | None
+    compared: Compared,
+    split: Any,
+    seed: int,
+    X: Any,
+    y: Any,
+    trusted: Trusted | None,
+    bar: Progress = SILENT,
 ) -> Run:
     """Train all arms once, and score them on samples held out, or trusted ones."""
     (train, test), rules = split, compared.rules
@@ -117,21 +124,10 @@ def run_once(
         ((X, y), [test]) if trusted is None else (trusted[:2], trusted.parts)
     )
     tests = [[_safe_indexing(of, part) for of in source] for part in parts]
-    # "auto" asks more of the splits, and "weigh" of the net: checked before training.
-    asks_most = next((rule for rule in ("auto", "weigh") if rule in rules), "harmful")
-    model = clone(compared.estimator).set_params(random_state=seed)
-    _decide(model, decision_of(asks_most))
-    plan = make_plan(
-        model,
-        _safe_indexing(X, train),
-        _safe_indexing(y, train),
-        None,
-        None,
-        {name: cut(value, train, len(y)) for name, value in compared.params.items()},
-        is_classification=is_classifier(model),
-    )
-    with progress_bar(len(plan.splits) + 2 * len(rules) + 1, model.verbose) as bar:
+    model, plan = _prepared(compared, train, seed, X, y)
+    with bar.part(work_of_fit(plan, n_refits=2 * len(rules) + 1)):
         results = score_splits(plan, bar)
+        bar.hide()
         warn_of(results, stacklevel=2)
         evidence = gather(plan, results)
         verdict = judge(plan, results, evidence, stacklevel=2)
@@ -157,6 +153,25 @@ def run_once(
     suspected = np.nan_to_num(verdict.harm_probability) > HARMFUL
     n_classes = 0 if plan.classes is None else len(plan.classes)
     return Run(rows, float(suspected.mean()), n_classes)
+
+
+def _prepared(
+    compared: Compared, train: np.ndarray, seed: int, X: Any, y: Any
+) -> tuple[Any, Plan]:
+    """Return the estimator for a run, and the plan of its round 1."""
+    # "auto" asks more of the splits, and "weigh" of the net: checked before training.
+    asks_most = next((rule for rule in ("auto", "weigh") if rule in rules), "harmful")
+    model = clone(compared.estimator).set_params(random_state=seed)
+    _decide(model, decision_of(asks_most))
+    return model, make_plan(
+        model,
+        _safe_indexing(X, train),
+        _safe_indexing(y, train),
+        None,
+        None,
+        {name: cut(value, train, len(y)) for name, value in compared.params.items()},
+        is_classification=is_classifier(model),
+    )
 
 
 def decision_of(rule: Rule) -> tuple[Rule, str]:

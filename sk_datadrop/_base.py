@@ -1,5 +1,6 @@
 """The base of all estimators, transformers and samplers: parameters and `fit`."""
 
+from time import perf_counter
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -9,12 +10,13 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
 from sk_datadrop._casting import Casting
-from sk_datadrop._engine import Engine
+from sk_datadrop._engine import Engine, View
 from sk_datadrop._inputs import check_inputs, with_targets_given, without_targets
 from sk_datadrop._objective import Kind
 from sk_datadrop._plan import Plan, make_plan
 from sk_datadrop._predictions import Aim
-from sk_datadrop._schedule import progress_bar
+from sk_datadrop._progress import Progress
+from sk_datadrop._schedule import work_of_fit
 from sk_datadrop._two_rounds import (
     Choice,
     Refit,
@@ -27,6 +29,7 @@ from sk_datadrop._two_rounds import (
     store_refit,
     warn_of,
 )
+from sk_datadrop._written import written
 
 
 class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
@@ -37,6 +40,21 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
 
     _has_round_two: ClassVar[bool] = True
     aim_: Aim
+    influence_: np.ndarray
+    influence_per_view_: np.ndarray
+    harm_probability_: np.ndarray
+    sample_mask_: np.ndarray
+    sample_indices_: np.ndarray
+    sample_weight_: np.ndarray
+    suggested_targets_: np.ndarray
+    suggestion_probability_: np.ndarray
+    n_dropped_: int
+    drop_fraction_: float
+    summary_: str
+    warnings_: list[str]
+    timings_: dict[str, float]
+    views_: list[View]
+    round_one_estimators_: list[NeuralNet]
 
     def __init__(
         self,
@@ -120,13 +138,15 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
         >>> DataDropoutRegressor(net, cv=2).fit(X, y).influence_.shape
         (60,)
         """
+        start = perf_counter()
         self._forget()
         plan = make_plan(
             self, X, y, X_val, y_val, params, is_classification=self._is_classification
         )
-        n_trainings = len(plan.splits) + self._has_round_two
-        with progress_bar(n_trainings, self.verbose) as bar:
+        work = work_of_fit(plan, n_refits=int(self._has_round_two))
+        with Progress(self.verbose) as bar, bar.part(work):
             results = score_splits(plan, bar)
+            bar.hide()
             warn_of(results, stacklevel=2)
             evidence = gather(plan, results)
             verdict = judge(plan, results, evidence, stacklevel=2)
@@ -137,10 +157,10 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             if self._has_round_two:
                 store_refit(self, self._retrain(plan, choice, bar))
         if self.verbose:
-            print(self.summary_)
+            print(f"{self.summary_}; took {perf_counter() - start:,.1f} s")
         return self
 
-    def _retrain(self, plan: Plan, choice: Choice, bar: Any) -> Refit:
+    def _retrain(self, plan: Plan, choice: Choice, bar: Progress) -> Refit:
         try:
             return retrain(plan, choice, bar)
         except ValueError as error:
@@ -201,6 +221,9 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
 
     def _routes_to(self, callee: str) -> MethodMapping:
         return MethodMapping().add(caller="fit", callee=callee)
+
+    def __repr__(self) -> str:
+        return written(self)
 
     def get_support(self, indices: bool = False) -> np.ndarray:
         """Tell which samples were kept.

@@ -3,7 +3,9 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from numbers import Integral
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,9 @@ from sk_datadrop._drop import check_drop_fraction, check_on_harmful
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
 from sk_datadrop._gains import DropCurve, holds_errors
 from sk_datadrop._lazy import with_own_targets
-from sk_datadrop._parallel import run_all
+from sk_datadrop._parallel import n_processes, run_all
 from sk_datadrop._plan import make_plan
+from sk_datadrop._progress import Progress
 from sk_datadrop._safeguards import DataDropoutWarning
 from sk_datadrop._training import prefix_errors
 
@@ -128,13 +131,29 @@ def drop_curve(
     compared = Compared(clone(estimator), rules, scorers, params)
     drawn = zip(splits, seeds, strict=True)
     calls = [(compared, *of_run, X, y, trusted) for of_run in drawn]
-    done = dict(run_all(run_once, calls, n_jobs=n_jobs, net=estimator.estimator))
-    runs = [done[number] for number in range(len(calls))]
-    curve = _gathered(compared, runs, trusted)
+    curve = _gathered(compared, _runs(compared, calls, n_jobs), trusted)
     _warn_of_score(curve)
     if estimator.verbose:
         print(curve)
     return curve
+
+
+def _runs(
+    compared: Compared, calls: list[tuple[Any, ...]], n_jobs: int | None
+) -> list[Run]:
+    """Make all runs, under one bar."""
+    start, runs = perf_counter(), {}
+    net, verbose = compared.estimator.estimator, compared.estimator.verbose
+    with Progress(verbose, len(calls), "run") as bar:
+        is_here = n_processes(n_jobs) < 2
+        run = partial(run_once, bar=bar) if is_here else run_once
+        for number, result in run_all(run, calls, n_jobs=n_jobs, net=net):
+            runs[number] = result
+            if not is_here:
+                bar.count_part()
+    if verbose:
+        print(f"measured {len(calls)} runs; took {perf_counter() - start:,.1f} s")
+    return [runs[number] for number in range(len(calls))]
 
 
 def _outer_splits(

@@ -218,8 +218,9 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         with ``train_split=None``. The trainings of round 1 use seeds derived from it.
         None draws the seed from torch's global generator.
     verbose : int, default=0
-        1 shows a progress bar with the time left, and prints `summary_`; 2 and more
-        also the net's own table.
+        1 shows one progress bar over all trainings, with the epoch and the time left,
+        and prints `summary_` and the seconds at the end; 2 and more also the net's own
+        table. With worker processes the bar moves by the split, not by the epoch.
 
     Attributes
     ----------
@@ -235,11 +236,12 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         other splits, the predictions and the losses; NaN for samples never scored.
     sample_weight_ : ndarray of shape (n_samples,), dtype float64
         Weight of each sample in round 2; zero if dropped.
-    suggested_targets_ : ndarray of shape (n_samples,)
+    suggested_targets_ : ndarray of the shape of y
         The given label, or the most likely other label if the given one is more likely
         wrong than right.
     suggestion_probability_ : ndarray of shape (n_samples,), dtype float64
-        Chance that the suggested label is right.
+        Chance that the suggested label is right; with many classes per sample, that all
+        of its suggested classes are.
     summary_ : str
         Summary of the fit in one line.
     warnings_ : list of str
@@ -253,7 +255,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     n_dropped_, drop_fraction_ : int and float
         Number of samples dropped, and their share of the scored samples.
     drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
-        Share of each class that was dropped.
+        Share of each class that was dropped. Not with many classes per sample.
     solver_results_ : list of SolverResult
         One per split and checkpoint.
     cv_results_ : dict of str to ndarray

@@ -1,4 +1,4 @@
-"""What a drop curve measured: gains, their intervals, and what they mean in words."""
+"""Gains that a drop curve measured, their intervals, and their meaning in words."""
 
 from dataclasses import dataclass
 from textwrap import wrap

@@ -16,6 +16,7 @@ from sk_datadrop._report import (
     names_of_classes,
     tabulate,
 )
+from sk_datadrop._safeguards import HARMFUL
 from sk_datadrop._samples import by_position
 from sk_datadrop._thumbnails import LINE_HEIGHT, LINE_WIDTH, thumbnail
 
@@ -105,13 +106,17 @@ def influence_html(
     worst = report.sort_values(order, ascending=[False, True]).head(MOST_ROWS)
     pictures = _thumbnails(estimator, X, y, worst["row"].to_numpy()[:max_samples])
     labels = labels_of_classes(estimator, names) if "target" in report else []
+    verb, is_treated = _treated(estimator, report, y)
     page = _template().render(
         title=title or f"{type(estimator).__name__}: what was found",
         summary=estimator.summary_,
         warnings=estimator.warnings_,
-        classes=_classes(report) if labels else [],
+        verb=verb,
+        classes=_classes(report["target"], is_treated) if labels else [],
         confusion=_confusion(report, labels) if labels else None,
-        columns=_columns(worst, pictures, labels),
+        columns=_columns(
+            worst, pictures, labels, verb, is_treated[worst["row"].to_numpy()]
+        ),
         n_rows=len(worst),
         n_samples=len(report),
         line_size=(LINE_WIDTH, LINE_HEIGHT),
@@ -158,14 +163,27 @@ def _thumbnails(
     }
 
 
-def _classes(report: Any) -> list[dict[str, Any]]:
-    """Return the share dropped of each class, largest first."""
-    groups = report["kept"].groupby(report["target"]).agg(["size", "sum"])
+def _treated(estimator: Any, report: Any, y: Any) -> tuple[str, np.ndarray]:
+    """Return what became of harmful samples, and which they are, (n_samples,)."""
+    on_harmful = getattr(estimator, "on_harmful", "drop")
+    if on_harmful == "weigh":
+        return "weighed down", report["weight"].to_numpy() < 1 - HARMFUL
+    if on_harmful == "mend":
+        given, suggested = np.asarray(y), np.asarray(estimator.suggested_targets_)
+        is_other = suggested != given.reshape(suggested.shape).astype(suggested.dtype)
+        return "mended", is_other.reshape(len(is_other), -1).any(axis=1)
+    return "dropped", ~report["kept"].to_numpy()
+
+
+def _classes(target: Any, is_treated: np.ndarray) -> list[dict[str, Any]]:
+    """Return how many of each class were dropped, or else treated, most first."""
+    groups = target.groupby(target).agg("size")
+    n_treated = target[is_treated].groupby(target[is_treated]).agg("size")
     rows = [
-        {"name": str(name), "n": int(n), "n_dropped": int(n - n_kept)}
-        for name, n, n_kept in groups.itertuples()
+        {"name": str(name), "n": int(n), "n_treated": int(n_treated.get(name, 0))}
+        for name, n in groups.items()
     ]
-    return sorted(rows, key=lambda row: -row["n_dropped"] / row["n"])
+    return sorted(rows, key=lambda row: -row["n_treated"] / row["n"])
 
 
 def _confusion(report: Any, labels: list[str]) -> dict[str, Any] | None:
@@ -188,7 +206,11 @@ def _confusion(report: Any, labels: list[str]) -> dict[str, Any] | None:
 
 
 def _columns(
-    report: Any, pictures: dict[str, Any], labels: list[str]
+    report: Any,
+    pictures: dict[str, Any],
+    labels: list[str],
+    verb: str,
+    is_treated: np.ndarray,
 ) -> list[dict[str, Any]]:
     """Return the columns of the table: heading, way of sorting, cells, and choices."""
     columns = [_column("sample", report.index)]
@@ -207,12 +229,12 @@ def _columns(
     if "suggestion_probability" in report:
         chance = report["suggestion_probability"]
         columns.append(_column("chance that it is right", chance, "{:.2f}"))
-    decision = np.where(report["kept"], "kept", "dropped")
+    decision = np.where(is_treated, verb, "kept")
     return [
         *columns,
         _column("chance of harm", report["harm_probability"], "{:.2f}"),
         _column("influence", report["influence"], "{:.1e}"),
-        _column("decision", decision, choices=["dropped", "kept"]),
+        _column("decision", decision, choices=[verb, "kept"]),
     ]
 
 

@@ -422,9 +422,10 @@ def _advice(module: torch.nn.Module, shape: Any) -> str:
         if len(shape) == n_axes:
             return (
                 "The samples have no axis of channels, which a convolution needs: pass "
-                "X[:, None]."
+                "X[:, None], or np.stack(X)[:, None] of a list."
             )
-        if len(shape) == n_axes + 1 and shape[-1] == first.in_channels != shape[0]:
+        may_be_last = shape[-1] in (1, 3, first.in_channels)
+        if len(shape) == n_axes + 1 and may_be_last and shape[0] not in (1, 3):
             return (
                 "The channels of the samples are the last axis, and must be the first: "
                 "pass np.moveaxis(X, -1, 1), or give a data set of images a transform "

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
@@ -137,8 +136,8 @@ def audit(
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches.
     verbose : int, default=0
-        1 shows a progress bar and prints the fit in one line; 2 and more also the net's
-        own table.
+        1 shows a progress bar, and prints the fit in one line at the end; 2 and more
+        also the net's own table.
     X_val, y_val : array-like, Dataset or None, default=None
         Samples to measure influence on, instead of `cv`. They are not in the report.
 
@@ -248,15 +247,22 @@ def tabulate(estimator: Any, X: Any, y: Any, names: np.ndarray | None) -> Any:
     """Return the report of samples whose targets were read."""
     import pandas as pd
 
-    check_consistent_length(X, y, estimator.sample_mask_)
-    columns = {"row": np.arange(len(estimator.sample_mask_))}
+    n_samples = len(estimator.sample_mask_)
+    for name, values in (("X", X), ("y", y)):
+        if values is not None and (n_given := len(values)) != n_samples:
+            raise ValueError(
+                f"{name} has {n_given:,} samples, and this {type(estimator).__name__} "
+                f"was fitted on {n_samples:,}. Pass all samples that it was fitted on, "
+                "in the same order, also those that were dropped."
+            )
+    columns = {"row": np.arange(n_samples)}
     columns |= _targets(estimator, X, y, names) | _findings(estimator)
     if isinstance(X, pd.DataFrame):
         index = X.index
     elif (files := file_names(X)) is not None:
         index = pd.Index(files, name="file")
     else:
-        index = pd.RangeIndex(len(columns["row"]), name="sample")
+        index = pd.RangeIndex(n_samples, name="sample")
     return pd.DataFrame(columns, index=index)
 
 

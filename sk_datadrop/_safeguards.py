@@ -24,6 +24,9 @@ SMALLEST_GAIN_IN_SPREAD = 0.2
 """Share of the variance of the targets (by their median absolute deviation) that also
 suffices: gross errors may outweigh what a net has learned of all other samples."""
 
+SMALLEST_CHANGE = 1e-4
+"""Share of the held-out loss by which it must change for a net to have learned."""
+
 LARGEST_UNEXPLAINED = 0.05
 """Share of the surest predictions that may contradict the labels of hard samples."""
 
@@ -160,12 +163,18 @@ def _say_blind(gain: float, n_suspected: int) -> str:
     return (
         "the nets of round 1 predict held-out samples hardly better than a constant "
         f"does (they save {gain:.1%} of its loss), so they cannot tell which samples "
-        f"do harm: {n_suspected} look harmful, none was dropped. Scale the inputs, "
-        "train longer, or use another learning rate or another net."
+        f"do harm: {n_suspected} look harmful, none was dropped. Scale the inputs (and "
+        "the targets of a regressor), train longer, or use another learning rate or "
+        "another net."
     )
 
 
 def _look_at_epochs(courses: Sequence[Course]) -> list[str]:
+    if np.median([_change(course.losses) for course in courses]) < SMALLEST_CHANGE:
+        return [
+            "the loss of held-out samples hardly changed from the first epoch to the "
+            "last, so that the nets are as good as untrained. Raise the learning rate."
+        ]
     lengths = [len(course.losses) for course in courses]
     first = [c.best_epoch == 1 and n > 2 for c, n in zip(courses, lengths, strict=True)]
     if np.mean(first) > 0.5:
@@ -181,6 +190,13 @@ def _look_at_epochs(courses: Sequence[Course]) -> list[str]:
             "max_epochs."
         ]
     return []
+
+
+def _change(losses: np.ndarray) -> float:
+    """Return the range of the losses as a share of their size; infinity if unknown."""
+    if len(losses) < 3 or not np.isfinite(losses).all():
+        return np.inf
+    return float(np.ptp(losses) / (np.abs(losses).max() or 1.0))
 
 
 def _still_falls(losses: np.ndarray) -> bool:

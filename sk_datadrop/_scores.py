@@ -103,8 +103,9 @@ def influence_scores(
     net : skorch.NeuralNet or torch.nn.Module
         Trained net. A plain module needs `loss`.
     X, y : array-like of shape (n_samples, ...), Dataset or None
-        Samples that the net was trained on: arrays or tensors, as the net takes them.
-        X may be a data set; y is then None if the items hold the targets.
+        Samples that the net was trained on: arrays or tensors, as the net takes them,
+        in single or double precision. X may be a data set; y is then None if the items
+        hold the targets.
     X_val, y_val : array-like of shape (n_val, ...), Dataset or None
         Samples that the net was not trained on, at least two.
     loss : torch.nn.Module, callable or None, default=None
@@ -236,9 +237,10 @@ def _as_samples(X: Any, y: Any, suffix: str) -> Samples:
 def _cast(
     net: NeuralNet, first: FunctionalNet, samples: Samples, held_out: Samples
 ) -> tuple[Samples, Samples]:
-    """Check the losses of both, in the dtypes that the net takes; arrays are as given.
+    """Check the losses of both, in the dtypes that the net takes.
 
-    Warns of samples that are read differently each time.
+    Arrays are as given, except for single and double precision. Warns of samples that
+    are read differently each time.
     """
     cast = []
     for name, given in (("X", samples), ("X_val", held_out)):
@@ -247,6 +249,8 @@ def _cast(
                 partial(_checked, first, given), castings_for(net, given.X)
             )
         else:
+            X, y = (_in_floats_of(net.module_, values) for values in (given.X, given.y))
+            given = Samples(X, y, given.codes)
             check_loss(first, given)
         if (note := say_random(net, given, 0, name)) is not None:
             warnings.warn(note, DataDropoutWarning, stacklevel=3)
@@ -258,6 +262,17 @@ def _checked(net: FunctionalNet, samples: Samples, casting: Casting) -> Samples:
     cast = Samples.of(cast_as(samples.X, casting), samples.y, samples.codes)
     check_loss(net, cast)
     return cast
+
+
+def _in_floats_of(module: nn.Module, values: Any) -> Any:
+    """Return single and double precision numbers in that of the parameters."""
+    name = str(getattr(values, "dtype", "")).removeprefix("torch.")
+    if name not in ("float32", "float64"):
+        return values
+    is_double = any(p.dtype == torch.float64 for p in module.parameters())
+    if isinstance(values, torch.Tensor):
+        return values.double() if is_double else values.float()
+    return values.astype(np.float64 if is_double else np.float32, copy=False)
 
 
 def _as_array(values: Any) -> Any:

@@ -234,6 +234,13 @@ def test_gallery_of_image_pairs(denoising):
         display.plot("classes")
 
 
+def test_many_classes_per_sample_have_no_share_of_each(fitted):
+    model, X, y = fitted
+    del model.drop_rate_per_class_
+    with pytest.raises(ValueError, match="many classes each are in no single one"):
+        InfluenceDisplay(model, X, y).plot("classes")
+
+
 def test_gallery_of_image_pairs_without_predictions(denoising):
     model, X, y = denoising
     selector = DataDropoutTransformer(model.estimator, cv=2, random_state=0).fit(X, y)

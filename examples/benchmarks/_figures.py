@@ -195,7 +195,7 @@ KINDS = {
 }
 """Data of the cells by their kind."""
 SPARED = (", MNIST-1D", ", MNIST", ", photographs")
-"""What the heading of a group says already."""
+"""Parts of names that the heading of a group says already."""
 
 
 def kind_of(cell: str) -> str:

@@ -53,8 +53,8 @@ model = DataDropoutClassifier(net)
 # %%
 # Without trusted labels
 # ----------------------
-# Three outer splits hold samples out in turn. Their labels are as wrong as those trained
-# on, so every difference is smaller than it would be by right labels. Accuracy and the
+# Three outer splits hold samples out in turn. Their labels are as wrong as all others,
+# so every difference is smaller than it would be by right labels. Accuracy and the
 # probability of the given class keep their order under random errors; the last lines
 # of the summary say what such samples cannot tell.
 
