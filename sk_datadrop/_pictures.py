@@ -7,7 +7,6 @@ from sklearn.utils import _safe_indexing
 
 from sk_datadrop._samples import input_of
 
-CAPTION_WIDTH = 24
 NAME_WIDTH = 18
 """Characters."""
 
@@ -32,9 +31,13 @@ def caption(sample: Any) -> str:
         for column, verb in (("target", "given"), ("prediction", "predicted"))
         if column in sample
     ]
-    beside = ", ".join(told)
-    lines = [beside] if told and len(beside) <= CAPTION_WIDTH else told
-    return "\n".join([f"sample {sample['row']}", *lines])
+    return "\n".join([f"sample {sample['row']}", *told])
+
+
+def is_contradicted(estimator: Any, sample: Any) -> bool:
+    """Return whether a sample has another class than the one predicted."""
+    has_both = hasattr(estimator, "classes_") and "prediction" in sample
+    return has_both and bool(sample["target"] != sample["prediction"])
 
 
 def draw_values(ax: Any, values: np.ndarray, scale: np.ndarray) -> None:
