@@ -88,6 +88,7 @@ sphinx_gallery_conf = {
     "doc_module": ("sk_datadrop",),
     "backreferences_dir": "generated/backreferences",
     "thumbnail_size": (480, 336),
+    "image_srcset": ["2x"],
     "abort_on_example_error": True,
     "show_memory": False,
     "write_computation_times": False,
@@ -218,8 +219,8 @@ def unwanted(page):
     list of str
         Names of warnings, and folders of the machine that built the page.
     """
-    folders = {HERE.parent, Path.home(), Path(sys.prefix), tempfile.gettempdir()}
-    known = "|".join(re.escape(str(folder)) for folder in folders)
+    folders = [HERE.parent, Path.home(), Path(sys.prefix), Path(tempfile.gettempdir())]
+    known = "|".join(re.escape(str(path)) for path in folders if path.name)
     outputs = re.findall(r"sphx-glr-script-out.*?</pre>", page, re.DOTALL)
     text = html.unescape(re.sub("<.*?>", "", "\n".join(outputs)))
     return re.findall(rf"\w*Warning\b|(?:{known})\b", text)

@@ -122,6 +122,7 @@ for chosen, label, color in [
     left.hist(influence[chosen], bins, alpha=0.6, label=label, color=color)
 left.axvline(0, color="0.4", linewidth=1)
 left.set(xlabel="influence (harmful < 0 < helpful)", ylabel="training samples")
+left.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
 left.legend()
 colors = ["0.6", "0.6", "tab:red", "0.8"]
 bars = right.barh(list(errors), list(errors.values()), color=colors)
