@@ -77,8 +77,8 @@ InfluenceDisplay.from_estimator(model, X, y_given, kind="classes")
 plt.show()
 
 # %%
-# How far the splits agree
-# ------------------------
+# How far the nets agree
+# ----------------------
 # Round 1 trains one net per split. Each point is a sample: its influence by the first
 # net against that by the second. The agreement of the nets is half of the evidence for
 # the rule, and the chance that the label is wrong is the other half. With clean data

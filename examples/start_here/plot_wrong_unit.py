@@ -104,7 +104,7 @@ for name, y in given.items():
 # They are dropped for their losses. Samples without an error stay, on whichever side of
 # zero their influence is.
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
 for ax, (name, model) in zip(axes, models.items(), strict=True):
     off = given[name] - y_clean[train]
     kept = model.sample_mask_
