@@ -7,6 +7,7 @@ import sys
 import tempfile
 import tomllib
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -24,7 +25,7 @@ os.environ.setdefault("SK_DATADROP_QUICK", "1")
 METADATA = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
 project = "sk_datadrop"
 copyright = "2026, the sk_datadrop developers"
-version = release = METADATA["version"]
+version = release = metadata.version(project)
 
 extensions = [
     "sphinx.ext.autodoc",
@@ -115,9 +116,9 @@ html_theme_options = {
     "footer_end": [],
     "secondary_sidebar_items": ["page-toc"],
     "icon_links": [
-        {"name": name, "url": address, "icon": "fa-solid fa-code-branch"}
+        {"name": name, "url": address, "icon": "fa-brands fa-github"}
         for name, address in METADATA.get("urls", {}).items()
-        if name in ("Repository", "Source")
+        if name == "Source"
     ],
 }
 # Pages that have no pages below them to navigate to.

@@ -7,7 +7,7 @@ import numpy as np
 from sk_datadrop._curves import DropCurve, drop_curve
 from sk_datadrop._engine import View
 from sk_datadrop._lazy import LazyTargets, with_own_targets
-from sk_datadrop._pictures import caption, draw_values, is_contradicted, pictures_of
+from sk_datadrop._pictures import draw_gallery
 from sk_datadrop._report import (
     check_findings,
     check_report_support,
@@ -17,23 +17,8 @@ from sk_datadrop._report import (
 )
 from sk_datadrop._samples import by_position
 
-ENDS = "most harmful", "most helpful"
-MOST_COLUMNS = 4
-"""Of a gallery; with more, captions are too small to read on a page."""
-
-CAPTION_SIZE = 10
-"""Points."""
-
-INCHES_PER_CHARACTER = 0.09
-INCHES_PER_LINE = 0.19
-"""Of captions."""
-
-SMALLEST_WIDTH = 1.3
 MOST_CHARACTERS_IN_A_LINE = 50
 """Of names of classes, side by side."""
-
-CONTRADICTED = "#c62828"
-"""Colour of the caption of a sample whose label the net does not predict."""
 
 
 class DropCurveDisplay:
@@ -297,8 +282,9 @@ class InfluenceDisplay:
         if kind == "gallery":
             if ax is not None:
                 raise ValueError("a gallery makes its own axes; leave ax out.")
-            self.ax_ = _draw_gallery(self, n_samples)
-            self.figure_ = self.ax_.flat[0].figure
+            self.figure_ = _figure()
+            findings = self.estimator, self.X, self.y, self.report_
+            self.ax_ = draw_gallery(self.figure_, *findings, n_samples)
             return self
         if kind not in _KINDS:
             known = ", ".join([*_KINDS, "gallery"])
@@ -355,57 +341,6 @@ def _draw_agreement(display: InfluenceDisplay, ax: Any) -> None:
     ax.legend(markerscale=3)
 
 
-def _draw_gallery(display: InfluenceDisplay, n_samples: int) -> np.ndarray:
-    influence = display.report_["influence"].to_numpy()
-    order = np.argsort(influence)[: np.sum(~np.isnan(influence))]
-    n_shown = min(n_samples, len(order) // 2)
-    n_blocks = -(-n_shown // MOST_COLUMNS)
-    n_columns = -(-n_shown // n_blocks)
-    numbers = np.concatenate([order[:n_shown], order[::-1][:n_shown]])
-    pictures = pictures_of(display.estimator, display.X, display.y, numbers)
-    captions = [caption(display.report_.iloc[number]) for number in numbers]
-    axes = _grid(2 * n_blocks, len(pictures), n_columns, captions)
-    blocks = axes.reshape(2 * n_blocks, len(pictures), n_columns)
-    columns = np.swapaxes(blocks, 1, 2).reshape(2, -1, len(pictures))
-    for ax in columns[:, n_shown:].flat:
-        ax.set_axis_off()
-    places = columns[:, :n_shown].reshape(-1, len(pictures))
-    for place, (column, number) in enumerate(zip(places, numbers, strict=True)):
-        is_wrong = is_contradicted(display.estimator, display.report_.iloc[number])
-        color = CONTRADICTED if is_wrong else "black"
-        column[0].set_title(captions[place], fontsize=CAPTION_SIZE, color=color)
-        for ax, (kind, drawn) in zip(column, pictures.items(), strict=True):
-            # What was predicted is compared with what was given.
-            scales = pictures["given"] if kind == "predicted" else drawn
-            draw_values(ax, drawn[place], scales[place])
-    for block, end in zip(blocks, np.repeat(ENDS, n_blocks), strict=True):
-        first, *others = pictures
-        block[0, 0].set_ylabel(f"{end}\n{first}" if others else end)
-        for ax, kind in zip(block[1:, 0], others, strict=True):
-            ax.set_ylabel(kind)
-    return axes
-
-
-def _grid(
-    n_blocks: int, n_kinds: int, n_columns: int, captions: list[str]
-) -> np.ndarray:
-    """Return axes wide and high enough for the captions above each block of lines."""
-    import matplotlib.pyplot as plt
-
-    longest = max(len(line) for text in captions for line in text.split("\n"))
-    width = max(SMALLEST_WIDTH, INCHES_PER_CHARACTER * longest)
-    n_captions = 1 + max(text.count("\n") for text in captions)
-    height = SMALLEST_WIDTH * n_kinds + INCHES_PER_LINE * n_captions
-    _, axes = plt.subplots(
-        n_blocks * n_kinds,
-        n_columns,
-        figsize=(width * n_columns, height * n_blocks),
-        layout="constrained",
-        squeeze=False,
-    )
-    return np.asarray(axes)
-
-
 _KINDS = {
     "histogram": _draw_histogram,
     "classes": _draw_classes,
@@ -421,9 +356,11 @@ def _name(view: View, other: View) -> str:
     return f"{net}, epoch {view.epoch}, group {view.group + 1}"
 
 
-def _axes(ax: Any) -> Any:
-    if ax is not None:
-        return ax
+def _figure() -> Any:
     import matplotlib.pyplot as plt
 
-    return plt.subplots(layout="constrained")[1]
+    return plt.figure(layout="constrained")
+
+
+def _axes(ax: Any) -> Any:
+    return _figure().subplots() if ax is None else ax

@@ -96,9 +96,7 @@ for name, result in results.items():
     print(f"{name:18}{products[name]:9}{residual:10.1e}{difference:15.1e}{rank:12.5f}")
 
 # %%
-# First the scores against those of the full matrix, then their cost. A product costs
-# about as much as a gradient over the samples of the curvature; ``Dense`` needs one
-# product per parameter.
+# The scores of the other solvers against those of the whole matrix:
 
 figure, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
 names = [name for name in results if name != "Dense"]
@@ -108,6 +106,12 @@ ax.axline((0, 0), slope=1, color="0.5", linewidth=1)
 ax.set(xlabel="influence, whole matrix", ylabel="influence, by the solver")
 ax.ticklabel_format(style="sci", scilimits=(0, 0))
 ax.legend(markerscale=3)
+plt.show()
+
+# %%
+# The cost of a solver is its number of products with the curvature matrix. A product
+# costs about as much as a gradient over the samples of the curvature. ``Dense`` needs
+# one product per parameter.
 
 figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
 bars = ax.barh(list(products), list(products.values()))

@@ -108,9 +108,8 @@ for name, error in errors.items():
     print(f"{name:18} {error:6.1%} of the test digits wrong")
 
 # %%
-# First the influence of each training sample, positive for helpful samples and negative
-# for harmful ones. Then the test errors. This is one seed, so differences of a percent
-# mean nothing.
+# The influence of each training sample is positive for helpful samples and negative for
+# harmful ones.
 
 figure, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
 influence = model.influence_
@@ -124,6 +123,10 @@ ax.axvline(0, color="0.4", linewidth=1)
 ax.set(xlabel="influence (harmful < 0 < helpful)", ylabel="training samples")
 ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
 ax.legend()
+plt.show()
+
+# %%
+# The test errors below are of one seed, so differences of a percent mean nothing.
 
 figure, ax = plt.subplots(figsize=(6.4, 3), layout="constrained")
 colors = ["0.6", "0.6", "tab:red", "0.8"]
