@@ -6,7 +6,7 @@ import numpy as np
 
 from sk_datadrop._engine import View
 from sk_datadrop._lazy import LazyTargets, with_own_targets
-from sk_datadrop._pictures import caption, draw_values, pictures_of
+from sk_datadrop._pictures import draw_gallery
 from sk_datadrop._report import (
     check_findings,
     check_support,
@@ -16,14 +16,6 @@ from sk_datadrop._report import (
 )
 from sk_datadrop._samples import by_position
 
-CAPTION_SIZE = 8
-"""Points; the least that is read with ease in print."""
-
-INCHES_PER_CHARACTER = 0.07
-INCHES_PER_LINE = 0.3
-"""Height of a line of a caption, which stands above two lines of pictures."""
-
-SMALLEST_WIDTH = 1.3
 MOST_CHARACTERS_IN_A_LINE = 50
 """Characters of the names of classes, side by side."""
 
@@ -111,7 +103,7 @@ class InfluenceDisplay:
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
         >>> display = InfluenceDisplay.from_estimator(model, X, y, kind="agreement")
         >>> display.ax_.get_xlabel()
-        'influence, split 1, epoch 10, group 1'
+        'influence by net 1'
         """
         return cls(estimator, X, y).plot(**options)
 
@@ -127,15 +119,15 @@ class InfluenceDisplay:
         kind : {"histogram", "gallery", "classes", "agreement"}, default="histogram"
             - "histogram": influence of the samples kept and dropped;
             - "gallery": the most harmful and the most helpful samples, with the label
-              given and predicted above them, or the images given and, if the estimator
-              predicts, predicted beneath;
+              given and predicted above them, in red where these differ, or the images
+              given and, if the estimator predicts, predicted beneath;
             - "classes": share of each class that was dropped;
-            - "agreement": influence in one view against another, the first two of
-              different splits where there are such.
+            - "agreement": influence by one net of round 1 against that by another, or,
+              with a single net, by two epochs of it or two groups of held-out samples.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None makes a figure. A gallery always makes its own.
         n_samples : int, default=8
-            Number of samples at each end of a gallery.
+            Number of samples at each end of a gallery, up to four side by side.
 
         Returns
         -------
@@ -161,8 +153,9 @@ class InfluenceDisplay:
         if kind == "gallery":
             if ax is not None:
                 raise ValueError("a gallery makes its own axes; leave ax out.")
-            self.ax_ = _draw_gallery(self, n_samples)
-            self.figure_ = self.ax_.flat[0].figure
+            self.figure_ = _figure()
+            findings = self.estimator, self.X, self.y, self.report_
+            self.ax_ = draw_gallery(self.figure_, *findings, n_samples)
             return self
         if kind not in _KINDS:
             known = ", ".join([*_KINDS, "gallery"])
@@ -184,6 +177,7 @@ def _draw_histogram(display: InfluenceDisplay, ax: Any) -> None:
     ax.hist(parts, bins=np.linspace(low, high, 50), stacked=True, label=labels)
     ax.axvline(0, color="0.5", linewidth=1)
     ax.set(xlabel="influence", ylabel="samples", yscale="log")
+    ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
     ax.legend()
 
 
@@ -215,52 +209,10 @@ def _draw_agreement(display: InfluenceDisplay, ax: Any) -> None:
     ax.set_title(f"correlation {np.corrcoef(x[seen], y[seen])[0, 1]:.2f}")
     ax.axhline(0, color="0.5", linewidth=1)
     ax.axvline(0, color="0.5", linewidth=1)
-    ax.set_xlabel(f"influence, {_name(views[0])}")
-    ax.set_ylabel(f"influence, {_name(views[second])}")
-    ax.legend()
-
-
-def _draw_gallery(display: InfluenceDisplay, n_samples: int) -> np.ndarray:
-    influence = display.report_["influence"].to_numpy()
-    order = np.argsort(influence)[: np.sum(~np.isnan(influence))]
-    n_columns = min(n_samples, len(order) // 2)
-    numbers = np.concatenate([order[:n_columns], order[::-1][:n_columns]])
-    pictures = pictures_of(display.estimator, display.X, display.y, numbers)
-    captions = [caption(display.report_.iloc[number]) for number in numbers]
-    axes = _grid(2 * len(pictures), n_columns, captions)
-    # Both ends side by side: a line for each kind of picture.
-    lines = np.hstack(np.split(axes, 2))
-    for ax, text in zip(lines[0], captions, strict=True):
-        ax.set_title(text, fontsize=CAPTION_SIZE)
-    for line, (kind, drawn) in zip(lines, pictures.items(), strict=True):
-        # What was predicted is compared with what was given.
-        scales = pictures["given"] if kind == "predicted" else drawn
-        for ax, values, scale in zip(line, drawn, scales, strict=True):
-            draw_values(ax, values, scale)
-    for position, end in ((0, "most harmful"), (n_columns, "most helpful")):
-        first, *others = pictures
-        lines[0, position].set_ylabel(f"{end}\n{first}" if others else end)
-        for ax, kind in zip(lines[1:, position], others, strict=True):
-            ax.set_ylabel(kind)
-    return axes
-
-
-def _grid(n_lines: int, n_columns: int, captions: list[str]) -> np.ndarray:
-    """Return axes wide and high enough for the captions above two of the lines."""
-    import matplotlib.pyplot as plt
-
-    longest = max(len(line) for text in captions for line in text.split("\n"))
-    width = max(SMALLEST_WIDTH, INCHES_PER_CHARACTER * longest)
-    n_captions = 1 + max(text.count("\n") for text in captions)
-    height = SMALLEST_WIDTH * n_lines + INCHES_PER_LINE * n_captions
-    _, axes = plt.subplots(
-        n_lines,
-        n_columns,
-        figsize=(width * n_columns, height),
-        layout="constrained",
-        squeeze=False,
-    )
-    return np.asarray(axes)
+    ax.set_xlabel(f"influence by {_name(views[0], views[second])}")
+    ax.set_ylabel(f"influence by {_name(views[second], views[0])}")
+    ax.ticklabel_format(style="sci", scilimits=(0, 0))
+    ax.legend(markerscale=3)
 
 
 _KINDS = {
@@ -271,13 +223,18 @@ _KINDS = {
 """Pictures on one pair of axes. To add one: a function here, and a line in `plot`."""
 
 
-def _name(view: View) -> str:
-    return f"split {view.split + 1}, epoch {view.epoch}, group {view.group + 1}"
+def _name(view: View, other: View) -> str:
+    net = f"net {view.split + 1}"
+    if view.split != other.split:
+        return net
+    return f"{net}, epoch {view.epoch}, group {view.group + 1}"
+
+
+def _figure() -> Any:
+    import matplotlib.pyplot as plt
+
+    return plt.figure(layout="constrained")
 
 
 def _axes(ax: Any) -> Any:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(layout="constrained")[1]
+    return _figure().subplots() if ax is None else ax

@@ -125,8 +125,8 @@ def test_agreement(fitted):
     views = fitted[0].influence_per_view_
     correlation = np.corrcoef(views[0], views[1])[0, 1]
     assert display.ax_.get_title() == f"correlation {correlation:.2f}"
-    assert display.ax_.get_xlabel().startswith("influence, split 1, epoch")
-    assert display.ax_.get_ylabel().startswith("influence, split 2, epoch")
+    assert display.ax_.get_xlabel() == "influence by net 1"
+    assert display.ax_.get_ylabel() == "influence by net 2"
 
 
 def test_agreement_of_groups(classifier, blobs):
@@ -138,9 +138,10 @@ def test_agreement_of_groups(classifier, blobs):
         ).plot("agreement")
         for cv in (2, 0.3)
     )
-    assert display.ax_.get_ylabel().startswith("influence, split 2, epoch")
-    assert display.ax_.get_ylabel().endswith("group 1")
-    assert alone.ax_.get_ylabel().startswith("influence, split 1, epoch")
+    assert display.ax_.get_ylabel() == "influence by net 2"
+    assert alone.ax_.get_xlabel().startswith("influence by net 1, epoch")
+    assert alone.ax_.get_xlabel().endswith("group 1")
+    assert alone.ax_.get_ylabel().startswith("influence by net 1, epoch")
     assert alone.ax_.get_ylabel().endswith("group 2")
 
 
@@ -158,7 +159,7 @@ def test_gallery_of_a_table(fitted):
     given, predicted = fitted[2][order], fitted[0].predict(fitted[1])[order]
     for place, ax in [(0, display.ax_[0, 0]), (-1, display.ax_[1, 0])]:
         assert ax.get_title() == (
-            f"sample {order[place]}\ngiven {given[place]}, predicted {predicted[place]}"
+            f"sample {order[place]}\ngiven {given[place]}\npredicted {predicted[place]}"
         )
     labels = [ax.get_ylabel() for ax in display.ax_[:, 0]]
     assert labels == ["most harmful", "most helpful"]
@@ -178,20 +179,55 @@ LONG = "a name that goes on and on and on"
 
 @pytest.mark.parametrize("names", [["ant", "bee", "cat"], [LONG, "b" * 50, "cow"]])
 def test_captions_can_be_read(classifier, blobs, names):
-    """They are of eight points or more, and do not run into one another."""
+    """They are of ten points, four to a line, and do not run into one another."""
     X, y = blobs
     model = DataDropoutClassifier(classifier, cv=2, random_state=0)
     labels = np.array(names)[y]
     display = InfluenceDisplay(model.fit(X, labels), X, labels).plot("gallery")
     canvas = display.figure_.canvas
     canvas.draw()
+    assert display.ax_.shape == (4, 4)
     for line in display.ax_:
-        assert all(ax.title.get_fontsize() >= 8 for ax in line)
+        assert all(ax.title.get_fontsize() >= 10 for ax in line)
         boxes = [ax.title.get_window_extent(canvas.get_renderer()) for ax in line]
         for box, other in itertools.pairwise(boxes):
             assert box.x1 < other.x0
         assert boxes[0].x0 > 0
         assert boxes[-1].x1 < display.figure_.bbox.x1
+
+
+def test_captions_of_contradicted_labels_are_red(fitted):
+    model, X, y = fitted
+    y = y.copy()
+    most_harmful = np.argsort(model.influence_)[:2]
+    y[most_harmful] = model.predict(X)[most_harmful]
+    y[most_harmful[1]] = "bee" if y[most_harmful[1]] != "bee" else "cat"
+    display = InfluenceDisplay(model, X, y).plot("gallery", n_samples=2)
+    colors = [ax.title.get_color() for ax in display.ax_[0]]
+    assert colors == ["black", "#c62828"]
+
+
+def test_a_large_gallery_has_lines_of_four_at_most(fitted):
+    """Seven samples at each end take two lines, the second with a place to spare."""
+    display = InfluenceDisplay(*fitted).plot("gallery", n_samples=7)
+    assert display.ax_.shape == (4, 4)
+    titles = [ax.get_title() for ax in display.ax_.flat]
+    assert [place for place, title in enumerate(titles) if not title] == [7, 15]
+    assert not display.ax_[1, 3].axison
+    order = np.argsort(fitted[0].influence_)
+    shown = [int(title.split()[1]) for title in titles if title]
+    assert shown == [*order[:7], *order[::-1][:7]]
+    labels = [ax.get_ylabel() for ax in display.ax_[:, 0]]
+    assert labels == ["most harmful"] * 2 + ["most helpful"] * 2
+
+
+def test_large_and_small_numbers_have_a_common_power_of_ten(fitted):
+    """Else the labels of neighbouring ticks run into one another."""
+    for kind in ("histogram", "agreement"):
+        axis = InfluenceDisplay(*fitted).plot(kind).ax_.xaxis
+        axis.figure.canvas.draw()
+        assert max(len(tick.get_text()) for tick in axis.get_ticklabels()) <= 5
+        assert axis.get_offset_text().get_text().startswith("1e")
 
 
 @pytest.fixture(scope="module")
