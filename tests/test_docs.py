@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,22 @@ def test_docstrings_are_looked_at():
         "sk_datadrop.metrics",
         "sk_datadrop.nets.DnCNN.forward",
     } <= set(with_docstrings())
+
+
+def test_a_warning_or_a_path_among_the_outputs_of_an_example_is_found():
+    for package in ("latex2mathml", "sphinx_gallery"):
+        pytest.importorskip(package)
+    unwanted = runpy.run_path(str(DOCS / "conf.py"))["unwanted"]
+    page = (
+        "<p>A UserWarning in the text.</p>"
+        '<div class="sphx-glr-script-out highlight-none"><div class="highlight">'
+        "<pre><span></span>{}\n</pre></div></div>"
+        "<pre>DeprecationWarning: code</pre>"
+    )
+    home = str(DOCS.parent)
+    assert unwanted(page.format("dropped 12 samples, warned of nothing")) == []
+    assert unwanted(page.format("<span>Future</span>Warning: no")) == ["FutureWarning"]
+    assert unwanted(page.format(f"wrote {home}/a.csv")) == [home]
 
 
 @pytest.mark.parametrize("page", ["getting_started", "user_guide", "inside", "scaling"])
