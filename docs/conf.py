@@ -56,6 +56,7 @@ EXAMPLES = [
     "plot_label_noise.py",
     "plot_inspect.py",
     "plot_drop_curve.py",
+    "plot_robust_loss.py",
     "plot_denoising.py",
     "plot_wrong_unit.py",
     "plot_grid_search.py",
