@@ -160,7 +160,8 @@ def _prepared(
 ) -> tuple[Any, Plan]:
     """Return the estimator for a run, and the plan of its round 1."""
     # "auto" asks more of the splits, and "weigh" of the net: checked before training.
-    asks_most = next((rule for rule in ("auto", "weigh") if rule in rules), "harmful")
+    asking = [rule for rule in ("auto", "weigh") if rule in compared.rules]
+    asks_most = asking[0] if asking else "harmful"
     model = clone(compared.estimator).set_params(random_state=seed)
     _decide(model, decision_of(asks_most))
     return model, make_plan(

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from skorch import NeuralNet
 from torch import Tensor
 
 from sk_datadrop._batches import batches_of, collates, has_own_dataset, twin_of
+from sk_datadrop._callbacks import cloned
 from sk_datadrop._casting import Casting, castings_of
 from sk_datadrop._criteria import OF_TWO_CLASSES, original
 from sk_datadrop._derivatives import is_out_of_memory
@@ -88,7 +88,7 @@ def probe_net(
         return first_that_works(run, castings_for(probe, samples.X))
 
     with seeded(seed, device_of(net)), torch.no_grad():
-        probe = _initialized(clone(net).set_params(verbose=0))
+        probe = _initialized(cloned(net).set_params(verbose=0))
         try:
             return probed(probe)
         except ValueError as error:

@@ -261,9 +261,9 @@ def mean_gap(results) -> list[Panel]:
     series = [
         Series("data dropout", {m: p for m, p in points.items() if m not in same}),
         Series("other methods", {m: points[m] for m in same}, ORANGE, "s"),
-        Series("data dropout, same cells", same, hollow=True, lane=1),
+        Series("data dropout, the same ones", same, hollow=True, lane=1),
     ]
-    label = "gap closed (number of cells in brackets)"
+    label = "gap closed (combinations in brackets)"
     return [Panel({"": order}, series, label, (-100, 115), (0, 100), " %", names=names)]
 
 

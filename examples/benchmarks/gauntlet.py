@@ -750,11 +750,11 @@ def gap_table(results) -> str:
         counts = [f"{mean_of(lines, name):.0f}" for name in ("rows", "spoiled")]
         gap = interval_cell(*percent_of_none(methods, "none", "oracle"), " %")
         cells = [form.format(c) if c else "" for c in cells]
-        rows.append([cell, *counts, str(len(lines)), gap, *cells])
+        rows.append([cell, gap, *cells, *counts, str(len(lines))])
     means = [number(mean_share(shares(results, m).values()), ".0%") for m in columns]
-    header = ["cell", "samples", "wrong", "seeds", "gap", *columns]
+    header = ["cell", "gap", *columns, "samples", "wrong", "seeds"]
     return as_markdown(
-        header, [*rows, ["mean where there is a gap", *4 * [""], *means]]
+        header, [*rows, ["mean where there is a gap", "", *means, "", "", ""]]
     )
 
 
@@ -861,7 +861,8 @@ def tables(results: Results) -> dict[str, tuple[str, str]]:
     found = {"summary": ("Summary", summary_table(results))}
     for name, (title, make) in BY_TARGET.items():
         halves = [
-            f"{target}\n\n{make(half)}" for target, half in by_target(results).items()
+            f"**{target}**\n\n{make(half)}"
+            for target, half in by_target(results).items()
         ]
         found[name] = title, "\n".join(halves)
     title = "Median cost: plain trainings, and seconds relative to none"
