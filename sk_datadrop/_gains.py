@@ -178,7 +178,9 @@ class DropCurve:
 
     @property
     def shares(self) -> np.ndarray:
-        """Share of the training samples dropped or treated by each rule.
+        """Share of the training samples that each rule dropped.
+
+        With "weigh" and "mend" it is the share of those more likely harmful than not.
 
         Returns
         -------
@@ -224,8 +226,8 @@ class DropCurve:
         if can_turn_round(self.score):
             return "They can turn this score round: it prefers nets that learned them."
         of_one_kind = (
-            "Errors of one kind, such as a class taken for another, can hide a gain or "
-            "turn it round: nets that have learned them are scored as right."
+            "Errors of one kind, such as a class or a unit taken for another, can hide "
+            "a gain or turn it round: nets that learned them are scored as right."
         )
         if self.score != "accuracy" or self.n_classes < 2:
             return f"They can hide a gain. {of_one_kind}"

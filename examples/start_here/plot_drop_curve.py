@@ -42,7 +42,7 @@ net = NeuralNetClassifier(
     criterion=torch.nn.CrossEntropyLoss,
     optimizer=torch.optim.Adam,
     lr=0.01,
-    max_epochs=10 if QUICK else 15,
+    max_epochs=8 if QUICK else 15,
     batch_size=64,
     iterator_train__shuffle=True,
     train_split=None,
@@ -80,7 +80,7 @@ trusted_curve = drop_curve(
     y_given,
     **trusted,
     fractions=FRACTIONS,
-    n_repeats=2 if QUICK else 5,
+    n_repeats=3 if QUICK else 5,
     random_state=0,
 )
 print(trusted_curve)
@@ -108,7 +108,7 @@ clean_curve = drop_curve(
     y_right,
     **trusted,
     fractions=[0.2] if QUICK else FRACTIONS,
-    n_repeats=2 if QUICK else 5,
+    n_repeats=3 if QUICK else 5,
     random_state=0,
 )
 print(clean_curve)
