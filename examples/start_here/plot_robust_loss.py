@@ -191,9 +191,7 @@ for name, found in results.items():
 
 colors = ["tab:orange", "tab:orange", "tab:blue", "tab:purple", "0.5"]
 titles = ["30 % wrong labels", "10 % gross errors", "honest heavy tails"]
-figure, all_axes = plt.subplots(
-    1, 3, figsize=(9, 3.2), sharey=True, layout="constrained"
-)
+figure, all_axes = plt.subplots(1, 3, figsize=(8, 4), sharey=True, layout="constrained")
 ways = [way for way in trainings if way != "plain loss"]
 for axes, name, title in zip(all_axes, results, titles, strict=True):
     axes.axvline(0, color="0.6", linewidth=1)
