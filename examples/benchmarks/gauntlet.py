@@ -1,4 +1,4 @@
-"""Many nets, many ways to be wrong, many rivals: how good is the net at the end?
+"""Many nets, many ways to be wrong, many methods: how good is the net at the end?
 
 For every cell of ``_cells.py`` and every seed, each method answers, and the same net is
 trained from scratch on what the method keeps, always from the same fresh initial
@@ -40,7 +40,8 @@ Every result is a line of ``--results``, written as it comes: a killed run resum
 seeds add to what is there, and several processes may work on different seeds, cells or
 methods of one file. ``--replace`` computes the chosen ones again; the last line counts.
 Tables of everything in the file are printed at the end, or at once with ``--table``.
-Rivals that are not installed are left out with a message;
+Figures and the tables of the docs are made by ``report.py``.
+Libraries that are not installed are left out with a message;
 ``pip install sk_datadrop[bench]`` brings them.
 """
 

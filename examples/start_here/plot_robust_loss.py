@@ -4,10 +4,10 @@ A robust loss, or dropping?
 
 A robust loss is the cheap answer to wrong targets: the net trains once, on all samples,
 and those that it cannot fit count less. Data dropout costs about three trainings, and
-says *which* samples are wrong. Here both meet wrong labels, gross errors in a table, and
-a table whose noise is heavy-tailed but honest. On wrong targets each repairs most of the
-damage. On honest heavy tails only a robust loss can help: no sample is wrong, and data
-dropout drops none.
+says *which* samples are wrong. Here both meet wrong labels, gross errors in a table,
+and a table whose noise is heavy-tailed but honest. On wrong targets each repairs most
+of the damage. On honest heavy tails only a robust loss can help: no sample is wrong,
+and data dropout drops none.
 
 All nets are scored on test samples without errors, over several seeds.
 """
@@ -74,8 +74,8 @@ def heavy_tails(rng):
 # For classes: label smoothing, which torch has, and generalised cross entropy (GCE,
 # Zhang and Sabuncu 2018, `arXiv:1805.07836 <https://arxiv.org/abs/1805.07836>`_). GCE
 # is ``(1 - p**q) / q`` with *p* the probability of the given label. It lies between
-# cross entropy (q near 0) and the mean absolute error (q = 1). For numbers: the absolute
-# error (L1) and Huber's loss, which is quadratic up to an error of 1, linear beyond.
+# cross entropy (q near 0) and the mean absolute error (q = 1). For numbers: the
+# absolute error (L1) and Huber's loss, quadratic up to an error of 1, linear beyond.
 
 
 class GeneralisedCrossEntropy(torch.nn.CrossEntropyLoss):
@@ -191,9 +191,7 @@ for name, found in results.items():
 
 colors = ["tab:orange", "tab:orange", "tab:blue", "tab:purple", "0.5"]
 titles = ["30 % wrong labels", "10 % gross errors", "honest heavy tails"]
-figure, all_axes = plt.subplots(
-    1, 3, figsize=(9, 3.2), sharey=True, layout="constrained"
-)
+figure, all_axes = plt.subplots(1, 3, figsize=(8, 4), sharey=True, layout="constrained")
 ways = [way for way in trainings if way != "plain loss"]
 for axes, name, title in zip(all_axes, results, titles, strict=True):
     axes.axvline(0, color="0.6", linewidth=1)
@@ -230,10 +228,10 @@ for name, found in results.items():
 # -----------------
 # - Take a robust loss first if you only want a better net. It costs one training, and
 #   it can help where the noise is honest, too.
-# - Take data dropout if you want to know which samples are wrong. It is also safer where
-#   a robust loss is a risk. On the :doc:`benchmarks </benchmarks>` GCE made the log loss
-#   more than four times that of the plain loss where one class is rare. It also raised
-#   it on clean data, beyond the noise in four cells of six. Data dropout drops next to
-#   nothing there.
+# - Take data dropout if you want to know which samples are wrong. It is also safer
+#   where a robust loss is a risk. On the :doc:`benchmarks </benchmarks>` GCE made the
+#   log loss more than four times that of the plain loss where one class is rare. It
+#   also raised it on clean data, beyond the noise in four cells of six. Data dropout
+#   drops next to nothing there.
 # - The two go together: pass a net with a robust criterion, or train one on
 #   ``X[model.sample_mask_]``, as here.
