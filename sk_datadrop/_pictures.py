@@ -12,14 +12,14 @@ NAME_WIDTH = 18
 
 ENDS = "most harmful", "most helpful"
 MOST_COLUMNS = 4
-"""Of a gallery; with more, captions are too small to read on a page."""
+"""Columns of a gallery; with more, captions are too small to read on a page."""
 
 CAPTION_SIZE = 10
 """Points."""
 
 INCHES_PER_CHARACTER = 0.09
 INCHES_PER_LINE = 0.19
-"""Of captions."""
+"""Size of captions."""
 
 SMALLEST_WIDTH = 1.3
 CONTRADICTED = "#c62828"

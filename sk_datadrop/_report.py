@@ -23,7 +23,7 @@ _EXTRAS = {
     "safetensors": "save",
     "skops": "save",
 }
-"""Of this package, by what they install."""
+"""Extras of this package, by what they install."""
 
 
 def influence_report(estimator: Any, X: Any, y: Any = None) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from sklearn.base import BaseEstimator
 
 MOST_CHARACTERS = 80
-"""Of a parameter that is no estimator."""
+"""Characters of a parameter that is no estimator."""
 
 _BRIEF = Repr()
 _BRIEF.maxother = _BRIEF.maxstring = MOST_CHARACTERS

@@ -520,7 +520,7 @@ def test_says_what_to_install(monkeypatch, fitted, package):
     monkeypatch.setitem(sys.modules, package, None)
     message = (
         f"influence_html requires {package}. You can install {package} with "
-        r"`pip install sk_datadrop\[report\]`"
+        r'`pip install "sk_datadrop\[report\]"`'
     )
     with pytest.raises(ImportError, match=message):
         influence_html(*fitted)
