@@ -135,6 +135,12 @@ class DropCurveDisplay:
         for curve, axis in zip(curves, axes, strict=True):
             _draw_gains(curve, axis)
         self.figure_ = axes[0].figure
+        options = {"ncols": 2, "title": "over, mean and 95 % interval"}
+        if ax is None:
+            handles, labels = axes[0].get_legend_handles_labels()
+            self.figure_.legend(handles, labels, loc="outside lower center", **options)
+        else:
+            ax.legend(fontsize="small", **options)
         return self
 
 
@@ -156,12 +162,6 @@ def _draw_gains(curve: DropCurve, ax: Any) -> None:
     scored_on = "trusted samples" if curve.n_parts else "targets as given"
     ax.set(xlabel="samples dropped", ylabel=f"gain in {curve.score}")
     ax.set_title(f"scored on {scored_on}", fontsize="medium")
-    ax.legend(
-        title="over, mean and 95 % interval",
-        ncols=2,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.25),
-    )
 
 
 def _place(curve: DropCurve, number: int) -> tuple[bool, float]:

@@ -171,6 +171,7 @@ class DropCurve:
             heads = [("", "over no dropout", "over random samples")]
             for row in [*heads, *zip(rules, over_none, over_random, strict=True)]:
                 lines.append(f"{row[0]:<{width}} {row[1]:<33} {row[2]}")
+            lines.append("")
         return "\n".join([*lines, *wrap(self._caveat(), 95)])
 
     def __str__(self) -> str:
