@@ -135,12 +135,13 @@ class DropCurveDisplay:
         for curve, axis in zip(curves, axes, strict=True):
             _draw_gains(curve, axis)
         self.figure_ = axes[0].figure
-        options = {"ncols": 2, "title": "over, mean and 95 % interval"}
+        title = "over, mean and 95 % interval"
         if ax is None:
-            handles, labels = axes[0].get_legend_handles_labels()
-            self.figure_.legend(handles, labels, loc="outside lower center", **options)
+            drawn = axes[0].get_legend_handles_labels()
+            place = "outside lower center"
+            self.figure_.legend(*drawn, ncols=2, title=title, loc=place)
         else:
-            ax.legend(fontsize="small", **options)
+            ax.legend(ncols=2, title=title, fontsize="small")
         return self
 
 

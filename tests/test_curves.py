@@ -12,7 +12,7 @@ from joblib import parallel_config
 from scipy import stats
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, ShuffleSplit
-from skorch import NeuralNetRegressor
+from skorch import NeuralNetClassifier, NeuralNetRegressor
 from torch.utils.data import TensorDataset
 
 from sk_datadrop import (
@@ -307,6 +307,27 @@ def test_a_score_that_errors_can_turn_round_is_warned_of(classifier, spoiled_blo
     assert curve.score == "accuracy"
     assert curve.probability.score == "probability of the given class"
     assert 0.05 < curve.share_harmful < 0.25
+
+
+def test_several_labels_per_sample_are_scored_one_by_one(blobs):
+    X, y = blobs
+    net = NeuralNetClassifier(
+        torch.nn.Linear,
+        module__in_features=4,
+        module__out_features=2,
+        criterion=torch.nn.BCEWithLogitsLoss,
+        lr=0.5,
+        train_split=None,
+    )
+    labels = np.column_stack([y == 0, y < 2]).astype(int)
+    model = DataDropoutClassifier(net, cv=2, drop_fraction=0.1)
+    trusted = {"X_test": X[60:], "y_test": labels[60:]}
+    options = {"cv": None, "scoring": None, "fractions": [], "n_repeats": 1}
+    curve = curve_of(model, (X[:60], labels[:60]), **options, **trusted)
+    assert curve.score == "accuracy"
+    assert curve.probability is None
+    assert set(np.unique(curve.none * 20) % 1) == {0.0}
+    assert curve.none.mean() > 0.5
 
 
 def test_verbose_prints_the_summary(model, spoiled_plane, capsys):

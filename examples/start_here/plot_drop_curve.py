@@ -33,7 +33,7 @@ FRACTIONS = [] if QUICK else [0.1, 0.3]
 digits = load_digits()
 X = (digits.images[:, None] / 16).astype(np.float32)
 order = np.random.default_rng(0).permutation(len(X))
-test, train = order[:500], order[500:]
+test, train = order[:500], order[500:1000] if QUICK else order[500:]
 y_right = digits.target[train]
 y_given, flipped = flip_labels(y_right, 0.2, random_state=0)
 trusted = {"X_test": X[test], "y_test": digits.target[test]}
@@ -80,7 +80,7 @@ trusted_curve = drop_curve(
     y_given,
     **trusted,
     fractions=FRACTIONS,
-    n_repeats=3 if QUICK else 5,
+    n_repeats=2 if QUICK else 5,
     random_state=0,
 )
 print(trusted_curve)
@@ -107,7 +107,7 @@ clean_curve = drop_curve(
     y_right,
     **trusted,
     fractions=[0.2] if QUICK else FRACTIONS,
-    n_repeats=3 if QUICK else 5,
+    n_repeats=2 if QUICK else 5,
     random_state=0,
 )
 print(clean_curve)
