@@ -135,12 +135,12 @@ class DropCurveDisplay:
         for curve, axis in zip(curves, axes, strict=True):
             _draw_gains(curve, axis)
         self.figure_ = axes[0].figure
-        options = {"ncols": 2, "title": "over, mean and 95 % interval"}
         if ax is None:
-            handles, labels = axes[0].get_legend_handles_labels()
-            self.figure_.legend(handles, labels, loc="outside lower center", **options)
+            drawn = axes[0].get_legend_handles_labels()
+            legend = self.figure_.legend(*drawn, loc="outside lower center", ncols=2)
         else:
-            ax.legend(fontsize="small", **options)
+            legend = ax.legend(fontsize="small", ncols=2)
+        legend.set_title("over, mean and 95 % interval")
         return self
 
 
