@@ -135,13 +135,12 @@ class DropCurveDisplay:
         for curve, axis in zip(curves, axes, strict=True):
             _draw_gains(curve, axis)
         self.figure_ = axes[0].figure
-        title = "over, mean and 95 % interval"
         if ax is None:
             drawn = axes[0].get_legend_handles_labels()
-            place = "outside lower center"
-            self.figure_.legend(*drawn, ncols=2, title=title, loc=place)
+            legend = self.figure_.legend(*drawn, loc="outside lower center", ncols=2)
         else:
-            ax.legend(ncols=2, title=title, fontsize="small")
+            legend = ax.legend(fontsize="small", ncols=2)
+        legend.set_title("over, mean and 95 % interval")
         return self
 
 

@@ -71,8 +71,8 @@ from torch import nn
 from sk_datadrop import DataDropoutTransformer, DataDropoutWarning
 from sk_datadrop._drop import as_many_rows
 from sk_datadrop._plan import make_plan
+from sk_datadrop._progress import SILENT
 from sk_datadrop._samples import Samples
-from sk_datadrop._schedule import SILENT
 from sk_datadrop._splits import Split
 from sk_datadrop._training import Recipe, train
 from sk_datadrop._treatment import treat

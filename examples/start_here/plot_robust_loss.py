@@ -6,8 +6,8 @@ A robust loss is the cheap answer to wrong targets: the net trains once, on all 
 and those that it cannot fit count less. Data dropout costs about three trainings, and
 says *which* samples are wrong. Here both meet wrong labels, gross errors in a table,
 and a table whose noise is heavy-tailed but honest. On wrong targets each repairs most
-of the damage. On honest heavy tails only a robust loss can help: no sample is wrong,
-and data dropout drops none.
+of the damage. On honest heavy tails only a robust loss helps: no sample is wrong, and
+data dropout drops next to none.
 
 All nets are scored on test samples without errors, over several seeds.
 """
@@ -209,7 +209,7 @@ plt.show()
 # What only dropping gives
 # ------------------------
 # A robust loss leaves no list. Data dropout names the samples, so you can look at them
-# and correct the source. It also names none where none is wrong.
+# and correct the source. Where none is wrong it names next to none.
 
 for name, found in results.items():
     n_dropped, n_hits, n_wrong = np.sum(
