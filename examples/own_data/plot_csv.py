@@ -71,8 +71,8 @@ table.iloc[:4, [0, 1, 2, -2, -1]]
 # Find the label errors and train without them
 # --------------------------------------------
 # A net needs numbers, all of about the same size. Columns of text become one column per
-# category, the others are scaled. With ``set_output`` the row names of the CSV file stay
-# with the samples. Labels may be text.
+# category, the others are scaled. With ``set_output`` the row names of the CSV file
+# stay with the samples. Labels may be text.
 
 
 class Net(torch.nn.Sequential):
@@ -130,8 +130,8 @@ print(f"{wrong.sum()} rows are mislabelled, {hits} of them were dropped")
 # The picture
 # -----------
 # Most of the labels that were dropped lie among labels of the other kind.
-# :func:`sk_datadrop.influence_html` writes a page for the browser with all rows, to sort
-# and to filter.
+# :func:`sk_datadrop.influence_html` writes a page for the browser with all rows, to
+# sort and to filter.
 
 _, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
 for name, color in (("benign", "tab:blue"), ("malignant", "tab:orange")):
@@ -163,9 +163,9 @@ mend = clone(pipe).set_params(datadropoutclassifier__on_harmful="mend").fit(X, y
 # %%
 # How much it helps
 # -----------------
-# The 169 tumours of ``checked.csv`` have right labels, and no net has seen them. One net
-# is trained without data dropout for comparison. This is one run, so a difference of a
-# percent means nothing.
+# The 169 tumours of ``checked.csv`` have right labels, and no net has seen them. One
+# net is trained without data dropout for comparison. This is one run, so a difference
+# of a percent means nothing.
 
 plain = clone(pipe).set_params(datadropoutclassifier__drop_fraction=0).fit(X, y)
 print(f"accuracy, all rows as given      {plain.score(X_test, y_test):.3f}")

@@ -41,10 +41,10 @@ from sk_datadrop.nets import SmallCNN
 # Stand-in files; skip this with your own
 # ---------------------------------------
 # We write 1,000 handwritten digits as PNG files into the folders ``train/zero`` to
-# ``train/nine``, and a tenth of them into the wrong folder. Another 1,000 digits go into
-# ``test``, all into the right folder.
+# ``train/nine``, and a tenth of them into the wrong folder. Another 1,000 digits go
+# into ``test``, all into the right folder.
 
-NAMES = "zero one two three four five six seven eight nine".split()
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 temporary = tempfile.TemporaryDirectory()
 folder = Path(temporary.name)
 pixels, digits = mnist_data()
@@ -72,8 +72,8 @@ print(f"{len(train)} images in {len(train.classes)} folders: {train.classes}")
 # %%
 # Find the mislabelled images and train without them
 # --------------------------------------------------
-# ``fit`` takes the data set as it is. Put your own skorch net in place of this one. Give
-# it the module *class*, since every training starts from scratch.
+# ``fit`` takes the data set as it is. Put your own skorch net in place of this one.
+# Give it the module *class*, since every training starts from scratch.
 
 net = NeuralNetClassifier(
     SmallCNN,
@@ -93,9 +93,9 @@ print(model.summary_)
 # %%
 # The table: which files, and which label they should have
 # --------------------------------------------------------
-# The report is a pandas DataFrame with one row per file. ``target`` is the folder of the
-# image, ``suggested`` the folder where it probably belongs. The dropped images go into a
-# CSV file.
+# The report is a pandas DataFrame with one row per file. ``target`` is the folder of
+# the image, ``suggested`` the folder where it probably belongs. The dropped images go
+# into a CSV file.
 
 report = influence_report(model, train)
 report.index = [str(Path(file).relative_to(folder)) for file in report.index]
@@ -131,9 +131,9 @@ plt.show()
 # %%
 # Relabel instead of dropping
 # ---------------------------
-# Dropping is one way. The other is to move the files into the suggested folders and
-# to train on all of them. Do that by hand for those that you have looked at; here we
-# move them all. ``DataDropoutClassifier(net, on_harmful="mend")`` does it without moving
+# Dropping is one way. The other is to move the files into the suggested folders and to
+# train on all of them. Do that by hand for those that you have looked at; here we move
+# them all. ``DataDropoutClassifier(net, on_harmful="mend")`` does it without moving
 # files: it gives an image in doubt partly to each of the labels that it may have.
 
 

@@ -2,11 +2,11 @@
 Image pairs, some of them misaligned or swapped
 ===============================================
 
-You have pairs of image files: an input, and the image that a net should make of it. Some
-pairs are wrong. The two images are shifted against each other, or they show different
-things. This page reads pairs of PNG files and finds the wrong pairs. It ends with a
-table of their names as a CSV file, with pictures, and with a saved denoiser that was
-trained without them.
+You have pairs of image files: an input, and the image that a net should make of it.
+Some pairs are wrong. The two images are shifted against each other, or they show
+different things. This page reads pairs of PNG files and finds the wrong pairs. It ends
+with a table of their names as a CSV file, with pictures, and with a saved denoiser that
+was trained without them.
 
 The code runs as a script or in a notebook. It needs
 ``pip install "sk_datadrop[demo,save]"``.
@@ -39,8 +39,8 @@ from sk_datadrop.nets import DnCNN
 # ---------------------------------------
 # We cut 320 patches of 32 x 32 pixels from photographs of bricks, grass, gravel and
 # coins. They are the targets, and the same patches with noise are the inputs. Then we
-# shift 32 targets by a few pixels, and give 16 inputs the target of another one. The 100
-# pairs in ``test`` are right, and come from another part of the photographs.
+# shift 32 targets by a few pixels, and give 16 inputs the target of another one. The
+# 100 pairs in ``test`` are right, and come from another part of the photographs.
 
 SIZE = 32
 temporary = tempfile.TemporaryDirectory()

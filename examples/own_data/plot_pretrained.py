@@ -84,8 +84,8 @@ y, wrong = flip_labels(labels[train], 0.15, random_state=0)
 # training would change it and the next would go on from there.
 #
 # Here only a new last layer is trained: ``requires_grad_(False)`` freezes the others,
-# and ``eval`` keeps the statistics of their batch normalisation. To fine-tune all layers
-# leave out both, and lower the learning rate.
+# and ``eval`` keeps the statistics of their batch normalisation. To fine-tune all
+# layers leave out both, and lower the learning rate.
 
 
 class FineTuned(torch.nn.Module):
