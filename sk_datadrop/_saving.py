@@ -88,7 +88,6 @@ def save_model(model: Any, path: Any) -> None:
     See Also
     --------
     load_model : Loads it.
-    skops.io.dump : Saves other estimators of scikit-learn.
 
     Examples
     --------
@@ -141,10 +140,9 @@ def load_model(path: Any, estimator: NeuralNet, *, trusted: Any = None) -> Any:
         Net that the model was made with, from your own code. It is cloned, and the
         clone gets the weights. Sizes that callbacks have set in training are set again.
     trusted : list of str or type, or None, default=None
-        Types that may be in the file besides those of this package, the estimators and
-        splitters of scikit-learn, and what skops trusts: your own `cv`, `engine` or
-        `objective`, as types or functions, or by names such as "my_module.MySplitter".
-        A net is refused even so.
+        Types and functions that may be in the file besides those of this package, of
+        scikit-learn and of numpy: your own `cv`, `engine` or `objective`, as they are
+        or by names such as "my_module.MySplitter". A net is refused even so.
 
     Returns
     -------
@@ -167,7 +165,6 @@ def load_model(path: Any, estimator: NeuralNet, *, trusted: Any = None) -> Any:
     See Also
     --------
     save_model : Saves it.
-    skops.io.get_untrusted_types : Lists what is in a file; `trusted` decides on these.
 
     Examples
     --------

@@ -41,8 +41,8 @@ from sk_datadrop.nets import SmallCNN
 # Stand-in files; skip this with your own
 # ---------------------------------------
 # We write 1,000 handwritten digits as PNG files into the folders ``train/zero`` to
-# ``train/nine``, and a tenth of them into the wrong folder. Another 1,000 digits go
-# into ``test``, all into the right folder.
+# ``train/nine``, and 15 % of them into the wrong one. Another 1,000 digits go into
+# ``test``, all into the right folder.
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 temporary = tempfile.TemporaryDirectory()
@@ -50,7 +50,7 @@ folder = Path(temporary.name)
 pixels, digits = mnist_data()
 order = np.random.default_rng(0).permutation(len(digits))[:2000]
 pixels, digits = pixels[order].reshape(-1, 28, 28).astype(np.uint8), digits[order]
-given, _ = flip_labels(digits[:1000], 0.1, random_state=0)
+given, _ = flip_labels(digits[:1000], 0.15, random_state=0)
 for number, label in enumerate([*given, *digits[1000:]]):
     part = "train" if number < 1000 else "test"
     path = folder / part / NAMES[label] / f"digit_{number:04d}.png"
@@ -78,10 +78,11 @@ print(f"{len(train)} images in {len(train.classes)} folders: {train.classes}")
 net = NeuralNetClassifier(
     SmallCNN,
     module__n_outputs=len(train.classes),
+    module__batch_norm=True,
     criterion=torch.nn.CrossEntropyLoss,
     optimizer=torch.optim.Adam,
-    lr=0.005,
-    max_epochs=12,
+    lr=0.003,
+    max_epochs=10,
     batch_size=32,
     iterator_train__shuffle=True,
     train_split=None,
@@ -154,8 +155,8 @@ relabelled = train_plainly(ImageFolder(folder / "train", transform))
 # %%
 # How much it helps
 # -----------------
-# The 1,000 test images have right labels, and no net has seen them. This is one run: of
-# nets trained from other seeds, some gain less.
+# The 1,000 test images have right labels, and no net has seen them. This is one run, so
+# a difference of a percent means nothing.
 
 print(f"accuracy, all images as given     {accuracy(as_given):.3f}")
 print(f"accuracy, without those dropped   {accuracy(model):.3f}")

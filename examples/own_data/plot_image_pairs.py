@@ -168,7 +168,7 @@ plt.show()
 
 torch.manual_seed(0)
 plain = clone(net).fit(train, None)
-noisy, target = (np.array([np.array(pair[i]) for pair in test]) for i in (0, 1))
+noisy, target = (np.array([pair[i].numpy() for pair in test]) for i in (0, 1))
 for name, images in (
     ("noisy input", noisy),
     ("denoised, all pairs as given", plain.predict(test)),
