@@ -121,4 +121,4 @@ ax.set(xscale="log", xlabel="products with the curvature matrix")
 ax.set_xlim(1, 4 * max(products.values()))
 plt.show()
 
-# sphinx_gallery_thumbnail_number = 2  # noqa: ERA001
+# sphinx_gallery_thumbnail_number = 2

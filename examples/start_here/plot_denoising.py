@@ -146,4 +146,4 @@ worst = np.argsort(model.influence_)[:4]
 draw({"input": X[worst], "given": y[worst], "predicted": model.predict(X[worst])})
 plt.show()
 
-# sphinx_gallery_thumbnail_number = 2  # noqa: ERA001
+# sphinx_gallery_thumbnail_number = 2

@@ -136,4 +136,4 @@ ax.invert_yaxis()
 ax.set(xlabel="share of the test digits wrong", xlim=(0, 1.2 * max(errors.values())))
 plt.show()
 
-# sphinx_gallery_thumbnail_number = 2  # noqa: ERA001
+# sphinx_gallery_thumbnail_number = 2
