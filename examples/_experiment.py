@@ -1,4 +1,4 @@
-"""Flags, the random control and the report, shared by the experiments."""
+"""Command-line flags, random control and report that the experiments share."""
 
 import argparse
 import multiprocessing
@@ -10,45 +10,53 @@ from sklearn.base import clone
 from sk_datadrop import DatasetRows
 
 
+class Help(
+    argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter
+):
+    """Help that shows defaults, and the description as it is written."""
+
+
 def add_flags(parser, *, epochs, batch_size):
-    """Add the flags that every experiment has, with its own defaults of these."""
+    """Add the flags that every experiment has, with its own defaults."""
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=int, default=epochs, help="per training")
-    training.add_argument("--batch-size", type=int, default=batch_size)
+    training.add_argument(
+        "--epochs", type=int, default=epochs, help="epochs of a training"
+    )
+    training.add_argument(
+        "--batch-size", type=int, default=batch_size, help="samples of a batch"
+    )
     training.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
-        help="as torch names it: cpu, cuda, cuda:1, mps",
+        help="device of torch: cpu, cuda, cuda:1, mps",
     )
     training.add_argument(
         "--workers",
         type=int,
         default=0,
-        help="processes that read and prepare the images, per training",
+        help="processes of a training that read and prepare images",
     )
     dropout = parser.add_argument_group("data dropout")
     dropout.add_argument(
         "--drop-fraction",
         type=number_or_name,
         default="harmful",
-        help='"harmful", "auto", or the share of the samples to drop, such as 0.05',
+        help='samples to drop: "harmful", "auto", or a share such as 0.05',
     )
     dropout.add_argument(
         "--cv",
         type=number_or_name,
         default=3,
-        help="folds, with one training of round 1 each; or a share such as 0.2 to hold "
-        "out in a single training, which is cheaper and less certain",
+        help="number of folds, each of which is a training of round 1; or a share such "
+        "as 0.2 to hold out in a single training, which is cheaper and less reliable",
     )
     dropout.add_argument(
         "--memory",
-        help="folder that keeps the trainings of round 1: a run that was killed "
-        "resumes there, and another --drop-fraction does not repeat them",
+        help="folder that stores the trainings of round 1; a run that was killed, or "
+        "one with another --drop-fraction, does not repeat them",
     )
-    dropout.add_argument(
-        "--n-jobs", type=int, help="trainings of round 1 at a time (default: one)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    dropout.add_argument("--n-jobs", type=int, help="parallel trainings in round 1")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the run")
 
 
 def number_or_name(text):
@@ -115,7 +123,7 @@ def nets_to_compare(dropout, samples, labels, seed):
     samples = augmented(samples, labels)
     print("training without dropout", flush=True)
     plain = fit_net(dropout.estimator, samples, seed)
-    print("training without as many samples at random", flush=True)
+    print("training without as many random samples", flush=True)
     kept = random_mask(dropout.sample_mask_, labels, seed)
     rows = as_many_rows(kept, seed)
     return {
@@ -139,7 +147,7 @@ def fit_net(net, samples, seed):
 
 
 def random_mask(kept, labels, seed):
-    """Keep as many samples of each class as `kept` does, at random."""
+    """Return a random mask that keeps as many samples of each class as `kept`."""
     rng = np.random.default_rng(seed)
     labels = np.zeros(len(kept)) if labels is None else labels
     shuffled = kept.copy()
@@ -150,23 +158,23 @@ def random_mask(kept, labels, seed):
 
 
 def as_many_rows(kept, seed):
-    """Return the positions kept, some of them repeated, as many as `kept` has.
+    """Return positions of kept samples, some repeated, as many as there are samples.
 
-    Round 2 does so, too: an epoch has as many optimiser steps as with all samples.
+    Round 2 does the same, so an epoch has as many optimiser steps as with all samples.
     """
     shuffled = np.random.default_rng(seed).permutation(np.flatnonzero(kept))
     return np.sort(np.resize(shuffled, len(kept)))
 
 
 def print_dropped(dropout, spoiled):
-    """Print what was dropped, how much of it was spoiled on purpose, and the cost."""
+    """Print the number of samples dropped, how many of them are wrong, and the cost."""
     dropped = ~dropout.sample_mask_
     print(f"\ndropped {dropped.sum()} of {len(dropped)} samples ({dropped.mean():.2%})")
     if spoiled.any():
         hits = np.sum(dropped & spoiled)
         precision = hits / dropped.sum() if dropped.any() else np.nan
         print(
-            f"{hits} of them are among the {spoiled.sum()} spoiled ones: precision "
+            f"{hits} of them are among the {spoiled.sum()} wrong ones: precision "
             f"{precision:.3f}, recall {hits / spoiled.sum():.3f}"
         )
     n_splits = len(dropout.round_one_estimators_)

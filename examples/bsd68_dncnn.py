@@ -1,14 +1,14 @@
 """Data dropout for a denoiser: DnCNN on a folder of images.
 
-Cuts patches from the images of one folder, adds Gaussian noise, and trains a DnCNN to
-remove it: on all patches, on fewer chosen at random, and by data dropout. Prints the
-peak signal-to-noise ratio (PSNR) of the three on the whole images of another folder,
-which nothing used before. ``--corrupt 0.15`` first spoils the targets of that share of
-the patches, in the way that ``--kind`` names; the script then prints how many of them
-were found.
+The script cuts patches from the images of one folder, adds Gaussian noise, and trains a
+DnCNN to remove it: on all patches, on fewer chosen at random, and with data dropout. It
+prints the peak signal-to-noise ratio (PSNR) of the three on the whole images of another
+folder, which nothing else uses. ``--corrupt 0.15`` first damages the targets of that
+share of the patches, in the way that ``--kind`` names; the script then prints how many
+of them it found.
 
-Needs Pillow, which comes with torchvision (``pip install "sk_datadrop[vision]"``), and
-two folders of png, jpg or bmp files; colours are turned into gray. To compare with
+It needs Pillow, which torchvision installs (``pip install "sk_datadrop[vision]"``), and
+two folders of png, jpg or bmp files. Colours are turned into gray. To compare with
 published figures, use the data of Zhang, Zuo, Chen, Meng, Zhang (2017,
 arXiv:1608.03981): 400 images of 180 x 180 pixels to train on, and BSD68 to test. Their
 DnCNN-S, one net per level of noise, reaches 31.73, 29.23 and 26.23 dB there, at sigma
@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _experiment import (
+    Help,
     add_flags,
     dropout_parameters,
     net_parameters,
@@ -102,21 +103,19 @@ class NoisyPatches(Dataset):
 
 
 def parse_arguments(arguments):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     data = parser.add_argument_group("data")
-    data.add_argument("--train", type=Path, required=True, help="folder of images")
-    data.add_argument("--test", type=Path, required=True, help="folder of images")
+    data.add_argument("--train", type=Path, required=True, help="training images")
+    data.add_argument("--test", type=Path, required=True, help="test images")
     data.add_argument(
         "--sigma",
         type=int,
         choices=[15, 25, 50],
         default=25,
-        help="standard deviation of the noise, of 255",
+        help="standard deviation of the noise; pixels go up to 255",
     )
-    data.add_argument("--patch", type=int, default=40, help="pixels of a side")
-    data.add_argument("--stride", type=int, default=20, help="from patch to patch")
+    data.add_argument("--patch", type=int, default=40, help="side in pixels")
+    data.add_argument("--stride", type=int, default=20, help="pixels between patches")
     data.add_argument(
         "--n-patches", type=int, help="use this many patches, chosen at random"
     )
@@ -131,18 +130,21 @@ def parse_arguments(arguments):
         type=share,
         default=0.0,
         metavar="SHARE",
-        help="share of the patches whose target is spoiled",
+        help="share of the patches whose target is damaged",
     )
     data.add_argument(
-        "--kind", choices=["gamma", "shift", "invert", "blur"], default="gamma"
+        "--kind",
+        choices=["gamma", "shift", "invert", "blur"],
+        default="gamma",
+        help="damage of --corrupt",
     )
     net = parser.add_argument_group("net")
-    net.add_argument("--depth", type=int, default=17, help="convolutions")
-    net.add_argument("--width", type=int, default=64, help="channels")
+    net.add_argument("--depth", type=int, default=17, help="number of convolutions")
+    net.add_argument("--width", type=int, default=64, help="channels of a convolution")
     net.add_argument(
         "--batch-norm", action=argparse.BooleanOptionalAction, default=True
     )
-    net.add_argument("--lr", type=float, default=0.001, help="learning rate, of Adam")
+    net.add_argument("--lr", type=float, default=0.001, help="learning rate of Adam")
     net.add_argument(
         "--augment",
         action=argparse.BooleanOptionalAction,

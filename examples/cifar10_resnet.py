@@ -1,13 +1,13 @@
 """Data dropout on CIFAR-10 or SVHN, with a ResNet.
 
-Trains a residual net on the training images by data dropout, on all of them, and
-without as many chosen at random, by class. Prints the accuracy of the three on the test
-images, which nothing used before. ``--label-noise 0.2`` first gives a fifth of the
-training images a wrong label; the script then prints how many of them were found.
+The script trains a residual net three times: with data dropout, on all training images,
+and without as many images of each class chosen at random. It prints the accuracy of the
+three on the test images, which nothing else uses. ``--label-noise 0.2`` first gives a
+fifth of the training images a wrong label; the script then prints how many it found.
 
-Needs torchvision (``pip install "sk_datadrop[vision]"``) and the data under ``--root``,
-as torchvision keeps it: ``cifar-10-batches-py/`` for CIFAR-10, ``train_32x32.mat`` and
-``test_32x32.mat`` for SVHN; ``--download`` fetches what is missing.
+It needs torchvision (``pip install "sk_datadrop[vision]"``) and the data in the folder
+``--root``, in the files of torchvision: ``cifar-10-batches-py/`` for CIFAR-10,
+``train_32x32.mat`` and ``test_32x32.mat`` for SVHN. ``--download`` fetches them.
 
 The nets:
 
@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from _cifar_resnet import CifarResNet
 from _experiment import (
+    Help,
     add_flags,
     dropout_parameters,
     net_parameters,
@@ -75,24 +76,22 @@ class Resnet18(resnet.ResNet):
 
 
 def parse_arguments(arguments):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", choices=["cifar10", "svhn"], default="cifar10")
     data.add_argument("--root", default="data", help="folder of the data")
-    data.add_argument("--download", action="store_true", help="if it is not there")
+    data.add_argument("--download", action="store_true", help="fetch missing data")
     data.add_argument(
         "--n-samples",
         type=int,
-        help="use only the first training samples; all ten classes must be among them",
+        help="use only the first samples; all ten classes must be among them",
     )
     data.add_argument(
         "--label-noise",
         type=share,
         default=0.0,
         metavar="SHARE",
-        help="share of the training samples to give a wrong label",
+        help="share of the training samples that get a wrong label",
     )
     net = parser.add_argument_group("net")
     net.add_argument("--net", choices=["resnet18", "resnet110"], default="resnet18")
@@ -100,10 +99,10 @@ def parse_arguments(arguments):
         "--stem",
         choices=["3x3", "7x7"],
         default="3x3",
-        help="first convolution of resnet18: 3x3 for small images, 7x7 as torchvision",
+        help="first convolution of resnet18: 3x3 for small images, or 7x7",
     )
     net.add_argument(
-        "--depth", type=int, default=110, help="depth of resnet110, 6 n + 2"
+        "--depth", type=int, default=110, help="layers of resnet110: 6 n + 2"
     )
     net.add_argument(
         "--width",
@@ -112,8 +111,13 @@ def parse_arguments(arguments):
         help="channels of the first stage of resnet110",
     )
     net.add_argument("--lr", type=float, default=0.1, help="learning rate")
-    net.add_argument("--weight-decay", type=float, default=1e-4)
-    net.add_argument("--schedule", choices=["step", "cosine"], default="step")
+    net.add_argument("--weight-decay", type=float, default=1e-4, help="of SGD")
+    net.add_argument(
+        "--schedule",
+        choices=["step", "cosine"],
+        default="step",
+        help="schedule of the learning rate",
+    )
     add_flags(parser, epochs=164, batch_size=128)
     return parser.parse_args(arguments)
 

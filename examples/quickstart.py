@@ -153,37 +153,47 @@ def print_dropped(results):
         )
 
 
-def save_figure(dropout, X, y, path):
-    figure = plt.figure(figsize=(10, 4.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.15])
-    axes = left.subplots()
-    influence, kept = dropout.influence_, dropout.sample_mask_
-    bins = np.linspace(influence.min(), influence.max(), 60)
-    for name, chosen, shade in [
-        ("kept", kept, "tab:blue"),
-        ("dropped", ~kept, "tab:red"),
-    ]:
-        axes.hist(
-            influence[chosen],
-            bins,
-            label=f"{name} ({chosen.sum():,})",
-            color=shade,
-            alpha=0.7,
-        )
-    axes.set_yscale("log")
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
-    axes.set(xlabel="influence (harmful < 0 < helpful)", ylabel="digits")
-    axes.legend()
-    right.suptitle("The 36 most harmful digits and their given labels")
-    for cell, row in zip(
-        right.subplots(4, 9).flat, np.argsort(influence)[:36], strict=True
-    ):
+def save_figure(dropout, X, y, flipped, path):
+    """Draw the chances of harm, and the digits most likely harmful, as one picture."""
+    figure = plt.figure(figsize=(9, 4.4), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.25], wspace=0.04)
+    draw_chances(left.subplots(), dropout.harm_probability_, flipped)
+    right.suptitle("given label → what the nets say", fontsize=16)
+    worst = np.argsort(-dropout.harm_probability_, kind="stable")
+    # The first of every label, in the order of the labels.
+    worst = worst[np.unique(y[worst], return_index=True)[1]]
+    suggested = dropout.suggested_targets_
+    for cell, row in zip(right.subplots(2, 5).flat, worst, strict=True):
         cell.imshow(X[row, 0], cmap="gray_r")
-        cell.set_title(str(y[row]), color="tab:red", fontsize=11, pad=2)
+        for text, x, align, color in [
+            (f"{y[row]}", 8, "right", "tab:red"),
+            (" → ", 14, "center", "black"),
+            (f"{suggested[row]}", 20, "left", "tab:green"),
+        ]:
+            cell.text(x, -2, text, ha=align, fontsize=17, color=color)
         cell.set_axis_off()
     figure.savefig(path, dpi=120)
     print(f"\nfigure saved as {path}")
+
+
+def draw_chances(axes, harm, flipped):
+    """Draw how many digits have which chance of harm, right labels and wrong ones."""
+    axes.hist(
+        [harm[~flipped], harm[flipped]],
+        bins=np.linspace(0, 1, 11),
+        label=[f"{np.sum(~flipped):,} right labels", f"{flipped.sum():,} wrong labels"],
+        color=["tab:blue", "tab:orange"],
+    )
+    axes.set_yscale("log")
+    axes.axvline(0.5, ymax=0.76, color="black", linestyle="--")
+    axes.set_ylim(0.8, 30 * axes.get_ylim()[1])
+    height = {"transform": axes.get_xaxis_transform(), "fontsize": 15}
+    axes.text(0.46, 0.68, "kept", ha="right", **height)
+    axes.text(0.54, 0.68, "dropped", ha="left", **height)
+    axes.set_xlabel("chance of harm", fontsize=15)
+    axes.set_ylabel("number of digits", fontsize=15)
+    axes.tick_params(labelsize=13)
+    axes.legend(fontsize=14, loc="upper center", frameon=False)
 
 
 def main():
@@ -195,8 +205,8 @@ def main():
     ]
     print_scores(results)
     print_dropped(results)
-    _, dropout, (X, y, _) = results[0]
-    save_figure(dropout, X, y, arguments.output)
+    _, dropout, rows = results[0]
+    save_figure(dropout, *rows, arguments.output)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from sk_datadrop import datasets, metrics, nets
 from sk_datadrop._curvature import GaussNewton, Hessian
-from sk_datadrop._curves import DropCurve, drop_curve
-from sk_datadrop._displays import DropCurveDisplay, InfluenceDisplay
+from sk_datadrop._curve_display import DropCurveDisplay
+from sk_datadrop._curves import drop_curve
+from sk_datadrop._displays import InfluenceDisplay
 from sk_datadrop._engine import View
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
+from sk_datadrop._gains import DropCurve
 from sk_datadrop._html import influence_html
 from sk_datadrop._influence import InfluenceFunctions
 from sk_datadrop._lazy import DatasetRows

@@ -6,7 +6,7 @@ part in deciding which samples go: those views are left out.
 """
 
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from skorch import NeuralNet
@@ -16,8 +16,9 @@ from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._judge import Evidence, chance_of_harm
 from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._plan import Plan
+from sk_datadrop._progress import SILENT, Progress
 from sk_datadrop._ranks import from_first_process
-from sk_datadrop._schedule import SILENT, run
+from sk_datadrop._schedule import begin_training, run, work_of_training
 from sk_datadrop._training import prefix_errors, train
 
 
@@ -34,7 +35,7 @@ class Comparison(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """What came out of a training without some samples.
+    """The result of a training without some samples.
 
     `objective` is the mean over the held-out samples, `seconds` the time of the work.
     """
@@ -48,17 +49,15 @@ def compare_candidates(
     nets: list[NeuralNet],
     evidence: Evidence,
     keep: np.ndarray,
-    bar: Any,
+    bar: Progress,
 ) -> Comparison:
     """Train again without some samples, and compare on those that had no say.
 
     `nets` are those of round 1, and `keep` marks what "harmful" keeps.
     """
     fractions = candidate_fractions(keep, evidence.influence)
-    bar.total = (bar.total or 0) + len(nets) * (len(fractions) - 1)
-    bar.set_description("candidates without the most harmful samples")
     objectives = np.empty((len(nets), len(fractions)))
-    calls = []
+    calls, works = [], []
     for number, net in enumerate(nets):
         functional = FunctionalNet(net)
         objective = HeldOutObjective(
@@ -77,7 +76,10 @@ def compare_candidates(
             rows = plan.rows_to_train(kept, len(plan.splits[number].train))
             given = (float(fraction), rows, objective.scales, objective.lowest)
             calls.append((number, *given))
-    candidates = run(train_candidate, plan, calls, n_jobs=plan.n_jobs, bar=bar)
+            works.append(work_of_training(plan, len(rows), len(plan.held_out(number))))
+    candidates = run(
+        train_candidate, plan, calls, works, n_jobs=plan.n_jobs, bar=bar, name="auto"
+    )
     measured = np.array([candidate.objective for candidate in candidates])
     objectives[:, 1:] = measured.reshape(len(nets), -1)
     overlap = np.mean([len(s.held_out) / len(s.train) for s in plan.splits])
@@ -120,7 +122,7 @@ def train_candidate(
     rows: np.ndarray,
     scales: np.ndarray,
     lowest: float = 0.0,
-    bar: Any = SILENT,
+    bar: Progress = SILENT,
 ) -> Candidate:
     """Train a clone on the samples at some positions, and measure it on those held out.
 
@@ -132,7 +134,9 @@ def train_candidate(
     recipe = plan.recipe(name, rows, number)
     # The held-out samples serve the callbacks of the net, as they do in round 1.
     held_out = plan.held_out(number)
-    net = train(plan.net, plan.samples[rows], recipe, validation=held_out)
+    begin_training(bar, plan, name, len(rows), len(held_out))
+    samples = plan.samples[rows]
+    net = train(plan.net, samples, recipe, validation=held_out, progress=bar)
     objective = HeldOutObjective(plan.objective, held_out, plan.reading, scales, lowest)
     with prefix_errors(name):
         mean = from_first_process(objective.mean(FunctionalNet(net)), net)

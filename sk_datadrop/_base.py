@@ -1,5 +1,6 @@
-"""The base of all estimators, transformers and samplers: `fit` is the method."""
+"""The base of all estimators, transformers and samplers: parameters and `fit`."""
 
+from time import perf_counter
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -9,12 +10,13 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
 from sk_datadrop._casting import Casting
-from sk_datadrop._engine import Engine
+from sk_datadrop._engine import Engine, View
 from sk_datadrop._inputs import check_inputs, with_targets_given, without_targets
 from sk_datadrop._objective import Kind
 from sk_datadrop._plan import Plan, make_plan
 from sk_datadrop._predictions import Aim
-from sk_datadrop._schedule import progress_bar
+from sk_datadrop._progress import Progress
+from sk_datadrop._schedule import work_of_fit
 from sk_datadrop._two_rounds import (
     Choice,
     Refit,
@@ -27,16 +29,32 @@ from sk_datadrop._two_rounds import (
     store_refit,
     warn_of,
 )
+from sk_datadrop._written import written
 
 
 class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
-    """Parameters, rounds and routing of them all, and which samples were kept."""
+    """Parameters, `fit`, metadata routing and the kept samples of all of them."""
 
     _is_classification: ClassVar[bool | None] = None
     """True where targets are classes; None asks the net."""
 
     _has_round_two: ClassVar[bool] = True
     aim_: Aim
+    influence_: np.ndarray
+    influence_per_view_: np.ndarray
+    harm_probability_: np.ndarray
+    sample_mask_: np.ndarray
+    sample_indices_: np.ndarray
+    sample_weight_: np.ndarray
+    suggested_targets_: np.ndarray
+    suggestion_probability_: np.ndarray
+    n_dropped_: int
+    drop_fraction_: float
+    summary_: str
+    warnings_: list[str]
+    timings_: dict[str, float]
+    views_: list[View]
+    round_one_estimators_: list[NeuralNet]
 
     def __init__(
         self,
@@ -73,8 +91,8 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
         """Train, score and drop; an estimator also retrains.
 
         A transformer or sampler stops after deciding which samples to keep. Errors in
-        data, parameters, net or criterion are raised before the first training, and a
-        ValueError where a training loss becomes NaN or infinite.
+        data, parameters, net or criterion are raised before the first training. A
+        ValueError is raised if a training loss becomes NaN or infinite.
 
         Parameters
         ----------
@@ -85,20 +103,21 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             ``collate_fn``. A `numpy.memmap`, a data set, also of Hugging Face, a
             :class:`skorch.helper.SliceDataset` or :class:`DatasetRows` is read one
             sample at a time, never as a whole. Integers stay integers (int64) if the
-            net takes them, as embeddings do; all else is cast to the dtype of its
-            parameters.
+            net takes them, as embeddings do; everything else is cast to the dtype
+            of the net's parameters.
         y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            For a classifier labels of any type, or many classes per sample as the
-            criterion takes them: labels that apply (N, L), tags (N, L), masks
-            (N, H, W). For a regressor real numbers, as a rule of the shape of the net's
-            outputs. None uses those of the data set X.
+            For a classifier: labels of any type, or many classes per sample in the
+            form that the criterion takes: multilabel (N, L), tags (N, L), masks
+            (N, H, W). For a regressor: real numbers, usually in the shape of the net's
+            outputs. None uses the targets of the data set X.
         X_val, y_val : array-like, Dataset or None, default=None
-            Samples to measure influence on, instead of `cv`: one split that trains on
-            all of X. Never trained on and never dropped.
+            Samples to measure influence on, instead of `cv`. There is then one split,
+            which trains on all of X. They are never trained on and never dropped.
         **params : dict
-            ``groups`` of shape (n_samples,) goes to the ``split`` of `cv`, all else to
-            the ``fit`` of the net in both rounds, arrays of n_samples entries cut as X
-            is. With metadata routing enabled, requests decide.
+            ``groups`` of shape (n_samples,) is passed to the ``split`` of `cv`. All
+            others are passed to the ``fit`` of the net in both rounds; arrays with
+            n_samples entries are cut as X is. If metadata routing is enabled, each is
+            passed to the objects that request it.
 
         Returns
         -------
@@ -119,13 +138,15 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
         >>> DataDropoutRegressor(net, cv=2).fit(X, y).influence_.shape
         (60,)
         """
+        start = perf_counter()
         self._forget()
         plan = make_plan(
             self, X, y, X_val, y_val, params, is_classification=self._is_classification
         )
-        n_trainings = len(plan.splits) + self._has_round_two
-        with progress_bar(n_trainings, self.verbose) as bar:
+        work = work_of_fit(plan, n_refits=int(self._has_round_two))
+        with Progress(self.verbose) as bar, bar.part(work):
             results = score_splits(plan, bar)
+            bar.hide()
             warn_of(results, stacklevel=2)
             evidence = gather(plan, results)
             verdict = judge(plan, results, evidence, stacklevel=2)
@@ -136,10 +157,10 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             if self._has_round_two:
                 store_refit(self, self._retrain(plan, choice, bar))
         if self.verbose:
-            print(self.summary_)
+            print(f"{self.summary_}; took {perf_counter() - start:,.1f} s")
         return self
 
-    def _retrain(self, plan: Plan, choice: Choice, bar: Any) -> Refit:
+    def _retrain(self, plan: Plan, choice: Choice, bar: Progress) -> Refit:
         try:
             return retrain(plan, choice, bar)
         except ValueError as error:
@@ -150,7 +171,7 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
             raise
 
     def _decision(self) -> tuple[str | float, str]:
-        """Return what to drop, and what becomes of harmful samples."""
+        """Return the samples to drop, and the treatment of harmful ones."""
         return self.drop_fraction, getattr(self, "on_harmful", "drop")
 
     def _suggest_as_given(self, y: Any) -> None:
@@ -200,6 +221,9 @@ class BaseDataDropout(MetaEstimatorMixin, BaseEstimator):
 
     def _routes_to(self, callee: str) -> MethodMapping:
         return MethodMapping().add(caller="fit", callee=callee)
+
+    def __repr__(self) -> str:
+        return written(self)
 
     def get_support(self, indices: bool = False) -> np.ndarray:
         """Tell which samples were kept.

@@ -1,4 +1,4 @@
-"""What the callbacks of a user's net need: files, validation samples, steps.
+"""Give the callbacks of a user's net the files, validation samples and steps they need.
 
 A fit trains several nets, on parts of the samples and maybe side by side, and round 2
 on all kept samples. Callbacks are written for one training by skorch, whose
@@ -7,6 +7,7 @@ on all kept samples. Callbacks are written for one training by skorch, whose
 
 import dis
 import os
+import pickle
 import re
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tempfile import mkdtemp
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
+from sklearn.base import clone
 from skorch import NeuralNet
 from skorch.callbacks import (
     BatchScoring,
@@ -28,6 +30,7 @@ from skorch.callbacks import (
     LRScheduler,
     PassthroughScoring,
     TrainEndCheckpoint,
+    WandbLogger,
 )
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
@@ -98,6 +101,30 @@ def _writes(thing: Any) -> bool:
     return isinstance(thing, Checkpoint | TrainEndCheckpoint)
 
 
+def cloned(net: NeuralNet) -> NeuralNet:
+    """Return a clone; raise a ValueError that names a callback without a copy."""
+    try:
+        return clone(net)
+    except (TypeError, pickle.PicklingError) as error:
+        named = net.callbacks if isinstance(net.callbacks, list | tuple) else []
+        callbacks = [cb[1] if isinstance(cb, tuple) else cb for cb in named]
+        stays = [type(cb).__name__ for cb in callbacks if not _has_copy(cb)]
+        where = f": callback {stays[0]}" if stays else ""
+        raise ValueError(
+            f"the net has no copy{where} ({error}), and every training needs one. Open "
+            "files, writers and locks are not copied: have a callback make them in its "
+            "on_train_begin."
+        ) from error
+
+
+def _has_copy(thing: Any) -> bool:
+    try:
+        clone(thing, safe=False)
+    except (TypeError, pickle.PicklingError):
+        return False
+    return True
+
+
 def needs_validation(net: NeuralNet) -> list[str]:
     """Name what fails without a validation phase: callbacks, and methods of the net.
 
@@ -150,6 +177,9 @@ def check_callbacks(
 
 
 def _watches(callback: Callback) -> bool:
+    if isinstance(callback, WandbLogger):
+        # It saves the weights of the lowest validation loss.
+        return bool(callback.save_model)
     monitor = getattr(callback, "monitor", None)
     return isinstance(monitor, str) and not monitor.startswith("train")
 

@@ -46,7 +46,7 @@ class Casting(NamedTuple):
 
 
 FLOATS = Casting()
-"""What nets take as a rule."""
+"""The dtypes that most nets take."""
 
 
 def is_nested(x: Any) -> bool:

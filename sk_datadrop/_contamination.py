@@ -23,13 +23,13 @@ SMALLEST_GAIN_IN_LIKELIHOOD = 8.0
 """Log-likelihood by which the mixture must be better than the single distribution."""
 
 SMALLEST_RATIO = 3.0
-"""Of the two standard deviations: honest groups may differ, but hardly by so much."""
+"""Ratio of the two standard deviations; honest groups hardly differ by so much."""
 
 LARGEST_SHARE = 0.3
-"""Of the wide residuals. Spread that varied gave .41 and more."""
+"""Share of wide residuals. Honest noise of varying spread gave 0.41 and more."""
 
 SMALLEST_P_OF_SIGNS = 0.01
-"""Of as many wide residuals above as below."""
+"""P value of a test that as many wide residuals lie above as below."""
 
 SMALLEST_SEPARATION = 4.0
 """Distance of the upper losses from the rest, in standard deviations of the rest. Those

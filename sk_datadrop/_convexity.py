@@ -1,4 +1,4 @@
-"""What curvature a loss has by the outputs of a net, and what stands for it if none.
+"""Curvature of a loss by the outputs of a net, and its substitute where there is none.
 
 Criteria of users may have kinks, or be bounded; then the second derivative is zero or
 negative where samples are predicted badly, and there is nothing to solve with.
@@ -16,8 +16,8 @@ from sk_datadrop._samples import Samples
 _MOST_TO_LOOK_AT = 256
 _N_DIRECTIONS = 4
 _LARGEST_CONCAVITY = 0.01
-"""Negative curvature by the outputs, as a share of the positive. Focal losses have none
-that counts, bounded ones .02 to 7, with which scores are worse than without any."""
+"""Negative curvature by the outputs, as a share of the positive. It is tiny for focal
+losses, and 0.02 to 7 for bounded ones, which makes scores worse than no curvature."""
 
 
 def output_hessian(net: FunctionalNet, z: Tensor, y: Tensor) -> Callable[..., Tensor]:

@@ -220,39 +220,41 @@ class GaussNewton(Curvature):
     """Generalised Gauss-Newton matrix of the mean training loss.
 
     ``A = mean_i J_i^T H_i J_i`` with J_i the Jacobian of the outputs of sample i by
-    the parameters and H_i the Hessian of its loss by the outputs, taken by
-    automatic differentiation. Positive semi-definite whenever the loss is convex
-    in the outputs; for cross-entropy it is the Fisher information. Where a loss has
-    kinks instead of a second derivative (absolute, quantile and hinge losses), torch
-    does not know it (MultiMarginLoss), or it is negative for many samples (Dice,
-    generalised cross-entropy), H_i is the same number for all: the mean squared
-    gradient by an output over the median loss, Fisher's information if the loss is
-    minus a log-likelihood, such as Laplace's for absolute errors.
+    the parameters and H_i the Hessian of its loss by the outputs, computed by
+    automatic differentiation. The matrix is positive semi-definite if the loss is
+    convex in the outputs; for cross-entropy it is the Fisher information. H_i is
+    replaced by one number for all samples if the loss has kinks instead of a second
+    derivative (absolute, quantile and hinge losses), if torch does not implement the
+    derivative (MultiMarginLoss), or if it is negative for many samples (Dice,
+    generalised cross-entropy). The number is the mean squared gradient by an output
+    over the median loss. It is the Fisher information if the loss is minus a
+    log-likelihood, such as Laplace's for absolute errors.
 
     Parameters
     ----------
     damping : float, default=0.1
         Added to the diagonal, relative to the largest eigenvalue. 0.1 was best or
-        near best at finding wrong labels, 0.03 and less at predicting retraining;
-        no absolute damping transfers from one net to another.
+        near best at finding wrong labels, 0.03 or less at predicting retraining. An
+        absolute damping does not transfer from one net to another.
     scaling : "tensor" or None, default=None
-        None damps all parameters alike. "tensor" damps those of a tensor (a weight, a
-        bias) in proportion to the size of their curvature, the root mean square of
-        A theta, in the spirit of Marquardt: a first and a last layer differ by orders
-        of magnitude. Together with a damping of 0.03 it predicts retraining better.
+        None damps all parameters alike. "tensor" damps the parameters of each tensor
+        (a weight, a bias) in proportion to the size of their curvature, the root mean
+        square of A theta, in the spirit of Marquardt: the curvatures of a first and a
+        last layer differ by orders of magnitude. Together with a damping of 0.03 it
+        predicts retraining better.
     n_samples : int or None, default=256
         Number of training samples in the mean, drawn once without replacement.
         None, or more than there are, uses all. On noisy digits 256, 512 and 1,500
         samples ranked the wrong labels alike.
     max_memory : float, default=1e9
-        Bytes for the graphs that products with the matrix go back through. They are
-        built once, as far as they fit, and otherwise again in every product, in
-        batches that fit. It changes the result by rounding only.
+        Bytes for the graphs of backpropagation. Graphs that fit are built once and
+        kept; the others are built again in every product, in batches that fit. It
+        changes the result by rounding only.
 
     See Also
     --------
-    Hessian : With the part that can be negative.
-    Lanczos : Solves with it.
+    Hessian : Includes the part that can be negative.
+    Lanczos : Solves systems with it.
 
     References
     ----------
@@ -309,10 +311,10 @@ class _Isotropic(GaussNewton):
 class Hessian(Curvature):
     """Hessian of the mean training loss by the parameters.
 
-    The matrix of the influence functions of Koh and Liang, who assume a minimum.
-    Trained nets are rarely at one: the Hessian then has negative eigenvalues, along
-    which influences would be turned around unless the damping exceeds them. Where it
-    does not, solvers refuse, and a warning names the damping that would be enough.
+    Koh and Liang use this matrix and assume that the loss is at a minimum. Trained
+    nets are rarely at one. The Hessian then has negative eigenvalues, which reverse the
+    sign of influences unless the damping exceeds them. If it does not, solvers refuse
+    the system, and a warning names a damping that would be enough.
 
     Parameters
     ----------
@@ -324,11 +326,11 @@ class Hessian(Curvature):
     n_samples : int or None, default=256
         Number of training samples in the mean.
     max_memory : float, default=1e9
-        Bytes for the graphs that products with the matrix go back through.
+        Bytes for the graphs of backpropagation, as for `GaussNewton`.
 
     See Also
     --------
-    GaussNewton : Without the part that can be negative.
+    GaussNewton : Leaves out the part that can be negative.
 
     References
     ----------

@@ -1,133 +1,34 @@
 """Did dropping help? The same net, retrained after data dropout, at random, on all."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from numbers import Integral
+from time import perf_counter
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from sklearn.base import clone, is_classifier
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import check_cv
-from sklearn.utils import _safe_indexing, check_random_state, check_scalar, indexable
+from sklearn.model_selection import KFold, StratifiedKFold, check_cv
+from sklearn.utils import check_random_state, check_scalar, indexable
 
-from sk_datadrop._drop import check_drop_fraction, paired_standard_error
+from sk_datadrop._arms import Compared, Rule, Run, Trusted, run_once
+from sk_datadrop._default_scores import can_turn_round, default_scores
+from sk_datadrop._drop import check_drop_fraction, check_on_harmful
 from sk_datadrop._estimators import DataDropoutClassifier, DataDropoutRegressor
+from sk_datadrop._gains import DropCurve, holds_errors
 from sk_datadrop._lazy import with_own_targets
-from sk_datadrop._parallel import run_all
-from sk_datadrop._plan import cut, make_plan
-from sk_datadrop._schedule import progress_bar
-from sk_datadrop._two_rounds import (
-    Choice,
-    choose,
-    gather,
-    judge,
-    retrain,
-    score_splits,
-    store,
-    store_refit,
-    warn_of,
-)
+from sk_datadrop._parallel import n_processes, run_all
+from sk_datadrop._plan import make_plan
+from sk_datadrop._progress import Progress
+from sk_datadrop._safeguards import DataDropoutWarning
+from sk_datadrop._training import prefix_errors
 
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class DropCurve:
-    """Result of :func:`drop_curve`.
-
-    One column per fraction, one row per run, that is, repetition and outer split. The
-    arms of a run share samples, seed and number of samples dropped.
-
-    Parameters
-    ----------
-    fractions : list of float or str
-        As asked for.
-    dropout, random : ndarray of shape (n_runs, n_fractions), dtype float64
-        Scores after data dropout, or a random drop of as many samples of each class.
-    none : ndarray of shape (n_runs,), dtype float64
-        Scores after training on all samples.
-    n_dropped : ndarray of shape (n_runs, n_fractions), dtype int64
-        Number of samples dropped.
-    n_train, n_test : ndarray of shape (n_runs,), dtype int64
-        Number of samples trained and scored on.
-
-    See Also
-    --------
-    drop_curve : Measures it.
-    DropCurveDisplay : Draws it.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sk_datadrop import DropCurve
-    >>> curve = DropCurve(
-    ...     [0.1], np.array([[0.8], [0.9]]), random=np.array([[0.7], [0.6]]),
-    ...     none=np.array([0.7, 0.8]), n_dropped=np.array([[9], [9]]),
-    ...     n_train=np.array([90, 90]), n_test=np.array([50, 50]),
-    ... )
-    >>> curve.gain("none")[0]
-    array([0.1])
-    """
-
-    fractions: list[str | float]
-    dropout: np.ndarray
-    random: np.ndarray
-    none: np.ndarray
-    n_dropped: np.ndarray
-    n_train: np.ndarray
-    n_test: np.ndarray
-
-    def gain(self, over: str = "none") -> tuple[np.ndarray, ...]:
-        """Mean paired difference of data dropout to another arm, and its interval.
-
-        Each run gives one difference: its arms share their samples and their seed.
-
-        Parameters
-        ----------
-        over : {"none", "random"}, default="none"
-            The arm to compare with: no dropout, or a random drop of as many samples.
-
-        Returns
-        -------
-        mean : ndarray of shape (n_fractions,), dtype float64
-            Mean over the runs.
-        low, high : ndarray of shape (n_fractions,), dtype float64
-            95 % interval of Student's t, corrected for runs that share training samples
-            (Nadeau, Bengio 2003, doi:10.1023/A:1024068626366); NaN for a single run.
-
-        See Also
-        --------
-        drop_curve : Measures the curve.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sk_datadrop import DropCurve
-        >>> curve = DropCurve(
-        ...     [0.1], np.array([[0.8], [0.9]]), random=np.array([[0.7], [0.6]]),
-        ...     none=np.array([0.7, 0.8]), n_dropped=np.array([[9], [9]]),
-        ...     n_train=np.array([90, 90]), n_test=np.array([50, 50]),
-        ... )
-        >>> mean, low, high = curve.gain(over="random")
-        >>> mean.round(3), bool(low < 0 < high)
-        (array([0.2]), True)
-        """
-        if over not in ("none", "random"):
-            raise ValueError(f"over must be 'none' or 'random'; got {over!r}.")
-        other = self.none[:, None] if over == "none" else self.random
-        return _interval(self.dropout - other, np.mean(self.n_test / self.n_train))
-
-
-def _interval(values: np.ndarray, overlap: float) -> tuple[np.ndarray, ...]:
-    """Return the mean over the runs, and its interval by the corrected t-test."""
-    n_runs, mean = len(values), values.mean(axis=0)
-    if n_runs < 2:
-        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, n_runs - 1)
-    reach = quantile * paired_standard_error(values, overlap)
-    return mean, mean - reach, mean + reach
+MOST_PARTS = 10
+SMALLEST_PART = 10
+"""Samples in a part of `X_test`; the variance between parts is measured."""
 
 
 def drop_curve(
@@ -135,39 +36,55 @@ def drop_curve(
     X: Any,
     y: Any = None,
     *,
-    fractions: Sequence[str | float] = (0.05, 0.1, 0.2, 0.3, 0.4),
-    n_repeats: int = 3,
-    cv: Any = 3,
+    X_test: Any = None,
+    y_test: Any = None,
+    fractions: Sequence[Rule] = (0.1, 0.3),
+    n_repeats: int | None = None,
+    cv: Any = None,
     scoring: Any = None,
     random_state: Any = None,
     n_jobs: int | None = None,
     **params: Any,
 ) -> DropCurve:
-    """Measure whether dropping helps, beside a random drop and none.
+    """Measure whether dropping helps, beside the same at random and no dropout.
 
-    In each run the samples of one outer split are held out from everything. On the
-    rest round 1 is run once, and for every fraction two nets are retrained with another
-    seed: one without the samples most likely to do harm, one without as many samples at
-    random, of the same classes. One more is trained on all samples. All are scored on
-    the samples of the outer split, which neither scored nor chose anything. A run costs
-    the trainings of round 1 and ``2 * n_fractions + 1``, and those of "auto".
+    In each run round 1 is run once. For every rule two nets are then retrained with
+    another seed: one as the rule says, and one with as many samples of the same classes
+    dropped at random. One more is trained on all samples. The first rule is that of the
+    estimator. All nets are scored on samples that neither scored nor chose anything:
+    `X_test`, or those of an outer split, held out from everything. A run costs the
+    trainings of round 1 and ``2 * n_rules + 1``, and those of "auto".
 
     Parameters
     ----------
     estimator : DataDropoutClassifier or DataDropoutRegressor
-        Not fitted; its `drop_fraction` plays no part.
+        Not fitted. Its own `drop_fraction` and `on_harmful` are the first rule.
     X, y : array-like of shape (n_samples, ...), Dataset or None
-        Samples and targets, as for ``fit``. Where targets are wrong, so are those
-        scored on: this lowers all scores alike, and makes differences smaller.
-    fractions : sequence of float or str, default=(0.05, 0.1, 0.2, 0.3, 0.4)
-        Values for `drop_fraction`, one after the other.
-    n_repeats : int, default=3
-        How often to go through the outer splits, with fresh seeds.
-    cv : int, cross-validation generator or iterable, default=3
-        Outer splits, drawn once: all repetitions share them. An int does not shuffle;
-        use ``KFold(3, shuffle=True)`` for samples in an order that matters.
+        Samples and targets, as for ``fit``.
+    X_test, y_test : array-like of shape (n_test, ...), Dataset or None, default=None
+        Samples whose targets you trust, to score on. Every run then trains on all of
+        X, with another seed. None holds out parts of X: where targets are wrong, so are
+        those scored on. `DropCurve.summary` says what these cannot show.
+    fractions : sequence of float or str, default=(0.1, 0.3)
+        Rules to compare besides that of the estimator: values for `drop_fraction`, and
+        "weigh" or "mend". Empty for that of the estimator only. The random arm of
+        "weigh" draws by the same weights, given to other samples of the class; that of
+        "mend" drops as many samples as were mended, as mending at random would make
+        right targets wrong.
+    n_repeats : int or None, default=None
+        How often to go through the outer splits, or to train on X, with fresh seeds.
+        None is 3, or 5 with `X_test`.
+    cv : int, cross-validation generator, iterable or None, default=None
+        Outer splits, drawn once: all repetitions share them. None is 3; an int does
+        not shuffle. Use ``KFold(3, shuffle=True)`` for samples in an order that
+        matters. Not together with `X_test`.
     scoring : str, callable or None, default=None
-        As in scikit-learn; None uses the score of the estimator.
+        As in scikit-learn. None is the accuracy, of many classes per sample that of
+        the labels, tags or pixels, beside which `DropCurve.probability` has the mean
+        probability of the given class. For other targets it is one minus the median
+        absolute error over that of the best constant. Wrong labels at random make
+        differences in these smaller and do not turn them round, as they do with log
+        loss; gross errors hardly change a median.
     random_state : int, RandomState instance or None, default=None
         Seeds everything.
     n_jobs : int or None, default=None
@@ -178,7 +95,7 @@ def drop_curve(
     Returns
     -------
     DropCurve
-        Scores of all runs and arms.
+        Scores of all runs and arms. ``print`` it.
 
     See Also
     --------
@@ -193,9 +110,77 @@ def drop_curve(
     >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
     >>> model = DataDropoutRegressor(net, cv=2)
     >>> curve = drop_curve(model, X, y, fractions=[0.1], n_repeats=1, random_state=0)
-    >>> curve.dropout.shape
-    (3, 1)
+    >>> curve.fractions, curve.dropout.shape
+    (['harmful', 0.1], (3, 2))
     """
+    rules = _checked_rules(estimator, fractions)
+    if n_repeats is not None:
+        check_scalar(n_repeats, "n_repeats", Integral, min_val=1)
+    X, y = with_own_targets(X, y)
+    if y is None:
+        raise ValueError("y is missing: only a data set has its own targets. Pass y.")
+    X, y = indexable(X, y)
+    rng = check_random_state(random_state)
+    scorers = default_scores(estimator)
+    if scoring is not None:
+        name = getattr(scoring, "__name__", str(scoring))
+        scorers = {name: check_scoring(estimator, scoring)}
+    trusted = _checked_trusted(estimator, X, y, X_test, y_test, params, rng)
+    splits = _outer_splits(estimator, X, y, trusted, cv, n_repeats, params)
+    seeds = [int(rng.randint(2**31 - 1)) for _ in splits]
+    compared = Compared(clone(estimator), rules, scorers, params)
+    drawn = zip(splits, seeds, strict=True)
+    calls = [(compared, *of_run, X, y, trusted) for of_run in drawn]
+    curve = _gathered(compared, _runs(compared, calls, n_jobs), trusted)
+    _warn_of_score(curve)
+    if estimator.verbose:
+        print(curve)
+    return curve
+
+
+def _runs(
+    compared: Compared, calls: list[tuple[Any, ...]], n_jobs: int | None
+) -> list[Run]:
+    """Make all runs, under one bar."""
+    start, runs = perf_counter(), {}
+    net, verbose = compared.estimator.estimator, compared.estimator.verbose
+    with Progress(verbose, len(calls), "run") as bar:
+        is_here = n_processes(n_jobs) < 2
+        run = partial(run_once, bar=bar) if is_here else run_once
+        for number, result in run_all(run, calls, n_jobs=n_jobs, net=net):
+            runs[number] = result
+            if not is_here:
+                bar.count_part()
+    if verbose:
+        print(f"measured {len(calls)} runs; took {perf_counter() - start:,.1f} s")
+    return [runs[number] for number in range(len(calls))]
+
+
+def _outer_splits(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    trusted: Trusted | None,
+    cv: Any,
+    n_repeats: int | None,
+    params: dict[str, Any],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the samples of X that each run trains on, and is scored on."""
+    if trusted is None:
+        is_classification = is_classifier(estimator)
+        splitter = check_cv(3 if cv is None else cv, y, classifier=is_classification)
+        groups = {"groups": params["groups"]} if "groups" in params else {}
+        return list(splitter.split(X, y, **groups)) * (n_repeats or 3)
+    if cv is not None:
+        raise ValueError(
+            "cv holds out samples of X to score on, and X_test is there for that. "
+            "Leave out cv, or X_test and y_test."
+        )
+    return [(np.arange(len(y)), np.arange(0))] * (n_repeats or 5)
+
+
+def _checked_rules(estimator: Any, fractions: Sequence[Rule]) -> list[Rule]:
+    """Return the rule of the estimator, and others; each once."""
     if not isinstance(estimator, DataDropoutClassifier | DataDropoutRegressor):
         raise TypeError(
             "estimator must be a DataDropoutClassifier or DataDropoutRegressor; got "
@@ -203,97 +188,104 @@ def drop_curve(
         )
     if isinstance(fractions, str):
         raise ValueError(
-            "fractions must be a sequence, each item a number in [0, 1), 'harmful' or "
-            f"'auto'; got {fractions!r}. Pass [{fractions!r}]."
+            "fractions must be a sequence, each item a number in [0, 1), 'harmful', "
+            f"'auto', 'weigh' or 'mend'; got {fractions!r}. Pass [{fractions!r}]."
         )
-    for fraction in fractions:
-        check_drop_fraction(fraction)
-    if not len(fractions):
-        raise ValueError(f"fractions must not be empty; got {fractions!r}.")
-    check_scalar(n_repeats, "n_repeats", Integral, min_val=1)
-    X, y = with_own_targets(X, y)
-    if y is None:
-        raise ValueError("y is missing: only a data set has its own targets. Pass y.")
-    X, y = indexable(X, y)
-    rng = check_random_state(random_state)
-    scorer = check_scoring(estimator, scoring)
-    splitter = check_cv(cv, y, classifier=is_classifier(estimator))
-    groups = {"groups": params["groups"]} if "groups" in params else {}
-    splits = list(splitter.split(X, y, **groups)) * n_repeats
-    seeds = [int(rng.randint(2**31 - 1)) for _ in splits]
-    shared = _Shared(clone(estimator), fractions, scorer, params)
-    calls = [(shared, *drawn, X, y) for drawn in zip(splits, seeds, strict=True)]
-    runs = dict(run_all(_run, calls, n_jobs=n_jobs, net=estimator.estimator))
-    columns = zip(*(runs[number] for number in range(len(splits))), strict=True)
-    return DropCurve(list(fractions), *map(np.array, columns))
+    drop_fraction, on_harmful = estimator.drop_fraction, estimator.on_harmful
+    check_drop_fraction(drop_fraction)
+    check_on_harmful(on_harmful, drop_fraction)
+    rules: list[Rule] = []
+    for rule in (drop_fraction if on_harmful == "drop" else on_harmful, *fractions):
+        if rule not in ("weigh", "mend"):
+            check_drop_fraction(rule)
+        if rule not in rules:
+            rules.append(rule if isinstance(rule, str) else float(rule))
+    return rules
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What all runs share."""
+def _checked_trusted(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    X_test: Any,
+    y_test: Any,
+    params: dict[str, Any],
+    rng: np.random.RandomState,
+) -> Trusted | None:
+    """Return the samples to score on, if there are any, compared with those of X.
 
-    estimator: Any
-    fractions: Sequence[str | float]
-    scorer: Callable[..., float]
-    params: dict[str, Any]
+    Raises a ValueError if they are not of the same kind.
+    """
+    if X_test is None and y_test is None:
+        return None
+    if X_test is not None:
+        with prefix_errors("X_test"):
+            X_test, y_test = with_own_targets(X_test, y_test)
+    try:
+        # A fit would check them in the same way.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rule = {"drop_fraction": "harmful", "on_harmful": "drop"}
+            make_plan(
+                clone(estimator).set_params(**rule, memory=None, random_state=0),
+                X,
+                y,
+                X_test,
+                y_test,
+                params,
+                is_classification=is_classifier(estimator),
+            )
+    except ValueError as error:
+        message = str(error).replace("X_val", "X_test").replace("y_val", "y_test")
+        raise ValueError(message) from error
+    n_parts = int(np.clip(len(y_test) // SMALLEST_PART, 2, MOST_PARTS))
+    options = {"n_splits": n_parts, "shuffle": True, "random_state": rng}
+    splitter, labels = KFold(**options), None
+    if is_classifier(estimator) and np.ndim(y_test) == 1:
+        labels = np.asarray(y_test)
+        if np.unique(labels, return_counts=True)[1].min() >= n_parts:
+            splitter = StratifiedKFold(**options)
+    parts = [part for _, part in splitter.split(np.zeros(len(y_test)), labels)]
+    X_test, y_test = indexable(X_test, y_test)
+    return Trusted(X_test, y_test, parts)
 
 
-def _run(shared: _Shared, split: Any, seed: int, X: Any, y: Any) -> tuple[Any, ...]:
-    """Return one row of each array of `DropCurve`."""
-    (train, test), fractions = split, shared.fractions
-    # "auto" asks more of the splits, which is checked before any training.
-    rule = "auto" if "auto" in fractions else 0
-    model = clone(shared.estimator).set_params(random_state=seed, drop_fraction=rule)
-    if "on_harmful" in model.get_params(deep=False):
-        model.set_params(on_harmful="drop")
-    rng = np.random.default_rng(seed)
-    plan = make_plan(
-        model,
-        _safe_indexing(X, train),
-        _safe_indexing(y, train),
-        None,
-        None,
-        {name: cut(value, train, len(X)) for name, value in shared.params.items()},
-        is_classification=is_classifier(model),
+def _gathered(
+    compared: Compared, runs: Sequence[Run], trusted: Trusted | None
+) -> DropCurve:
+    """Put together what the runs measured."""
+    columns = zip(*(row for run in runs for row in run.rows), strict=True)
+    dropout, random, none, n_dropped, n_train, n_test = map(np.array, columns)
+    share_harmful = float(np.mean([run.share_harmful for run in runs]))
+    first, *others = [
+        DropCurve(
+            compared.rules,
+            dropout[..., number],
+            random[..., number],
+            none[..., number],
+            n_dropped,
+            n_train,
+            n_test,
+            n_parts=0 if trusted is None else len(trusted.parts),
+            score=name,
+            share_harmful=share_harmful,
+            n_classes=runs[0].n_classes,
+        )
+        for number, name in enumerate(compared.scorers)
+    ]
+    known = [curve for curve in others if not np.isnan(curve.none).any()]
+    return replace(first, probability=known[0] if known else None)
+
+
+def _warn_of_score(curve: DropCurve) -> None:
+    """Warn of a score whose order the errors found can reverse."""
+    if curve.n_parts or not holds_errors(curve) or not can_turn_round(curve.score):
+        return
+    warnings.warn(
+        f"the samples scored on carry the same errors as those trained on (about "
+        f"{curve.share_harmful:.0%} look wrong), and these can turn {curve.score} "
+        "round: it prefers nets that have learned the errors. Leave scoring out, or "
+        "pass samples that you trust: X_test and y_test.",
+        DataDropoutWarning,
+        stacklevel=3,
     )
-    n_trainings = len(plan.splits) + 2 * len(fractions) + 1
-    with progress_bar(n_trainings, model.verbose) as bar:
-        results = score_splits(plan, bar)
-        warn_of(results, stacklevel=2)
-        evidence = gather(plan, results)
-        verdict = judge(plan, results, evidence, stacklevel=2)
-        # The samples dropped may have been chosen for the initial weights of round 1,
-        # and must prove themselves with others.
-        fresh = replace(plan, seed=int(rng.integers(2**31)))
-
-        def scored(choice: Choice) -> float:
-            refit = retrain(fresh, choice, bar, keeps_files=False)
-            store(model, plan, results, evidence, verdict, choice)
-            fitted = store_refit(model, refit)
-            held_out = _safe_indexing(X, test), _safe_indexing(y, test)
-            return float(shared.scorer(fitted, *held_out))
-
-        none = scored(Choice(np.ones(len(train), dtype=bool)))
-        masks = [
-            choose(plan, results, evidence, verdict, f, "drop", bar).keep
-            for f in fractions
-        ]
-        dropout = [none if m.all() else scored(Choice(m)) for m in masks]
-        codes = plan.samples.codes
-        random = [
-            none if m.all() else scored(Choice(_shuffled(m, codes, rng))) for m in masks
-        ]
-    n_dropped = [np.sum(~mask) for mask in masks]
-    return dropout, random, none, n_dropped, len(train), len(test)
-
-
-def _shuffled(
-    mask: np.ndarray, codes: np.ndarray | None, rng: np.random.Generator
-) -> np.ndarray:
-    """Return a mask that drops as many samples of each class, but at random."""
-    codes = np.zeros(len(mask), dtype=int) if codes is None else codes
-    shuffled = np.empty_like(mask)
-    for code in np.unique(codes):
-        of_class = codes == code
-        shuffled[of_class] = rng.permutation(mask[of_class])
-    return shuffled

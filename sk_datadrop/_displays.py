@@ -1,13 +1,12 @@
-"""Pictures of the findings, in the manner of scikit-learn's displays."""
+"""Figures of a fit, in the manner of scikit-learn's displays."""
 
 from typing import Any, Self
 
 import numpy as np
 
-from sk_datadrop._curves import DropCurve, drop_curve
 from sk_datadrop._engine import View
 from sk_datadrop._lazy import LazyTargets, with_own_targets
-from sk_datadrop._pictures import caption, draw_values, pictures_of
+from sk_datadrop._pictures import draw_gallery
 from sk_datadrop._report import (
     check_findings,
     check_support,
@@ -17,151 +16,14 @@ from sk_datadrop._report import (
 )
 from sk_datadrop._samples import by_position
 
-CAPTION_SIZE = 8
-"""Points; the least that is read with ease in print."""
-
-INCHES_PER_CHARACTER = 0.07
-INCHES_PER_LINE = 0.3
-"""Of captions: they stand above two lines of pictures."""
-
-SMALLEST_WIDTH = 1.3
 MOST_CHARACTERS_IN_A_LINE = 50
-"""Of names of classes, side by side."""
-
-
-class DropCurveDisplay:
-    """Gain of data dropout over no dropout and a random drop, by the share dropped.
-
-    Where a 95 % interval holds zero, dropping that share was not shown to help.
-
-    Parameters
-    ----------
-    curve : DropCurve
-        From :func:`drop_curve`.
-
-    Attributes
-    ----------
-    ax_, figure_ : matplotlib.axes.Axes, matplotlib.figure.Figure
-        Axes and figure drawn on.
-
-    See Also
-    --------
-    drop_curve : Measures it.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sk_datadrop import DropCurve, DropCurveDisplay
-    >>> curve = DropCurve(
-    ...     [0.1], np.array([[0.8], [0.9]]), random=np.array([[0.7], [0.6]]),
-    ...     none=np.array([0.7, 0.8]), n_dropped=np.array([[9], [9]]),
-    ...     n_train=np.array([90, 90]), n_test=np.array([50, 50]),
-    ... )
-    >>> DropCurveDisplay(curve).plot().ax_.get_ylabel()
-    'gain in score'
-    """
-
-    def __init__(self, curve: DropCurve) -> None:
-        self.curve = curve
-
-    @classmethod
-    def from_estimator(
-        cls, estimator: Any, X: Any, y: Any = None, *, ax: Any = None, **options: Any
-    ) -> Self:
-        """Measure with :func:`drop_curve` and draw.
-
-        All trainings take place here; `plot` draws again without any.
-
-        Parameters
-        ----------
-        estimator : DataDropoutClassifier or DataDropoutRegressor
-            Not fitted.
-        X, y : array-like of shape (n_samples, ...), Dataset or None
-            Samples and targets, as for :func:`drop_curve`.
-        ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes a figure.
-        **options : dict
-            Options of :func:`drop_curve`.
-
-        Returns
-        -------
-        DropCurveDisplay
-            The display, drawn.
-
-        See Also
-        --------
-        plot : Draws a curve that was measured.
-
-        Examples
-        --------
-        >>> from skorch import NeuralNetRegressor
-        >>> from torch.nn import LazyLinear
-        >>> from sk_datadrop import DataDropoutRegressor, DropCurveDisplay
-        >>> X, y = [[-1.0], [1.0]] * 30, [-2.0, 2.0] * 30
-        >>> net = NeuralNetRegressor(LazyLinear, module__out_features=1, lr=0.1)
-        >>> model = DataDropoutRegressor(net, cv=2, random_state=0)
-        >>> display = DropCurveDisplay.from_estimator(model, X, y, fractions=[0.1])
-        >>> display.curve.dropout.shape
-        (9, 1)
-        """
-        # Nobody wants to learn it after the trainings.
-        check_support("DropCurveDisplay.from_estimator", "matplotlib")
-        return cls(drop_curve(estimator, X, y, **options)).plot(ax)
-
-    def plot(self, ax: Any = None) -> Self:
-        """Draw the gains with their 95 % intervals.
-
-        Call it again to draw on other axes.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes or None, default=None
-            Axes to draw on; None makes a figure.
-
-        Returns
-        -------
-        DropCurveDisplay
-            Itself.
-
-        See Also
-        --------
-        from_estimator : Measures and draws.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sk_datadrop import DropCurve, DropCurveDisplay
-        >>> curve = DropCurve(
-        ...     [0.1], np.array([[0.8], [0.9]]), random=np.array([[0.7], [0.6]]),
-        ...     none=np.array([0.7, 0.8]), n_dropped=np.array([[9], [9]]),
-        ...     n_train=np.array([90, 90]), n_test=np.array([50, 50]),
-        ... )
-        >>> DropCurveDisplay(curve).plot().ax_.get_xlabel()
-        'share of the training samples dropped'
-        """
-        check_support("DropCurveDisplay.plot", "matplotlib")
-        ax = _axes(ax)
-        shares = np.mean(self.curve.n_dropped / self.curve.n_train[:, None], axis=0)
-        order = np.argsort(shares)
-        for over, label, shift in [
-            ("none", "over no dropout", -1),
-            ("random", "over a random drop of as many samples", 1),
-        ]:
-            mean, low, high = (v[order] for v in self.curve.gain(over))
-            reach = np.array([mean - low, high - mean])
-            x = shares[order] + shift * 0.002
-            ax.errorbar(x, mean, yerr=reach, marker="o", capsize=3, label=label)
-        ax.axhline(0, color="0.5", linewidth=1)
-        ax.set(xlabel="share of the training samples dropped", ylabel="gain in score")
-        ax.legend(title="data dropout, mean and 95 % interval")
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
+"""Characters of the names of classes, side by side."""
 
 
 class InfluenceDisplay:
-    """The findings of data dropout about the samples.
+    """Figures of the scores of a fitted estimator, in the manner of scikit-learn.
 
-    `plot` has four pictures: all scores, samples at both ends, classes, agreement.
+    `plot` draws one of four: a histogram, a gallery, drop rates, or agreement.
 
     Parameters
     ----------
@@ -169,7 +31,8 @@ class InfluenceDisplay:
             or DataDropoutSampler
         Fitted.
     X, y : array-like of shape (n_samples, ...), Dataset or None
-        Samples it was fitted on, in the same order, and targets (None: of a data set).
+        Samples it was fitted on, in the same order, and their targets. None uses the
+        targets of a data set X.
 
     Attributes
     ----------
@@ -180,7 +43,7 @@ class InfluenceDisplay:
 
     See Also
     --------
-    influence_report : The same, sample by sample.
+    influence_report : Returns the same as a table.
 
     Examples
     --------
@@ -208,9 +71,9 @@ class InfluenceDisplay:
     def from_estimator(
         cls, estimator: Any, X: Any, y: Any = None, **options: Any
     ) -> Self:
-        """Draw a fitted estimator.
+        """Draw a figure of a fitted estimator.
 
-        The estimator has to be fitted; nothing is trained.
+        Nothing is trained.
 
         Parameters
         ----------
@@ -228,7 +91,7 @@ class InfluenceDisplay:
 
         See Also
         --------
-        plot : Draws another picture of the same.
+        plot : Draws another figure.
 
         Examples
         --------
@@ -240,31 +103,31 @@ class InfluenceDisplay:
         >>> model = DataDropoutRegressor(net, cv=2, random_state=0).fit(X, y)
         >>> display = InfluenceDisplay.from_estimator(model, X, y, kind="agreement")
         >>> display.ax_.get_xlabel()
-        'influence, split 1, epoch 10, group 1'
+        'influence by net 1'
         """
         return cls(estimator, X, y).plot(**options)
 
     def plot(
         self, kind: str = "histogram", *, ax: Any = None, n_samples: int = 8
     ) -> Self:
-        """Draw one of the pictures.
+        """Draw one of the figures.
 
-        Nothing is computed again, so that several pictures cost little.
+        Nothing is computed again, so further figures cost little.
 
         Parameters
         ----------
         kind : {"histogram", "gallery", "classes", "agreement"}, default="histogram"
             - "histogram": influence of the samples kept and dropped;
             - "gallery": the most harmful and the most helpful samples, with the label
-              given and predicted above them, or the images given and, if the estimator
-              predicts, predicted beneath;
+              given and predicted above them, in red where these differ, or the images
+              given and, if the estimator predicts, predicted beneath;
             - "classes": share of each class that was dropped;
-            - "agreement": influence in one view against another, the first two of
-              different splits where there are such.
+            - "agreement": influence by one net of round 1 against that by another, or,
+              with a single net, by two epochs of it or two groups of held-out samples.
         ax : matplotlib.axes.Axes or None, default=None
             Axes to draw on; None makes a figure. A gallery always makes its own.
         n_samples : int, default=8
-            Number of samples at each end of a gallery.
+            Number of samples at each end of a gallery, up to four side by side.
 
         Returns
         -------
@@ -290,8 +153,9 @@ class InfluenceDisplay:
         if kind == "gallery":
             if ax is not None:
                 raise ValueError("a gallery makes its own axes; leave ax out.")
-            self.ax_ = _draw_gallery(self, n_samples)
-            self.figure_ = self.ax_.flat[0].figure
+            self.figure_ = _figure()
+            findings = self.estimator, self.X, self.y, self.report_
+            self.ax_ = draw_gallery(self.figure_, *findings, n_samples)
             return self
         if kind not in _KINDS:
             known = ", ".join([*_KINDS, "gallery"])
@@ -313,13 +177,17 @@ def _draw_histogram(display: InfluenceDisplay, ax: Any) -> None:
     ax.hist(parts, bins=np.linspace(low, high, 50), stacked=True, label=labels)
     ax.axvline(0, color="0.5", linewidth=1)
     ax.set(xlabel="influence", ylabel="samples", yscale="log")
+    ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
     ax.legend()
 
 
 def _draw_classes(display: InfluenceDisplay, ax: Any) -> None:
     rates = getattr(display.estimator, "drop_rate_per_class_", None)
     if rates is None:
-        raise ValueError("a regressor has no classes; choose another kind.")
+        raise ValueError(
+            "a regressor has no classes, and samples of many classes each are in no "
+            "single one; choose another kind, such as 'histogram' or 'gallery'."
+        )
     labels = labels_of_classes(display.estimator, display.names)
     ax.bar(labels, rates)
     if sum(map(len, labels)) > MOST_CHARACTERS_IN_A_LINE:
@@ -341,52 +209,10 @@ def _draw_agreement(display: InfluenceDisplay, ax: Any) -> None:
     ax.set_title(f"correlation {np.corrcoef(x[seen], y[seen])[0, 1]:.2f}")
     ax.axhline(0, color="0.5", linewidth=1)
     ax.axvline(0, color="0.5", linewidth=1)
-    ax.set_xlabel(f"influence, {_name(views[0])}")
-    ax.set_ylabel(f"influence, {_name(views[second])}")
-    ax.legend()
-
-
-def _draw_gallery(display: InfluenceDisplay, n_samples: int) -> np.ndarray:
-    influence = display.report_["influence"].to_numpy()
-    order = np.argsort(influence)[: np.sum(~np.isnan(influence))]
-    n_columns = min(n_samples, len(order) // 2)
-    numbers = np.concatenate([order[:n_columns], order[::-1][:n_columns]])
-    pictures = pictures_of(display.estimator, display.X, display.y, numbers)
-    captions = [caption(display.report_.iloc[number]) for number in numbers]
-    axes = _grid(2 * len(pictures), n_columns, captions)
-    # Both ends side by side: a line for each kind of picture.
-    lines = np.hstack(np.split(axes, 2))
-    for ax, text in zip(lines[0], captions, strict=True):
-        ax.set_title(text, fontsize=CAPTION_SIZE)
-    for line, (kind, drawn) in zip(lines, pictures.items(), strict=True):
-        # What was predicted is compared with what was given.
-        scales = pictures["given"] if kind == "predicted" else drawn
-        for ax, values, scale in zip(line, drawn, scales, strict=True):
-            draw_values(ax, values, scale)
-    for position, end in ((0, "most harmful"), (n_columns, "most helpful")):
-        first, *others = pictures
-        lines[0, position].set_ylabel(f"{end}\n{first}" if others else end)
-        for ax, kind in zip(lines[1:, position], others, strict=True):
-            ax.set_ylabel(kind)
-    return axes
-
-
-def _grid(n_lines: int, n_columns: int, captions: list[str]) -> np.ndarray:
-    """Return axes wide and high enough for the captions above two of the lines."""
-    import matplotlib.pyplot as plt
-
-    longest = max(len(line) for text in captions for line in text.split("\n"))
-    width = max(SMALLEST_WIDTH, INCHES_PER_CHARACTER * longest)
-    n_captions = 1 + max(text.count("\n") for text in captions)
-    height = SMALLEST_WIDTH * n_lines + INCHES_PER_LINE * n_captions
-    _, axes = plt.subplots(
-        n_lines,
-        n_columns,
-        figsize=(width * n_columns, height),
-        layout="constrained",
-        squeeze=False,
-    )
-    return np.asarray(axes)
+    ax.set_xlabel(f"influence by {_name(views[0], views[second])}")
+    ax.set_ylabel(f"influence by {_name(views[second], views[0])}")
+    ax.ticklabel_format(style="sci", scilimits=(0, 0))
+    ax.legend(markerscale=3)
 
 
 _KINDS = {
@@ -397,13 +223,18 @@ _KINDS = {
 """Pictures on one pair of axes. To add one: a function here, and a line in `plot`."""
 
 
-def _name(view: View) -> str:
-    return f"split {view.split + 1}, epoch {view.epoch}, group {view.group + 1}"
+def _name(view: View, other: View) -> str:
+    net = f"net {view.split + 1}"
+    if view.split != other.split:
+        return net
+    return f"{net}, epoch {view.epoch}, group {view.group + 1}"
+
+
+def _figure() -> Any:
+    import matplotlib.pyplot as plt
+
+    return plt.figure(layout="constrained")
 
 
 def _axes(ax: Any) -> Any:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(layout="constrained")[1]
+    return _figure().subplots() if ax is None else ax

@@ -37,7 +37,7 @@ class View(NamedTuple):
 
     See Also
     --------
-    InfluenceFunctions : Its parameters say how many views there are.
+    InfluenceFunctions : Its parameters set the number of views.
 
     Examples
     --------
@@ -53,7 +53,7 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """Everything an engine is told besides the training, its samples and objective.
+    """Options that an engine is given besides training, samples and objective.
 
     The seed serves all random draws; there are `n_groups` random groups of the held-out
     samples, each a view; `number` is that of the split. The batch size changes the

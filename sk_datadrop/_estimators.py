@@ -1,4 +1,4 @@
-"""The meta-estimators: what is special about labels, and about other targets."""
+"""The two meta-estimators, for labels and for other targets."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from sk_datadrop.metrics import r2_score
 
 
 class _RoundTwoMixin:
-    """How round 2 trains, and predictions by its net: what both estimators share."""
+    """Round 2 and predictions by its net, which both estimators share."""
 
     estimator_: NeuralNet
     _is_classification: ClassVar[bool | None]
@@ -77,7 +77,7 @@ class _RoundTwoMixin:
 
         See Also
         --------
-        score : Tells how good predictions are.
+        score : Measures how good predictions are.
 
         Examples
         --------
@@ -95,24 +95,24 @@ class _RoundTwoMixin:
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the accuracy, or the coefficient of determination of a regressor.
 
-        Searches and cross-validation use it unless told otherwise.
+        Searches and cross-validation use it by default.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
             Samples of the shape seen in ``fit``.
         y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-            Labels or targets. None uses those of the data set X.
+            Labels or targets. None uses the targets of the data set X.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             Weights of the samples, for targets of at most two dimensions only.
 
         Returns
         -------
         float
-            Accuracy for labels: of several per sample as in scikit-learn, all must be
-            right; of tags and masks it is the share of the places that are not ignored.
-            For other targets R2 as in scikit-learn, or beyond two dimensions
-            :func:`sk_datadrop.metrics.r2_score`.
+            Accuracy for labels. If a sample has several labels, all must be right, as
+            in scikit-learn. For tags and masks it is the share of right places among
+            those that are not ignored. For other targets it is R2 as in scikit-learn,
+            or :func:`sk_datadrop.metrics.r2_score` beyond two dimensions.
 
         See Also
         --------
@@ -153,64 +153,64 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     Parameters
     ----------
     estimator : skorch.NeuralNet
-        Net with a module *class*, such as a :class:`skorch.NeuralNetClassifier`;
-        cloned, never fitted itself. In round 1 the held-out samples replace its
+        Net with a module *class*, such as a :class:`skorch.NeuralNetClassifier`. It is
+        cloned and never fitted itself. In round 1 the held-out samples replace its
         ``train_split``. Round 2 trains on every kept sample; ``train_split`` withholds
         some only if a callback watches a validation quantity and there is no `X_val`.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
         - "harmful": drop the samples whose `harm_probability_` is above one half. On
-          clean data that is next to none, and none where the fit could not tell, of
-          which a :class:`DataDropoutWarning` says why and what to do.
-        - float: drop this share of the scored samples, highest chance of harm first,
-          and of equal ones lowest influence first.
+          clean data these are very few. If the fit could not tell, nothing is dropped,
+          and a :class:`DataDropoutWarning` says why and what to do.
+        - float: drop this share of the scored samples, highest chance of harm first;
+          among equal chances, lowest influence first.
         - "auto": compare three choices by retraining: drop nothing, half of what
           "harmful" drops, or all of it. Each split is retrained once per non-empty
           choice and evaluated on its held-out samples, which take no part in choosing
           what that split drops. Nothing is dropped unless the best choice wins by more
-          than one standard error. Where "harmful" drops nothing, nothing is trained.
-          Requires folds: no `X_val`, no float `cv`.
+          than one standard error. If "harmful" drops nothing, no split is retrained.
+          It requires folds: no `X_val`, no float `cv`.
     on_harmful : {"drop", "weigh", "mend"}, default="drop"
-        What becomes of harmful samples in round 2.
+        Treatment of harmful samples in round 2.
 
-        - "drop": they are left out, as in the paper.
-        - "weigh": every sample counts by one minus its chance of harm, by being drawn
-          that often, anew in each epoch. Any criterion will do.
-        - "mend": labels give their chance of harm to the other classes, by how likely
-          these are for nets that did not train on the sample; with another criterion
-          than cross entropy the most likely class is taken. Needs more trust in the
-          nets, and gives more where samples are hard or few.
+        - "drop": leave them out, as in the paper.
+        - "weigh": draw each sample with a probability of one minus its chance of harm,
+          anew in each epoch. It works with any criterion.
+        - "mend": train on soft labels. The chance of harm of a label goes to the other
+          classes, in proportion to how likely nets find them that did not train on the
+          sample. If the criterion is not cross entropy, the most likely class is used.
+          "mend" relies more on the nets, and gains more if samples are hard or few.
 
-        Both need ``drop_fraction="harmful"``. Where the fit could not tell, and where
-        no sample is more likely harmful than not, they do nothing.
+        "weigh" and "mend" need ``drop_fraction="harmful"``. They change nothing if the
+        fit could not tell, or if no sample is more likely harmful than not.
     same_steps : bool, default=True
-        Whether round 2 takes as many optimiser steps as on all samples, by repeats of
-        samples drawn once from those kept. Fewer samples at the same number of epochs
-        would train it less, and not fill its schedule of the learning rate. Not where
-        ``train_split`` withholds some of them.
+        Whether round 2 takes as many optimiser steps as it would on all samples. Some
+        kept samples, drawn once, are then repeated. With fewer steps the net would be
+        trained less, and a schedule of the learning rate would not reach its end. It
+        has no effect if ``train_split`` withholds samples.
     cv : int, float, cross-validation generator or iterable, default=3
         - int: number of shuffled folds, stratified for a classifier, one split each;
-        - float in (0, 1): one split with this share held out, cheaper, more cautious;
+        - float in (0, 1): one split with this share held out; cheaper, less reliable;
         - splitter, or iterable of (train, held-out) index arrays.
     objective : {"bounded", "loss"} or callable, default="bounded"
         Quantity measured on the held-out samples. "bounded" is one minus the
         probability of the given class (a power of it, for classes the net hardly
-        knows), as the outputs have it, whatever the criterion; averaged over the
-        classes, so that neither wrong labels nor frequent classes dominate, or over the
+        knows), read from the outputs whatever the criterion is. It is averaged over the
+        classes, so neither wrong labels nor frequent classes dominate, or over the
         labels, tags or pixels of a sample. "loss" is the training loss, as in the
         paper. A callable gets (outputs, y) and returns a tensor of shape (n_samples,),
         lower being better.
     engine : InfluenceFunctions or None, default=None
-        How samples are scored. None uses ``InfluenceFunctions()``.
+        Scores the samples. None uses ``InfluenceFunctions()``.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Folder for the splits, trained and scored, and the candidates of "auto", so that
-        a fit that differs in `drop_fraction` only, or was killed, does not repeat them
-        ("auto" trains to the end, and shares none with the other rules).
+        Folder for the trained and scored splits, and for the candidates of "auto". A
+        fit that was killed, or that differs only in `drop_fraction`, reuses them
+        ("auto" trains every split to the end, so it shares none with other rules).
         Requires an integer `random_state`. The key holds the samples, the parameters,
         the seed, the code of the net as Python has loaded it, and the versions of the
-        libraries. Whoever can write there can execute code here.
+        libraries. Anyone who can write to the folder can execute code here.
     n_jobs : int or None, default=None
-        Number of joblib worker processes, for splits or, with a single one, for scoring
-        its samples. Ignored by the threading backend. Does not change the result.
+        Number of joblib worker processes. They run the splits or, with a single split,
+        score its samples. The threading backend ignores it. Results are the same.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches; global
         generators are left untouched. An int is torch's seed itself: with nothing
@@ -218,8 +218,9 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         with ``train_split=None``. The trainings of round 1 use seeds derived from it.
         None draws the seed from torch's global generator.
     verbose : int, default=0
-        1 shows a progress bar with the time left, and prints `summary_`; 2 and more
-        also the net's own table.
+        1 shows one progress bar over all trainings, with the epoch and the time left,
+        and prints `summary_` and the seconds at the end; 2 and more also the net's own
+        table. With worker processes the bar moves by the split, not by the epoch.
 
     Attributes
     ----------
@@ -231,21 +232,22 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         Mean influence over the views, in units of the objective. Positive is helpful,
         negative harmful. NaN for samples never scored.
     harm_probability_ : ndarray of shape (n_samples,), dtype float64
-        Chance in [0, 1] that the sample does harm, from influence by the other splits,
-        predictions and losses; NaN for samples never scored.
+        Chance in [0, 1] that the sample does harm, estimated from the influence in
+        other splits, the predictions and the losses; NaN for samples never scored.
     sample_weight_ : ndarray of shape (n_samples,), dtype float64
-        How much each sample counts in round 2: zero where dropped.
-    suggested_targets_ : ndarray of shape (n_samples,)
-        The given label, or the most likely other one where it is more likely wrong
-        than right.
+        Weight of each sample in round 2; zero if dropped.
+    suggested_targets_ : ndarray of the shape of y
+        The given label, or the most likely other label if the given one is more likely
+        wrong than right.
     suggestion_probability_ : ndarray of shape (n_samples,), dtype float64
-        Chance that the suggested label is right.
+        Chance that the suggested label is right; with many classes per sample, that all
+        of its suggested classes are.
     summary_ : str
-        The fit in one line.
+        Summary of the fit in one line.
     warnings_ : list of str
-        What the fit could not know, as each :class:`DataDropoutWarning` said.
+        Message of each :class:`DataDropoutWarning` of the fit.
     influence_per_view_ : ndarray of shape (n_views, n_samples), dtype float64
-        Influence by view; held-out samples are scored by other ones, or NaN.
+        Influence by view; NaN where a view did not score the sample.
     views_ : list of View
         Split, epoch and held-out group of each view.
     sample_mask_, sample_indices_ : ndarray of shape (n_samples,) and (n_kept,)
@@ -253,7 +255,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     n_dropped_, drop_fraction_ : int and float
         Number of samples dropped, and their share of the scored samples.
     drop_rate_per_class_ : ndarray of shape (n_classes,), dtype float64
-        Share of each class that was dropped.
+        Share of each class that was dropped. Not with many classes per sample.
     solver_results_ : list of SolverResult
         One per split and checkpoint.
     cv_results_ : dict of str to ndarray
@@ -261,21 +263,20 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         shape (n_splits, n_fractions) on the held-out samples, lower being better.
     timings_ : dict of str to float
         Seconds of work in "round_one", "scoring", "candidates" ("auto" only) and
-        "round_two", summed over the splits. `memory` also gives back times.
+        "round_two", summed over the splits. `memory` keeps the times of its splits.
     classes_ : ndarray of shape (n_classes,)
-        Labels. With many classes per sample those of a place, or the columns of y.
+        Labels. With many classes per sample: labels of one place, or columns of y.
     target_shape_ : tuple of int
-        Shape of one target, with many classes per sample only.
+        Shape of one target; only with many classes per sample.
     aim_ : Aim
-        How predictions are read from the outputs of the net.
+        Tells how predictions are read from the outputs of the net.
     input_shape_ : tuple of int, dict, list or None
-        Shape of one sample: of each part, if it has several, and None where samples
-        differ.
+        Shape of one sample, or of each of its parts; None if samples differ in shape.
     casting_ : tuple
-        How the net takes X: the name of the floating dtype, whether integers stay
-        integers, and whether what is no number is handed over as it is.
+        Form in which the net takes X: the name of the floating dtype, whether integers
+        stay integers, and whether inputs other than numbers are passed on unchanged.
     n_features_in_, feature_names_in_
-        Size of its first axis, and the names of the columns if X had any.
+        Size of the first axis of a sample, and the names of the columns if X has any.
 
     See Also
     --------
@@ -309,7 +310,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         return codes if self.aim_.shape is not None else self.classes_[codes]
 
     def _is_for_scikit_learn(self, y: Any) -> bool:
-        """Whether there is one class per sample, or a column for each label."""
+        """Tell whether there is one class per sample, or a column for each label."""
         if self.aim_.shape is None or np.ndim(y) < 2:
             return True
         reading = self.aim_.reading
@@ -325,7 +326,7 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict class probabilities with the net of round 2.
 
-        They are in double precision. A net without probabilities raises a ValueError.
+        A ValueError is raised if the net has no probabilities.
 
         Parameters
         ----------
@@ -335,8 +336,9 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         Returns
         -------
         ndarray of shape (n_samples, n_classes), dtype float64
-            Columns in the order of ``classes_``. With many classes per sample, that
-            each label applies, in the shape of y, or (n_samples, n_classes, ...).
+            Columns in the order of ``classes_``. With many classes per sample: the
+            chance that each label applies, in the shape of y, or of each class, of
+            shape (n_samples, n_classes, ...).
 
         See Also
         --------
@@ -359,30 +361,30 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
 class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     """Drop the training samples that hurt a regressor, and retrain it from scratch.
 
-    For tables, signals and images, with targets of the shape of the net's
-    outputs: numbers, vectors, whole images as in denoising, or probabilities.
+    Samples are tables, signals or images. Targets have the shape of the net's
+    outputs: numbers, vectors, whole images (as in denoising), or probabilities.
     Predictions have the shape and the scale of the targets. See
     :class:`DataDropoutClassifier` for the method.
 
     Parameters
     ----------
     estimator : skorch.NeuralNet
-        Net with a module *class*, cloned and never fitted itself.
+        Net with a module *class*. It is cloned and never fitted itself.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
-        Which samples to drop: harmful ones, as many as retraining favours, or a share.
+        Samples to drop: harmful ones, as many as retraining favours, or this share.
     on_harmful : {"drop", "weigh", "mend"}, default="drop"
-        What becomes of harmful samples in round 2: "drop" and "weigh" as in
-        :class:`DataDropoutClassifier`; "mend" moves a target toward what nets predict
-        that did not train on the sample, by its chance of harm.
+        Treatment of harmful samples in round 2. "drop" and "weigh" are as in
+        :class:`DataDropoutClassifier`. "mend" moves a target toward the prediction of
+        nets that did not train on the sample, in proportion to its chance of harm.
     same_steps : bool, default=True
-        Whether round 2 takes as many optimiser steps as on all samples.
+        Whether round 2 takes as many optimiser steps as it would on all samples.
     cv : int, float, cross-validation generator or iterable, default=3
-        Which samples each split holds out.
+        Samples that each split holds out, as in :class:`DataDropoutClassifier`.
     objective : {"bounded", "loss"} or callable, default="bounded"
         Quantity measured on the held-out samples. "bounded" is
-        ``1 - exp(-loss / (2.985**2 median(loss)))``, which spoiled targets among the
-        held-out samples cannot dominate; "loss" is the training loss, as in the
-        paper; a callable is as in :class:`DataDropoutClassifier`.
+        ``1 - exp(-loss / (2.985**2 median(loss)))``; wrong targets among the held-out
+        samples cannot dominate it. "loss" is the training loss, as in the paper. A
+        callable is as in :class:`DataDropoutClassifier`.
     engine, memory, n_jobs, random_state, verbose : object
         As in :class:`DataDropoutClassifier`.
 
@@ -391,12 +393,13 @@ class DataDropoutRegressor(_RoundTwoMixin, RegressorMixin, BaseDataDropout):
     target_shape_ : tuple of int
         Shape of one target.
     harm_probability_ : ndarray of shape (n_samples,), dtype float64
-        Chance in [0, 1] that the sample is of another kind, by a valley in the density
-        of losses or influences; zero where there is none, NaN where not scored.
+        Chance in [0, 1] that the sample belongs to a group of unusual ones, which a
+        valley in the density of losses or influences sets apart; zero if there is no
+        such group, NaN for samples never scored.
     suggested_targets_, suggestion_probability_ : ndarray of shape (n_samples, ...)
-        The given target, or the prediction where it is more likely of another kind
-        than not, and how sure that is. Of targets of many values, such as images, only
-        with ``on_harmful="mend"``.
+        The given target, or the prediction if the sample is more likely harmful than
+        not, and the chance that it is right. If targets have many values, as images
+        do, only with ``on_harmful="mend"``.
     estimator_, round_one_estimators_, influence_, influence_per_view_, views_, \
             summary_, warnings_, sample_weight_, sample_mask_, sample_indices_, \
             n_dropped_, drop_fraction_, cv_results_, solver_results_, timings_, \

@@ -1,4 +1,4 @@
-"""What a net makes of samples: losses, predictions and a constant to compare with."""
+"""Losses and predictions of a net, and a constant to compare them with."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from sk_datadrop._samples import Samples
 
 
 class Evaluation(NamedTuple):
-    """What a net makes of some samples.
+    """Losses and predictions of a net for some samples.
 
     Losses, (n_samples,), are those by the criterion, without penalties; of classes they
     are minus the log-probability of the given one, the mean over the places that have

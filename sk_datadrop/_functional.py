@@ -115,7 +115,7 @@ class FunctionalNet:
 
     @property
     def is_convex(self) -> bool:
-        """Whether the loss is surely convex in the outputs: torch's, by skorch."""
+        """Tell whether the loss is torch's, and so convex in the outputs."""
         owners = type(self._criterion), type(self._net).get_loss
         return all(o.__module__.split(".")[0] in ("torch", "skorch") for o in owners)
 
@@ -130,7 +130,7 @@ class FunctionalNet:
 
     @property
     def returns_several(self) -> bool:
-        """Whether the module returned more than one tensor for the last batch."""
+        """Tell whether the module returned more than one tensor for the last batch."""
         return self._structure is not None
 
     def as_returned(self, outputs: Tensor) -> Any:
@@ -212,7 +212,7 @@ class FunctionalNet:
         if not handed and self._structure is not None:
             raise ValueError(
                 "the module returns several tensors, and get_loss hands none of them "
-                "to the criterion: what it says of the targets is unknown. Have infer "
+                "to the criterion: it is unknown which one predicts y. Have infer "
                 "return the tensor to predict with."
             )
         return handed or [(outputs, y)]

@@ -1,4 +1,4 @@
-"""The findings as one page that needs nothing else, neither server nor network."""
+"""Results of a fit as one HTML page that needs neither server nor network."""
 
 import os
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from sk_datadrop._report import (
     names_of_classes,
     tabulate,
 )
+from sk_datadrop._safeguards import HARMFUL
 from sk_datadrop._samples import by_position
 from sk_datadrop._thumbnails import LINE_HEIGHT, LINE_WIDTH, thumbnail
 
@@ -39,12 +40,12 @@ def influence_html(
     max_samples: int = 200,
     title: str | None = None,
 ) -> Any:
-    """Make a page of the findings: one HTML file to look at, send and keep.
+    """Write the results of a fit as one HTML page to look at, send and keep.
 
-    It holds the fit in one line, its warnings, the share dropped of each class, which
-    classes are confused, and a table of the samples, those most likely to do harm
-    first, with pictures. The table is sorted and filtered in the page. The page loads
-    nothing from elsewhere, and text from the data is shown as text.
+    The page shows a summary line, the warnings, the share dropped of each class, the
+    classes that are confused, and a table of the samples with pictures, most likely
+    harmful first. Readers can sort and filter the table. The page loads nothing from
+    elsewhere, and text from the data is shown as text, never run as HTML.
 
     Parameters
     ----------
@@ -52,21 +53,21 @@ def influence_html(
             or DataDropoutSampler
         Fitted.
     X, y : array-like of shape (n_samples, ...), Dataset or None
-        Samples it was fitted on, in the same order, and their targets. None uses those
-        of a data set X.
+        Samples it was fitted on, in the same order, and their targets. None uses the
+        targets of a data set X.
     path : str, os.PathLike or None, default=None
         File to write, in UTF-8. None returns the page instead.
     max_samples : int, default=200
-        Number of samples shown with a picture; each takes about a kilobyte, or ten if
-        images are large and in colour. The table goes on without pictures, for 10,000
-        samples in all.
+        Number of samples shown with a picture. Each takes about 1 kB, or 10 kB if
+        images are large and in colour. The table goes on without pictures, up to 10,000
+        samples in total.
     title : str or None, default=None
-        Heading. None names the estimator.
+        Heading. None uses the name of the estimator.
 
     Returns
     -------
     str or pathlib.Path
-        The page, or the file it was written to.
+        The HTML text, or the path of the file that was written.
 
     Raises
     ------
@@ -78,7 +79,7 @@ def influence_html(
     See Also
     --------
     influence_report : The same as a DataFrame.
-    InfluenceDisplay : Pictures for a paper.
+    InfluenceDisplay : Draws figures with matplotlib.
 
     Examples
     --------
@@ -105,13 +106,17 @@ def influence_html(
     worst = report.sort_values(order, ascending=[False, True]).head(MOST_ROWS)
     pictures = _thumbnails(estimator, X, y, worst["row"].to_numpy()[:max_samples])
     labels = labels_of_classes(estimator, names) if "target" in report else []
+    verb, is_treated = _treated(estimator, report, y)
     page = _template().render(
         title=title or f"{type(estimator).__name__}: what was found",
         summary=estimator.summary_,
         warnings=estimator.warnings_,
-        classes=_classes(report) if labels else [],
+        verb=verb,
+        classes=_classes(report["target"], is_treated) if labels else [],
         confusion=_confusion(report, labels) if labels else None,
-        columns=_columns(worst, pictures, labels),
+        columns=_columns(
+            worst, pictures, labels, verb, is_treated[worst["row"].to_numpy()]
+        ),
         n_rows=len(worst),
         n_samples=len(report),
         line_size=(LINE_WIDTH, LINE_HEIGHT),
@@ -158,14 +163,27 @@ def _thumbnails(
     }
 
 
-def _classes(report: Any) -> list[dict[str, Any]]:
-    """Return the share dropped of each class, largest first."""
-    groups = report["kept"].groupby(report["target"]).agg(["size", "sum"])
+def _treated(estimator: Any, report: Any, y: Any) -> tuple[str, np.ndarray]:
+    """Return what became of harmful samples, and which they are, (n_samples,)."""
+    on_harmful = getattr(estimator, "on_harmful", "drop")
+    if on_harmful == "weigh":
+        return "weighed down", report["weight"].to_numpy() < 1 - HARMFUL
+    if on_harmful == "mend":
+        given, suggested = np.asarray(y), np.asarray(estimator.suggested_targets_)
+        is_other = suggested != given.reshape(suggested.shape).astype(suggested.dtype)
+        return "mended", is_other.reshape(len(is_other), -1).any(axis=1)
+    return "dropped", ~report["kept"].to_numpy()
+
+
+def _classes(target: Any, is_treated: np.ndarray) -> list[dict[str, Any]]:
+    """Return how many of each class were dropped, or else treated, most first."""
+    groups = target.groupby(target).agg("size")
+    n_treated = target[is_treated].groupby(target[is_treated]).agg("size")
     rows = [
-        {"name": str(name), "n": int(n), "n_dropped": int(n - n_kept)}
-        for name, n, n_kept in groups.itertuples()
+        {"name": str(name), "n": int(n), "n_treated": int(n_treated.get(name, 0))}
+        for name, n in groups.items()
     ]
-    return sorted(rows, key=lambda row: -row["n_dropped"] / row["n"])
+    return sorted(rows, key=lambda row: -row["n_treated"] / row["n"])
 
 
 def _confusion(report: Any, labels: list[str]) -> dict[str, Any] | None:
@@ -188,7 +206,11 @@ def _confusion(report: Any, labels: list[str]) -> dict[str, Any] | None:
 
 
 def _columns(
-    report: Any, pictures: dict[str, Any], labels: list[str]
+    report: Any,
+    pictures: dict[str, Any],
+    labels: list[str],
+    verb: str,
+    is_treated: np.ndarray,
 ) -> list[dict[str, Any]]:
     """Return the columns of the table: heading, way of sorting, cells, and choices."""
     columns = [_column("sample", report.index)]
@@ -207,12 +229,12 @@ def _columns(
     if "suggestion_probability" in report:
         chance = report["suggestion_probability"]
         columns.append(_column("chance that it is right", chance, "{:.2f}"))
-    decision = np.where(report["kept"], "kept", "dropped")
+    decision = np.where(is_treated, verb, "kept")
     return [
         *columns,
         _column("chance of harm", report["harm_probability"], "{:.2f}"),
         _column("influence", report["influence"], "{:.1e}"),
-        _column("decision", decision, choices=["dropped", "kept"]),
+        _column("decision", decision, choices=[verb, "kept"]),
     ]
 
 

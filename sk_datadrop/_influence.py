@@ -1,6 +1,6 @@
 """Influence of training samples on the held-out objective.
 
-THE sign convention, here and everywhere: ``influence[i]`` is the predicted
+The sign convention, here and everywhere: ``influence[i]`` is the predicted
 *increase of the held-out objective if sample i were removed* from training.
 Positive is helpful, negative is harmful.
 
@@ -62,16 +62,17 @@ class InfluenceFunctions(Engine):
     solver : Lanczos, CG, LiSSA, Arnoldi, Dense or None, default=None
         Solver of the damped system. None uses ``Lanczos()``.
     autocast : {"bfloat16", "float16"} or None, default=None
-        Precision in which the net runs as it scores the samples, with torch.autocast;
-        gradient and curvature of the objective keep full precision. Faster where the
-        hardware has it; the rank correlation with full precision was .9994 and more.
+        Precision of the net while it scores the samples, with torch.autocast. The
+        gradient of the objective and the curvature keep full precision. It is faster on
+        hardware that supports it; the rank correlation with full precision was 0.9994
+        or more.
     n_checkpoints : int, default=1
-        Number of epochs scored in each split: that of the lowest held-out training
-        loss and its neighbours, as far as the training goes. Each is a view.
+        Number of epochs scored in each split: the epoch of the lowest held-out
+        training loss and its neighbours in the training. Each is a view.
     n_groups : int or None, default=None
-        Number of random groups of the held-out samples, each a view. None uses 1 with
-        three splits or more, whose disagreement is the better evidence, and 8
-        otherwise. Each group costs a pass over the samples.
+        Number of random groups of the held-out samples. Each is a view, and costs a
+        pass over the samples. None uses 1 with three splits or more, because agreement
+        between splits is the better evidence, and 8 otherwise.
 
     See Also
     --------
@@ -165,7 +166,7 @@ class InfluenceFunctions(Engine):
 
 @dataclass(frozen=True)
 class Influence:
-    """Influence seen from one net, with a view per group. All as in `Scores`."""
+    """Influence measured on one net, with a view per group; fields as in `Scores`."""
 
     train: np.ndarray
     held_out: np.ndarray
@@ -263,7 +264,7 @@ def shared_sample_scores(
     autocast: str | None,
     request: Request,
 ) -> np.ndarray:
-    """`sample_scores` by several processes, in the same batches as by one."""
+    """Share `sample_scores` among processes, in the same batches as one would use."""
     n_samples = net.samples_per_batch(request.batch_size)
     starts = np.arange(0, len(samples), n_samples if n_samples > 0 else len(samples))
     shards = np.array_split(starts, min(n_processes(request.n_jobs), len(starts)))

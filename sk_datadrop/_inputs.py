@@ -105,6 +105,9 @@ def _as_array(owner: Any, X: Any, reset: bool, minimum: int) -> np.ndarray:
         if (advice := _text_in(X)) is None:
             raise
         raise ValueError(advice) from error
+    # Categories of a frame pass as they are.
+    if array.dtype.kind not in "biuf" and (advice := _text_in(X)) is not None:
+        raise ValueError(advice)
     if array.dtype.kind == "f":
         _check_finite(array, names)
     return np.asarray(array)

@@ -66,7 +66,7 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What all splits found out about the samples.
+    """Influence, losses and predictions of the samples, from all splits.
 
     Attributes
     ----------

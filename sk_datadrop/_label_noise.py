@@ -31,16 +31,17 @@ SHARE_PRIOR = 0.3
 yet some may be confused with one class only."""
 
 NEXT_SHARE = 0.3
-"""The less confident predictions down to here are what anchors are compared with."""
+"""Share of the predictions, by confidence; those below the anchors are compared with
+them."""
 
 PERSISTING_IF_HARD, PERSISTING_IF_WRONG = 0.45, 0.85
-"""Of labels that anchors contradict, the share that nets still contradict at their best
-epoch after training on them. Where labels were wrong it was .74 to 1, where they were
-right .2 to .7, over the cells of the gauntlet that are for choosing and some harder."""
+"""Share of the labels contradicted by anchors that nets still contradict at their best
+epoch after training on them. It was 0.74 to 1 where labels were wrong, and 0.2 to 0.7
+where they were right (choosing cells of the gauntlet, and some harder problems)."""
 
 PERSISTING_OF_ALL = 0.55
-"""Where nets persist in less of all they contradict, they fit most samples, and as much
-less is expected of both kinds."""
+"""Nets that still contradict a smaller share of all contradicted labels fit most of the
+samples, and both expectations above are lowered by as much."""
 
 PERSISTENCE_PRIOR = 5
 """Contradicted labels that weigh as much as the expectation of wrong ones."""
@@ -48,7 +49,7 @@ PERSISTENCE_PRIOR = 5
 MOST_SAMPLES_TO_SHARPEN = 5_000
 
 SMALLEST_RATE = 1e-4
-"""Of wrong labels; one in ten thousand is about as clean as real data are."""
+"""Lowest share of wrong labels; real data are hardly cleaner."""
 
 
 class Contradiction(NamedTuple):
@@ -157,7 +158,7 @@ class _Confidence(NamedTuple):
         Samples that are tied across the border are inside in part, so that their order
         does not matter.
         """
-        # Rounded first: .1 * 30 is a little more than 3.
+        # Rounded first: 0.1 * 30 is a little more than 3.
         n_inside = np.ceil(np.round(share * self.n_alike, 9))
         return np.asarray(np.clip((n_inside - self.n_before) / self.n_tied, 0, 1))
 

@@ -42,24 +42,24 @@ class DatasetRows(Dataset[Any]):
     """A torch data set that is indexed like an array and read one sample at a time.
 
     ``fit`` and ``predict`` wrap data sets in it. Wrap one yourself for a search or a
-    cross-validation, which cut it before ``fit`` sees it, and to train on augmented
-    samples: influence is measured without augmentation.
+    cross-validation, which index it before ``fit`` sees it, and to train on augmented
+    samples, since influence is measured without augmentation.
 
     Parameters
     ----------
     dataset : torch.utils.data.Dataset, or dict or tuple of arrays
-        Map-style; its items are ``(x, y)``, or ``x`` where y is given elsewhere. Each
-        x is an array or tensor, or a dict, tuple or list of them, of the same shapes
-        unless the net has a ``collate_fn``. The net gets integers if it takes them,
-        and all else in the dtype of its parameters. An item that is a dict is x, but
-        for its "labels" or "label", which are y. Arrays are those of several inputs.
+        A map-style data set with items ``(x, y)``, or ``x`` if y is given elsewhere;
+        or arrays, one per input of the net. Each x is an array or tensor, or a dict,
+        tuple or list of them, of equal shapes unless the net has a ``collate_fn``.
+        Integers stay integers if the net takes them; everything else is cast to the
+        dtype of its parameters. In an item that is a dict, "labels" or "label" is y.
     augmented : torch.utils.data.Dataset or None, default=None
-        The same samples in the same order as training sees them: with torchvision the
-        same data set with another ``transform``. Scoring and prediction use `dataset`.
+        The same samples in the same order, augmented, for training only: with
+        torchvision the same data set with another ``transform``.
 
     See Also
     --------
-    skorch.helper.SliceDataset : X or y alone of a data set.
+    skorch.helper.SliceDataset : Holds X or y of a data set.
 
     Examples
     --------
@@ -148,7 +148,7 @@ class DatasetRows(Dataset[Any]):
 
         See Also
         --------
-        DatasetRows.with_targets : Other targets for the same samples.
+        DatasetRows.with_targets : Replaces the targets.
 
         Examples
         --------
@@ -172,7 +172,7 @@ class DatasetRows(Dataset[Any]):
     def targets(self) -> Any:
         """Targets as an array, or read when needed if each has two axes or more.
 
-        Labels and numbers are read one by one, but for those that a `TensorDataset`
+        Labels and numbers are read one by one, except those that a `TensorDataset`
         or a data set of torchvision holds as a list.
 
         Returns
@@ -182,7 +182,7 @@ class DatasetRows(Dataset[Any]):
 
         See Also
         --------
-        DatasetRows.with_targets : Other targets for the same samples.
+        DatasetRows.with_targets : Replaces the targets.
 
         Examples
         --------
@@ -222,7 +222,7 @@ class DatasetRows(Dataset[Any]):
     def with_targets(self, values: Any) -> "DatasetRows":
         """Return the same samples with other targets, one for each.
 
-        Use it for labels that are spoiled on purpose, or kept apart from the images.
+        Use it for labels that were changed on purpose, or that are stored elsewhere.
 
         Parameters
         ----------
@@ -236,7 +236,7 @@ class DatasetRows(Dataset[Any]):
 
         See Also
         --------
-        DatasetRows.targets : The targets they have now.
+        DatasetRows.targets : Holds the present targets.
 
         Examples
         --------

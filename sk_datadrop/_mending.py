@@ -1,4 +1,4 @@
-"""What targets should have been: suggestions, and targets to train on instead.
+"""Suggest targets for harmful samples, and make targets to train on instead.
 
 A class that is suspected gives its chance of harm to the others, by how likely they are
 if it is wrong. A target of another kind moves toward what the nets predict that did not

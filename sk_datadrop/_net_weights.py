@@ -14,7 +14,7 @@ from sk_datadrop._ranks import device_of
 from sk_datadrop._training import seeded
 
 _READERS = ("net", "criterion_", "predict_nonlinearity")
-"""What reads the outputs of the module."""
+"""Attributes of a net that read the outputs of the module."""
 
 
 def full_name(kind: Any) -> str:

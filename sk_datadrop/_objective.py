@@ -26,10 +26,10 @@ efficient as the mean square on normal residuals. Tighter ones take samples that
 merely hard for outliers: a denoiser then drops textured patches."""
 
 _MOST_PLACES = 4096
-"""Of a sample, from which scales are taken."""
+"""Places of a sample (such as pixels) from which scales are taken."""
 
 Kind = str | Callable[[Tensor, Tensor], Tensor]
-"""What users pass as `objective`."""
+"""The types that `objective` accepts."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is shown of single samples, and how it is drawn on axes."""
+"""Inputs and captions of single samples, drawn on axes."""
 
 from typing import Any
 
@@ -7,9 +7,23 @@ from sklearn.utils import _safe_indexing
 
 from sk_datadrop._samples import input_of
 
-CAPTION_WIDTH = 24
 NAME_WIDTH = 18
 """Characters."""
+
+ENDS = "most harmful", "most helpful"
+MOST_COLUMNS = 4
+"""Columns of a gallery; with more, captions are too small to read on a page."""
+
+CAPTION_SIZE = 10
+"""Points."""
+
+INCHES_PER_CHARACTER = 0.09
+INCHES_PER_LINE = 0.19
+"""Size of captions."""
+
+SMALLEST_WIDTH = 1.3
+CONTRADICTED = "#c62828"
+"""Colour of the caption of a sample whose label the net does not predict."""
 
 
 def pictures_of(
@@ -32,9 +46,13 @@ def caption(sample: Any) -> str:
         for column, verb in (("target", "given"), ("prediction", "predicted"))
         if column in sample
     ]
-    beside = ", ".join(told)
-    lines = [beside] if told and len(beside) <= CAPTION_WIDTH else told
-    return "\n".join([f"sample {sample['row']}", *lines])
+    return "\n".join([f"sample {sample['row']}", *told])
+
+
+def _is_contradicted(estimator: Any, sample: Any) -> bool:
+    """Return whether a sample has another class than the one predicted."""
+    has_both = hasattr(estimator, "classes_") and "prediction" in sample
+    return has_both and bool(sample["target"] != sample["prediction"])
 
 
 def draw_values(ax: Any, values: np.ndarray, scale: np.ndarray) -> None:
@@ -53,6 +71,53 @@ def draw_values(ax: Any, values: np.ndarray, scale: np.ndarray) -> None:
     else:
         ax.bar(np.arange(values.size), values.reshape(-1))
     ax.set(xticks=[], yticks=[])
+
+
+def draw_gallery(
+    figure: Any, estimator: Any, X: Any, y: Any, report: Any, n_samples: int
+) -> np.ndarray:
+    """Draw the samples at both ends of a report, and return all axes."""
+    influence = report["influence"].to_numpy()
+    order = np.argsort(influence)[: np.sum(~np.isnan(influence))]
+    n_shown = min(n_samples, len(order) // 2)
+    n_blocks = max(-(-n_shown // MOST_COLUMNS), 1)
+    n_columns = -(-n_shown // n_blocks)
+    numbers = np.concatenate([order[:n_shown], order[::-1][:n_shown]])
+    pictures = pictures_of(estimator, X, y, numbers)
+    captions = [caption(report.iloc[number]) for number in numbers]
+    axes = _grid(figure, 2 * n_blocks, len(pictures), n_columns, captions)
+    blocks = axes.reshape(2 * n_blocks, len(pictures), n_columns)
+    columns = np.swapaxes(blocks, 1, 2).reshape(2, -1, len(pictures))
+    for ax in columns[:, n_shown:].flat:
+        ax.set_axis_off()
+    shown = columns[:, :n_shown].reshape(-1, len(pictures))
+    for place, (column, number) in enumerate(zip(shown, numbers, strict=True)):
+        is_wrong = _is_contradicted(estimator, report.iloc[number])
+        color = CONTRADICTED if is_wrong else "black"
+        column[0].set_title(captions[place], fontsize=CAPTION_SIZE, color=color)
+        for ax, (kind, drawn) in zip(column, pictures.items(), strict=True):
+            # What was predicted is compared with what was given.
+            scales = pictures["given"] if kind == "predicted" else drawn
+            draw_values(ax, drawn[place], scales[place])
+    for block, end in zip(blocks, np.repeat(ENDS, n_blocks), strict=True):
+        first, *others = pictures
+        block[0, 0].set_ylabel(f"{end}\n{first}" if others else end)
+        for ax, kind in zip(block[1:, 0], others, strict=True):
+            ax.set_ylabel(kind)
+    return axes
+
+
+def _grid(
+    figure: Any, n_blocks: int, n_kinds: int, n_columns: int, captions: list[str]
+) -> np.ndarray:
+    """Return axes wide and high enough for the captions above each block of lines."""
+    axes = figure.subplots(n_blocks * n_kinds, n_columns, squeeze=False)
+    longest = max(len(line) for text in captions for line in text.split("\n"))
+    width = max(SMALLEST_WIDTH, INCHES_PER_CHARACTER * longest)
+    n_captions = 1 + max(text.count("\n") for text in captions)
+    height = SMALLEST_WIDTH * n_kinds + INCHES_PER_LINE * n_captions
+    figure.set_size_inches(width * n_columns, height * n_blocks)
+    return np.asarray(axes)
 
 
 def _short(value: Any) -> str:

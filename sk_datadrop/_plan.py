@@ -108,7 +108,7 @@ class Plan:
 
     @property
     def aim(self) -> Aim:
-        """What nets are trained to predict."""
+        """The kind of target that nets are trained to predict."""
         shape = self.target_shape if self.classes is None else None
         like = np.zeros(self.samples.y.shape[1:], dtype=self.samples.y.dtype)
         return Aim(self.reading, like, shape, self.is_picked)
@@ -413,11 +413,10 @@ def _route(owner: Any, params: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     """Return the parameters of the net's ``fit``, and of the ``split`` of `cv`."""
     if params.get("sample_weight") is not None:
         raise ValueError(
-            "sample_weight is not supported: a skorch net has no weights of samples in "
-            "its loss, and here the fit decides which samples count. Weights of "
-            "classes go into the criterion (criterion__weight); for others pass an "
-            "iterator_train that draws samples by weight (see 'Weights of samples' in "
-            "the user guide); on_harmful='weigh' finds weights by itself."
+            "sample_weight is not supported, because the losses of skorch do not "
+            "accept it. For weights of classes set criterion__weight. For others pass "
+            "an iterator_train that draws samples by weight (see 'Weights of samples' "
+            "in the user guide), or let on_harmful='weigh' find weights."
         )
     if get_config()["enable_metadata_routing"]:
         routed = process_routing(owner, "fit", **params)

@@ -61,7 +61,7 @@ def _is_read_by_skorch(net: NeuralNet, aim: "Aim", method: str) -> bool:
 
 
 class Aim(NamedTuple):
-    """What a net was trained to predict.
+    """The kind of target that a net was trained to predict.
 
     `like` is a target of the shape and dtype that the net takes, `shape` that of one as
     it was given, or None if it is one class. `reading` tells how chances of classes are

@@ -1,4 +1,4 @@
-"""What an untrained clone of a net shows: how it takes samples, and what comes out.
+"""Try an untrained clone of a net: how it takes samples, and what it returns.
 
 Everything that a net could fail on is tried on a few samples before it is trained.
 """
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from skorch import NeuralNet
 from torch import Tensor
 
 from sk_datadrop._batches import batches_of, collates, has_own_dataset, twin_of
+from sk_datadrop._callbacks import cloned
 from sk_datadrop._casting import Casting, castings_of
 from sk_datadrop._criteria import OF_TWO_CLASSES, original
 from sk_datadrop._derivatives import is_out_of_memory
@@ -50,7 +50,7 @@ _ASKS_FOR_INTEGERS = re.compile(r"\b(long|longtensor|int|integers?)\b", re.IGNOR
 
 
 class Probe(NamedTuple):
-    """What an untrained clone showed: itself, and the shape that targets need.
+    """An untrained clone of a net, and the shape that targets need.
 
     Also how chances of classes are read from its outputs, None if targets are none, and
     the dtypes in which it takes numbers: integers stay integers if it can, and whether
@@ -88,7 +88,7 @@ def probe_net(
         return first_that_works(run, castings_for(probe, samples.X))
 
     with seeded(seed, device_of(net)), torch.no_grad():
-        probe = _initialized(clone(net).set_params(verbose=0))
+        probe = _initialized(cloned(net).set_params(verbose=0))
         try:
             return probed(probe)
         except ValueError as error:
@@ -422,9 +422,10 @@ def _advice(module: torch.nn.Module, shape: Any) -> str:
         if len(shape) == n_axes:
             return (
                 "The samples have no axis of channels, which a convolution needs: pass "
-                "X[:, None]."
+                "X[:, None], or np.stack(X)[:, None] of a list."
             )
-        if len(shape) == n_axes + 1 and shape[-1] == first.in_channels != shape[0]:
+        may_be_last = shape[-1] in (1, 3, first.in_channels)
+        if len(shape) == n_axes + 1 and may_be_last and shape[0] not in (1, 3):
             return (
                 "The channels of the samples are the last axis, and must be the first: "
                 "pass np.moveaxis(X, -1, 1), or give a data set of images a transform "

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def has_ranks(net: Any) -> bool:
-    """Whether a net is trained by several processes at once."""
+    """Tell whether a net is trained by several processes at once."""
     return isinstance(net, AccelerateMixin) and net.accelerator.num_processes > 1
 
 

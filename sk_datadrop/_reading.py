@@ -22,7 +22,7 @@ CriterionCall = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Reading:
-    """What the outputs that a criterion is given mean.
+    """The meaning of the outputs that a criterion is given.
 
     "losses" are no outputs: chances are read from the losses that each class would
     have, as if these were minus the log-likelihood. `nonlinearity` is that of the net,
@@ -109,7 +109,7 @@ _KNOWN: dict[type[nn.Module], Reading] = {
     nn.SoftMarginLoss: Reading("logits", is_binary=True, first=-1.0),
     nn.BCELoss: Reading("probabilities", is_binary=True),
 }
-"""What torch's criteria of classes are given."""
+"""Outputs that the criteria of torch for classes are given."""
 
 
 def reading_of_known(criterion: Any) -> Reading | None:

@@ -1,11 +1,10 @@
-"""The findings, sample by sample."""
+"""Reports of a fit, with one row per sample."""
 
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
@@ -24,14 +23,14 @@ _EXTRAS = {
     "safetensors": "save",
     "skops": "save",
 }
-"""Of this package, by what they install."""
+"""Extras of this package, by what they install."""
 
 
 def influence_report(estimator: Any, X: Any, y: Any = None) -> Any:
-    """Tell for every sample what was given, predicted, scored and decided.
+    """Report for every sample its target, prediction, scores and whether it was kept.
 
-    Sort it by falling ``harm_probability`` and then rising ``influence``, and the
-    samples to look at first come first.
+    Sort the report by falling ``harm_probability`` and then rising ``influence`` to see
+    the most suspicious samples first.
 
     Parameters
     ----------
@@ -39,8 +38,8 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> Any:
             or DataDropoutSampler
         Fitted.
     X, y : array-like of shape (n_samples, ...), Dataset or None
-        Samples it was fitted on, in the same order, and their targets. None uses those
-        of a data set X; with an array X it leaves target and prediction out.
+        Samples it was fitted on, in the same order, and their targets. None uses the
+        targets of a data set X; if X is an array, target and prediction are left out.
 
     Returns
     -------
@@ -50,18 +49,18 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> Any:
         "sample" counts from zero. The columns:
 
         - ``row`` (int): position in X;
-        - ``target``, ``prediction``: given, and by the net of round 2, only where y is
-          1-D and, for the latter, the estimator predicts. Classes have the names that
-          the ``classes`` of a data set give them;
+        - ``target``, ``prediction``: given target, and the prediction by the net of
+          round 2 if there is one; only if y is 1-D. Classes have the names that the
+          ``classes`` of a data set give them;
         - ``suggested``, ``suggestion_probability`` (float): a better target and the
-          chance that it is right, where the estimator suggests any;
+          chance that it is right, if the estimator suggests any;
         - ``harm_probability`` (float): chance that the sample does harm;
         - ``influence`` (float): mean over the views;
         - ``z`` (float): mean influence over its standard error, if the views are
           independent; NaN with fewer than two;
         - ``n_views`` (int): views that scored the sample;
-        - ``weight`` (float): how much the sample counted, with ``on_harmful="weigh"``;
-        - ``kept`` (bool).
+        - ``weight`` (float): weight in round 2, only with ``on_harmful="weigh"``;
+        - ``kept`` (bool): whether the sample was kept.
 
     Raises
     ------
@@ -71,8 +70,8 @@ def influence_report(estimator: Any, X: Any, y: Any = None) -> Any:
     See Also
     --------
     audit : The report of a net, without an estimator and without retraining.
-    influence_html : The same as a page, with pictures.
-    InfluenceDisplay : Draws it.
+    influence_html : The same as an HTML page with pictures.
+    InfluenceDisplay : Draws the scores.
 
     Examples
     --------
@@ -112,35 +111,35 @@ def audit(
 ) -> Any:
     """Report which samples are likely to harm a net, and retrain nothing.
 
-    Round 1 alone, in one call: it trains a clone of the net per split, scores the
+    It runs round 1 in one call: it trains a clone of the net per split, scores the
     samples, and returns the report of a :class:`DataDropoutTransformer`.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        Net with a module *class*, cloned and never fitted itself.
+        Net with a module *class*. It is cloned and never fitted itself.
     X : array-like of shape (n_samples, ...) or torch.utils.data.Dataset
         Samples of any shape: an array, a DataFrame, a data set such as torchvision's
         ``ImageFolder``.
     y : array-like of shape (n_samples,) or (n_samples, ...) or None, default=None
-        Labels or targets. None uses those of the data set X.
+        Labels or targets. None uses the targets of the data set X.
     cv : int, float, cross-validation generator or iterable, default=3
-        Which samples each split holds out.
+        Samples that each split holds out, as in :class:`DataDropoutClassifier`.
     objective : {"bounded", "loss"} or callable, default="bounded"
         Quantity measured on the held-out samples.
     engine : InfluenceFunctions or None, default=None
-        How samples are scored. None uses ``InfluenceFunctions()``.
+        Scores the samples. None uses ``InfluenceFunctions()``.
     memory : str, object with the joblib.Memory interface or None, default=None
-        Folder for the splits, trained and scored, which later fits share.
+        Folder for the trained and scored splits, which later fits reuse.
     n_jobs : int or None, default=None
         Number of joblib worker processes.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches.
     verbose : int, default=0
-        1 shows a progress bar and prints the fit in one line; 2 and more also the net's
-        own table.
+        1 shows a progress bar, and prints the fit in one line at the end; 2 and more
+        also the net's own table.
     X_val, y_val : array-like, Dataset or None, default=None
-        Samples to measure influence on, instead of `cv`. Not in the report.
+        Samples to measure influence on, instead of `cv`. They are not in the report.
 
     Returns
     -------
@@ -154,12 +153,11 @@ def audit(
     ImportError
         If pandas is not installed.
     ValueError
-        As the ``fit`` of an estimator raises it, for data, parameters or a net that
-        cannot be scored.
+        If data, parameters or the net are refused, as by ``fit`` of an estimator.
 
     See Also
     --------
-    DataDropoutTransformer : Does the work, and has all parameters explained.
+    DataDropoutTransformer : Does the work; its page explains all parameters.
     influence_report : The report of an estimator that was fitted.
     influence_scores : Scores the samples of a net that was trained elsewhere.
 
@@ -206,7 +204,7 @@ def check_support(caller: str, *packages: str) -> None:
 def check_findings(caller: str, estimator: Any) -> None:
     """Raise a TypeError if an estimator is not ours, and NotFittedError if not fitted.
 
-    What holds one of ours is told apart.
+    A pipeline or search that holds one of ours gets a message of its own.
     """
     if hasattr(estimator, "influence_per_view_"):
         return
@@ -249,15 +247,22 @@ def tabulate(estimator: Any, X: Any, y: Any, names: np.ndarray | None) -> Any:
     """Return the report of samples whose targets were read."""
     import pandas as pd
 
-    check_consistent_length(X, y, estimator.sample_mask_)
-    columns = {"row": np.arange(len(estimator.sample_mask_))}
+    n_samples = len(estimator.sample_mask_)
+    for name, values in (("X", X), ("y", y)):
+        if values is not None and (n_given := len(values)) != n_samples:
+            raise ValueError(
+                f"{name} has {n_given:,} samples, and this {type(estimator).__name__} "
+                f"was fitted on {n_samples:,}. Pass all samples that it was fitted on, "
+                "in the same order, also those that were dropped."
+            )
+    columns = {"row": np.arange(n_samples)}
     columns |= _targets(estimator, X, y, names) | _findings(estimator)
     if isinstance(X, pd.DataFrame):
         index = X.index
     elif (files := file_names(X)) is not None:
         index = pd.Index(files, name="file")
     else:
-        index = pd.RangeIndex(len(columns["row"]), name="sample")
+        index = pd.RangeIndex(n_samples, name="sample")
     return pd.DataFrame(columns, index=index)
 
 

@@ -16,7 +16,7 @@ from sk_datadrop._training import seeded
 
 N_LOOKED_AT = 8
 N_READINGS = 4
-"""Of each: what changes one sample in ten is noticed 29 times of 30."""
+"""Eight samples read four times: a change to one in ten is noticed 29 times of 30."""
 
 
 def common_shape(X: DatasetRows, net: NeuralNet) -> Any:
@@ -99,8 +99,8 @@ def say_random(net: NeuralNet, samples: Samples, seed: int, name: str) -> str | 
         advice = "Draw random numbers in iterator_train__collate_fn only."
     return (
         f"{by} gives other values each time a sample is read, as random augmentation "
-        "does: influence, predictions and suspicion are then those of one draw, and "
-        f"fewer errors are found. {advice}"
+        "does. All scores are then those of one random draw, and fewer errors are "
+        f"found. {advice}"
     )
 
 

@@ -1,6 +1,6 @@
-"""Look before anything is dropped: could the splits see, and can it be believed.
+"""Check before anything is dropped: can the nets and the evidence be trusted.
 
-Whatever fails is said in words that tell what to do, and kept to what is safe.
+Every check that fails adds a warning that says what to do, and keeps samples in doubt.
 """
 
 from collections.abc import Sequence
@@ -21,32 +21,35 @@ SMALLEST_GAIN = 0.02
 """Share of a constant's held-out loss that nets must save for their word to count."""
 
 SMALLEST_GAIN_IN_SPREAD = 0.2
-"""Or of the variance of the targets, by their median absolute deviation: gross errors
-may outweigh what a net has learned of all the others."""
+"""Share of the variance of the targets (by their median absolute deviation) that also
+suffices: gross errors may outweigh what a net has learned of all other samples."""
+
+SMALLEST_CHANGE = 1e-4
+"""Share of the held-out loss by which it must change for a net to have learned."""
 
 LARGEST_UNEXPLAINED = 0.05
 """Share of the surest predictions that may contradict the labels of hard samples."""
 
 LARGEST_SHARE = 0.5
-"""Of a class, or of all samples, that may be found harmful: if most of what it was
-taught were wrong, the nets would have learned that."""
+"""Share of a class, or of all samples, that may be found harmful: if most labels of a
+class were wrong, the nets would have learned the wrong ones."""
 
 SMALLEST_POWER = 0.3
-"""Share of planted errors that must be found, or nothing found says nothing."""
+"""Share of planted errors that must be found, or an empty result means nothing."""
 
 PLANTED_SHARE = 0.1
 PLANTED_SIZE = 6.0
 """Standard deviations of a planted error of a real target."""
 
 STILL_FALLING = 0.1
-"""Share of all that the held-out loss fell which lies in the last fifth of epochs."""
+"""Share of the fall of the held-out loss that lies in the last fifth of the epochs."""
 
 
 class DataDropoutWarning(UserWarning):
-    """What a fit could not know, and what to do about it.
+    """Warning that a fit could not tell which samples do harm.
 
-    Issued by ``fit`` where nets, trainings or numbers of samples do not allow to tell
-    which samples do harm. In doubt nothing is dropped.
+    ``fit`` issues it if nets, trainings or numbers of samples do not allow to tell. The
+    message says what to do. In doubt nothing is dropped.
 
     See Also
     --------
@@ -90,7 +93,7 @@ class Course(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to believe of a chance of harm.
+    """The chance of harm of each sample after all safeguards.
 
     Attributes
     ----------
@@ -138,9 +141,9 @@ def review(
     notes += of_hard_samples
     if is_harmful.mean() > LARGEST_SHARE:
         notes.append(
-            f"{is_harmful.mean():.0%} of all samples look harmful, which is more than "
-            "nets trained on them can know; none was dropped. Check the targets, or "
-            "measure on samples that you trust: X_val and y_val."
+            f"{is_harmful.mean():.0%} of all samples look harmful, and nets trained on "
+            "them cannot know that; none was dropped. Check the targets, or pass "
+            "samples that you trust as X_val and y_val."
         )
         is_harmful[:] = False
     if evidence.codes is not None:
@@ -149,9 +152,9 @@ def review(
     found_nothing = gain >= SMALLEST_GAIN and not suspected.any()
     if found_nothing and power < SMALLEST_POWER and not of_hard_samples:
         notes.append(
-            "nothing was found, but little could have been: of errors planted in the "
-            f"evidence only {power:.0%} were recognised. More samples or a better net "
-            "would tell; so would samples that you trust: X_val and y_val."
+            "nothing was found, but little could have been: only "
+            f"{power:.0%} of the errors planted in the evidence were recognised. Use "
+            "more samples, a better net, or samples that you trust as X_val and y_val."
         )
     return Verdict(harm_probability, is_harmful, power, notes)
 
@@ -159,21 +162,26 @@ def review(
 def _say_blind(gain: float, n_suspected: int) -> str:
     return (
         "the nets of round 1 predict held-out samples hardly better than a constant "
-        f"does (they save {gain:.1%} of its loss), so that their word on single "
-        f"samples counts for nothing: {n_suspected} look harmful, none was dropped. "
-        "Scale the inputs, train longer or at another learning rate, or take another "
-        "net, until it predicts something."
+        f"does (they save {gain:.1%} of its loss), so they cannot tell which samples "
+        f"do harm: {n_suspected} look harmful, none was dropped. Scale the inputs (and "
+        "the targets of a regressor), train longer, or use another learning rate or "
+        "another net."
     )
 
 
 def _look_at_epochs(courses: Sequence[Course]) -> list[str]:
+    if np.median([_change(course.losses) for course in courses]) < SMALLEST_CHANGE:
+        return [
+            "the loss of held-out samples hardly changed from the first epoch to the "
+            "last, so that the nets are as good as untrained. Raise the learning rate."
+        ]
     lengths = [len(course.losses) for course in courses]
     first = [c.best_epoch == 1 and n > 2 for c, n in zip(courses, lengths, strict=True)]
     if np.mean(first) > 0.5:
         return [
-            "held-out samples are predicted best after the first epoch, so that it "
-            "alone was scored: single steps are too large, or an epoch has too many. "
-            "Lower the learning rate."
+            "held-out samples are predicted best after the first epoch, so only that "
+            "epoch was scored: the steps are too large, or an epoch has too many of "
+            "them. Lower the learning rate."
         ]
     if np.mean([_still_falls(course.losses) for course in courses]) > 0.5:
         return [
@@ -182,6 +190,13 @@ def _look_at_epochs(courses: Sequence[Course]) -> list[str]:
             "max_epochs."
         ]
     return []
+
+
+def _change(losses: np.ndarray) -> float:
+    """Return the range of the losses as a share of their size; infinity if unknown."""
+    if len(losses) < 3 or not np.isfinite(losses).all():
+        return np.inf
+    return float(np.ptp(losses) / (np.abs(losses).max() or 1.0))
 
 
 def _still_falls(losses: np.ndarray) -> bool:
@@ -213,9 +228,9 @@ def _look_at_hard_samples(evidence: Evidence, is_harmful: np.ndarray) -> list[st
         return []
     return [
         f"even the surest tenth of the predictions contradict {rate:.0%} of the labels "
-        "of held-out samples, and much of that looks as if the samples were hard, not "
-        "their labels wrong, so that only part of the suspicion was believed. A better "
-        "net or more samples would tell the two apart."
+        "of held-out samples. Many of these samples seem hard, not mislabelled, so "
+        "their chances of harm were lowered. A better net or more samples would tell "
+        "the two apart."
     ]
 
 
@@ -237,9 +252,10 @@ def _spare_classes(
         )
     )
     return [
-        f"most samples of class {shown} look harmful, so that the class would be gone: "
-        "they were kept. Either its labels are mostly wrong, or the nets do not know "
-        "it: scale the inputs, train longer, weigh the classes, or look at its samples."
+        f"most samples of class {shown} look harmful; they were kept, because dropping "
+        "them would remove the class. Either most of its labels are wrong, or the nets "
+        "have not learned it: scale the inputs, train longer, weight the classes, or "
+        "look at its samples."
     ]
 
 
@@ -337,7 +353,7 @@ def summary_of(
     courses: Sequence[Course],
     on_harmful: str = "drop",
 ) -> str:
-    """Return the fit in one line."""
+    """Return a summary of the fit in one line."""
     n_samples = len(keep)
     n_treated = int(np.sum(~keep if on_harmful == "drop" else verdict.is_harmful))
     verb = {"drop": "dropped", "weigh": "weighed down", "mend": "mended"}[on_harmful]

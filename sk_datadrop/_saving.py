@@ -245,7 +245,7 @@ def _aim(own: Any, nonlinearity: Any) -> Aim:
 
 
 def _has_objects(own: Any) -> bool:
-    """Whether labels are objects, of which skops stores each by itself, slowly."""
+    """Tell whether labels are objects, which skops stores one by one, slowly."""
     has_labels = hasattr(own, "classes_") and hasattr(own, "suggested_targets_")
     return has_labels and own.classes_.dtype == object
 

@@ -1,4 +1,4 @@
-"""Influence of the samples of a net that somebody else trained."""
+"""Influence of training samples on a net that was trained elsewhere."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -52,14 +52,14 @@ class InfluenceResult:
     solver_results : list of SolverResult
         One per checkpoint.
     derivative : str
-        How the net was differentiated along directions: "forward mode", "reverse
+        Method that differentiated the net along directions: "forward mode", "reverse
         over reverse" (both exact) or "finite differences".
     seconds : float
-        Time spent.
+        Time spent, in seconds.
 
     See Also
     --------
-    influence_scores : Makes it.
+    influence_scores : Returns it.
 
     Examples
     --------
@@ -95,48 +95,51 @@ def influence_scores(
 ) -> InfluenceResult:
     """Score training samples by their influence on held-out samples, for a trained net.
 
-    The net was trained elsewhere; its weights, buffers, gradients and modes stay.
+    The net was trained elsewhere. Its weights, buffers, gradients and modes are left
+    as they are.
 
     Parameters
     ----------
     net : skorch.NeuralNet or torch.nn.Module
         Trained net. A plain module needs `loss`.
     X, y : array-like of shape (n_samples, ...), Dataset or None
-        Samples it was trained on, as it expects them: arrays or tensors. X may be a
-        data set, and y then None if targets are among its items.
+        Samples that the net was trained on: arrays or tensors, as the net takes them,
+        in single or double precision. X may be a data set; y is then None if the items
+        hold the targets.
     X_val, y_val : array-like of shape (n_val, ...), Dataset or None
-        Samples it was not trained on, at least two.
+        Samples that the net was not trained on, at least two.
     loss : torch.nn.Module, callable or None, default=None
         Training loss of a plain module: a criterion of torch, or a function
         ``loss(outputs, y) -> tensor of shape (n_samples,)``. A skorch net has its own.
     objective : {"bounded", "loss"} or callable, default="bounded"
         Quantity measured on the held-out samples. "bounded" is one minus the
-        probability of the given class, as the outputs have it, averaged over the
-        classes, or over the labels, tags or pixels of a sample. For other targets it is
+        probability of the given class, averaged over the classes, or over the labels,
+        tags or pixels of a sample. For other targets it is
         ``1 - exp(-loss / (2.985**2 median(loss)))``. "loss" is the training loss; a
         callable gets (outputs, y) and returns a tensor of shape (n_samples,), lower
-        being better. Targets are classes to a skorch classifier, and not to a skorch
-        regressor; to other nets under torch's criteria of classes and, whatever the
-        loss, where they are integers and the outputs have one more axis, of several
-        classes.
+        being better. Targets are classes if the net is a skorch classifier, and real
+        if it is a skorch regressor. For other nets they are classes if the loss is a
+        torch criterion for classes, or if y holds integers and the outputs have one
+        more axis, of several classes.
     engine : InfluenceFunctions or None, default=None
-        How samples are scored; None uses ``InfluenceFunctions()``. `n_groups` of None
-        makes one group of the held-out samples; `n_checkpoints` is not used.
+        Scores the samples. None uses ``InfluenceFunctions()``. `n_groups` of None makes
+        one group of the held-out samples; `n_checkpoints` is not used.
     checkpoints : list of dict or None, default=None
         State dicts of several epochs of the training, to average over; None uses the
         net as it is. Scores are best before the net memorises.
     batch_size : int or None, default=None
-        Samples per forward pass, by default those of the skorch net or 128.
+        Samples per forward pass. None uses that of the skorch net, or 128.
     n_jobs : int or None, default=None
-        Number of joblib worker processes. Does not change the result.
+        Number of joblib worker processes. The result does not depend on it.
     random_state : int, RandomState instance or None, default=None
         Draws the groups and the samples of the curvature.
 
     Returns
     -------
     InfluenceResult
-        Scores, and how they were reached. A ConvergenceWarning says if a system was not
-        solved; views of a checkpoint where it could not be are NaN, left out of means.
+        Scores, and a report of each solve. If a system was not solved precisely, a
+        ConvergenceWarning says so. Views of a checkpoint whose system has no solution
+        are NaN and left out of the means.
 
     See Also
     --------
@@ -201,7 +204,7 @@ def _checked_engine(given: Any) -> InfluenceFunctions:
 
 
 def _check_checkpoints(net: NeuralNet, checkpoints: Any) -> FunctionalNet:
-    """Return the net at the first checkpoint, once all were found to be some."""
+    """Return the net at the first checkpoint, after a check of all checkpoints."""
     if checkpoints is None:
         return FunctionalNet(net)
     if not len(checkpoints):
@@ -234,9 +237,10 @@ def _as_samples(X: Any, y: Any, suffix: str) -> Samples:
 def _cast(
     net: NeuralNet, first: FunctionalNet, samples: Samples, held_out: Samples
 ) -> tuple[Samples, Samples]:
-    """Check the losses of both, in the dtypes that the net takes; arrays are as given.
+    """Check the losses of both, in the dtypes that the net takes.
 
-    Warns of samples that are read differently each time.
+    Arrays are as given, except for single and double precision. Warns of samples that
+    are read differently each time.
     """
     cast = []
     for name, given in (("X", samples), ("X_val", held_out)):
@@ -245,6 +249,8 @@ def _cast(
                 partial(_checked, first, given), castings_for(net, given.X)
             )
         else:
+            X, y = (_in_floats_of(net.module_, values) for values in (given.X, given.y))
+            given = Samples(X, y, given.codes)
             check_loss(first, given)
         if (note := say_random(net, given, 0, name)) is not None:
             warnings.warn(note, DataDropoutWarning, stacklevel=3)
@@ -256,6 +262,17 @@ def _checked(net: FunctionalNet, samples: Samples, casting: Casting) -> Samples:
     cast = Samples.of(cast_as(samples.X, casting), samples.y, samples.codes)
     check_loss(net, cast)
     return cast
+
+
+def _in_floats_of(module: nn.Module, values: Any) -> Any:
+    """Return single and double precision numbers in that of the parameters."""
+    name = str(getattr(values, "dtype", "")).removeprefix("torch.")
+    if name not in ("float32", "float64"):
+        return values
+    is_double = any(p.dtype == torch.float64 for p in module.parameters())
+    if isinstance(values, torch.Tensor):
+        return values.double() if is_double else values.float()
+    return values.astype(np.float64 if is_double else np.float32, copy=False)
 
 
 def _as_array(values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Round 1 as a step of a pipeline: which samples to keep, and no round 2."""
+"""Round 1 as a step of a pipeline, without round 2."""
 
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -18,14 +18,14 @@ from sk_datadrop._lazy import DatasetRows, as_arrays, as_lazy, with_own_targets
 
 
 class _BaseSelector(OneToOneFeatureMixin, BaseDataDropout):
-    """Estimator that stops after round 1: what transformer and sampler share."""
+    """Estimator that stops after round 1; the base of transformer and sampler."""
 
     _has_round_two: ClassVar[bool] = False
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return the names of the columns, which are those that came in.
+        """Return the names of the columns, which are those of the input.
 
-        Samples are dropped, columns are not. Images have none, which is an error.
+        Only samples are dropped, never columns. Images have no names: a ValueError.
 
         Parameters
         ----------
@@ -39,7 +39,7 @@ class _BaseSelector(OneToOneFeatureMixin, BaseDataDropout):
 
         See Also
         --------
-        sklearn.base.OneToOneFeatureMixin : Where it comes from.
+        sklearn.base.OneToOneFeatureMixin : Base class that provides it.
 
         Examples
         --------
@@ -71,23 +71,23 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
     """Score the training samples and decide which to keep; change nothing.
 
     Round 1 of :class:`DataDropoutClassifier` or :class:`DataDropoutRegressor`, without
-    round 2. ``transform`` returns its input, all samples of it: a step of a
-    scikit-learn pipeline gets X alone and cannot drop samples of y, nor must it drop
-    any in ``predict`` (SLEP005). The findings are in the attributes. To drop samples
-    within a pipeline use :class:`DataDropoutSampler`, or an estimator as last step.
+    round 2. ``transform`` returns all samples of its input: a step of a scikit-learn
+    pipeline gets X alone, so it cannot drop samples of y, and it must not drop any in
+    ``predict`` (SLEP005). The results are in the attributes. To drop samples within a
+    pipeline, use :class:`DataDropoutSampler`, or an estimator as the last step.
 
-    A net that scikit-learn considers a classifier or a regressor is one; a plain
+    scikit-learn's tags tell whether the net is a classifier or a regressor. A plain
     :class:`skorch.NeuralNet` is a classifier if its criterion is, or inherits from,
     ``torch.nn.CrossEntropyLoss`` or ``torch.nn.NLLLoss``, and a regressor otherwise.
 
     Parameters
     ----------
     estimator : skorch.NeuralNet
-        Net with a module *class*, cloned and never fitted itself.
+        Net with a module *class*. It is cloned and never fitted itself.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
-        Which samples to drop: harmful ones, as many as retraining favours, or a share.
+        Samples to drop: harmful ones, as many as retraining favours, or this share.
     cv, objective, engine, memory, n_jobs, random_state, verbose : object
-        As in :class:`DataDropoutClassifier`, which can share the `memory`.
+        As in :class:`DataDropoutClassifier`. The two can share a `memory`.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
     """
 
     def transform(self, X: Any) -> Any:
-        """Return X as it came, every sample of it.
+        """Return X unchanged, with all samples.
 
         A step of a pipeline must not drop samples of X alone.
 
@@ -139,7 +139,7 @@ class DataDropoutTransformer(TransformerMixin, _BaseSelector):
 
         See Also
         --------
-        get_support : Which samples are to be kept.
+        get_support : Tells which samples to keep.
 
         Examples
         --------
@@ -173,24 +173,24 @@ class DataDropoutSampler(_BaseSelector):
     """Return the training samples that are worth keeping.
 
     Round 1 of :class:`DataDropoutClassifier` or :class:`DataDropoutRegressor`, without
-    round 2: what is trained on the kept samples is up to the caller, or to the next
-    steps of an :class:`imblearn.pipeline.Pipeline`, which drops samples in ``fit``
-    only. It does not need imbalanced-learn, and accepts samples and targets of any
-    shape. It has no ``transform``, so that scikit-learn's own pipeline refuses it as an
-    intermediate step. Attributes, and which targets are classes, are as in
-    :class:`DataDropoutTransformer`.
+    round 2. Train any model on the kept samples, or make this a step of an
+    :class:`imblearn.pipeline.Pipeline`, which drops samples in ``fit`` only. It does
+    not need imbalanced-learn, and accepts samples and targets of any shape. It has no
+    ``transform``, so scikit-learn's own pipeline refuses it as an intermediate step.
+    Its attributes are those of :class:`DataDropoutTransformer`, and it tells
+    classifiers from regressors in the same way.
 
-    With metadata routing enabled, `X_val` and `y_val` are requested unless
-    ``set_fit_request`` says otherwise (before scikit-learn 1.8 it has to ask for them).
+    If metadata routing is enabled, `X_val` and `y_val` are requested by default; before
+    scikit-learn 1.8 call ``set_fit_request(X_val=True, y_val=True)``.
 
     Parameters
     ----------
     estimator : skorch.NeuralNet
-        Net with a module *class*, cloned and never fitted itself.
+        Net with a module *class*. It is cloned and never fitted itself.
     drop_fraction : "harmful", "auto" or float in [0, 1), default="harmful"
-        Which samples to drop: harmful ones, as many as retraining favours, or a share.
+        Samples to drop: harmful ones, as many as retraining favours, or this share.
     cv, objective, engine, memory, n_jobs, random_state, verbose : object
-        As in :class:`DataDropoutClassifier`, which can share the `memory`.
+        As in :class:`DataDropoutClassifier`. The two can share a `memory`.
 
     See Also
     --------
@@ -235,7 +235,7 @@ class DataDropoutSampler(_BaseSelector):
         X, y : array-like of shape (n_samples, ...), Dataset or None
             Samples and targets, as for ``fit``.
         X_val, y_val : array-like, Dataset or None, default=None
-            Samples to measure influence on, instead of `cv`. Not returned.
+            Samples to measure influence on, instead of `cv`. They are not returned.
         **params : dict
             As for ``fit``.
 

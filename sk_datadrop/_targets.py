@@ -101,14 +101,23 @@ def check_real_targets(X: Any, y: Any, name: str = "y") -> Any:
         if isinstance(X, DatasetRows):
             return y
         y = np.asarray(y)
-    return check_array(
-        y,
-        dtype=np.float32,
-        force_writeable=True,
-        ensure_2d=False,
-        allow_nd=True,
-        input_name=name,
-    )
+    try:
+        return check_array(
+            y,
+            dtype=np.float32,
+            force_writeable=True,
+            ensure_2d=False,
+            allow_nd=True,
+            input_name=name,
+        )
+    except ValueError as error:
+        if "convert string" not in str(error):
+            raise
+        raise ValueError(
+            f"{name} holds text, such as {str(np.ravel(np.asarray(y))[0])!r}, and a "
+            "regressor needs numbers. For labels use DataDropoutClassifier with a net "
+            "that has an output per class."
+        ) from error
 
 
 def samples_of(

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 
 MOST_PIXELS = 96
-"""Along each axis of an image."""
+"""Pixels along each axis of an image."""
 
 LONGEST_SIDE = 72
-"""Of an image on the page, in CSS pixels."""
+"""Length of an image on the page, in CSS pixels."""
 
 MOST_POINTS = 160
 MOST_CHANNELS = 8
 LINE_WIDTH, LINE_HEIGHT = 120, 48
-"""Of the picture of a signal, which may have many points and channels."""
+"""Size of the picture of a signal, in CSS pixels."""
 
 MOST_VALUES = 8
-"""Of a row of a table."""
+"""Values shown of a row of a table."""
 
 
 def thumbnail(

@@ -1,7 +1,7 @@
 """One training of the user's net: from scratch, seeded, left as found.
 
 Round 1 also keeps the weights at the moment to score: the epoch of the lowest
-held-out training loss, before the net memorises. Gradients of memorised rows
+held-out training loss, before the net memorises. Gradients of memorised samples
 vanish, and wrong labels with them, so the end of training is too late.
 """
 
@@ -25,6 +25,7 @@ from sk_datadrop._callbacks import OwnFolder
 from sk_datadrop._derivatives import is_out_of_memory
 from sk_datadrop._lazy import DatasetRows
 from sk_datadrop._outputs import joined
+from sk_datadrop._progress import SILENT, EpochSteps, Progress
 from sk_datadrop._ranks import device_of, module_of, summed_over_processes
 from sk_datadrop._samples import Samples, given_to
 
@@ -81,6 +82,7 @@ def train_watched(
     *,
     n_checkpoints: int,
     ends_early: bool = False,
+    progress: Progress = SILENT,
 ) -> Training:
     """Train a clone, watching `held_out`, and keep the checkpoints to score.
 
@@ -95,6 +97,7 @@ def train_watched(
         samples,
         recipe,
         validation=held_out,
+        progress=progress,
         first=[watcher],
         last=[_EndOncePast(watcher)] if ends_early else [],
     )
@@ -109,6 +112,7 @@ def train(
     *,
     validation: Samples | Literal["own"] | None = None,
     iterator: Callable[[Any], Any] | None = None,
+    progress: Progress = SILENT,
     first: Sequence[Callback] = (),
     last: Sequence[Callback] = (),
 ) -> NeuralNet:
@@ -118,11 +122,11 @@ def train(
     called before and after its own. `validation` has the samples for the validation
     phase of each epoch; None skips the phase, and "own" lets the net's ``train_split``
     withhold some of the training samples. `iterator` makes another training iterator
-    of the net's own. Raises a ValueError if net or criterion fail,
-    or the training loss becomes NaN or infinite.
+    of the net's own. `progress` moves by the epoch. Raises a ValueError if net or
+    criterion fail, or the training loss becomes NaN or infinite.
     """
-    guard, folder = _FiniteLoss(), OwnFolder()
-    first = [guard, *([] if recipe.keeps_files else [folder]), *first]
+    guard, folder, steps = _FiniteLoss(), OwnFolder(), EpochSteps(progress)
+    first = [guard, steps, *([] if recipe.keeps_files else [folder]), *first]
     extra = [*first, *last]
     verbose = net.verbose
     net = clone(net).set_params(verbose=recipe.verbose)
@@ -146,7 +150,7 @@ def train(
         net.set_params(train_split=HeldOutAsTheyAre(net.train_split, samples.X))
     advice = "" if net.train_split else _ON_VALIDATION
     errors = prefix_errors(recipe.name, advice)
-    with folder, seeded(recipe.seed, device_of(net)), errors:
+    with folder, steps, seeded(recipe.seed, device_of(net)), errors:
         net.fit(*samples.fit_arguments(net), **recipe.fit_params)
     if len(net.history) > guard.n_epochs_:
         # skorch takes Ctrl-C for the wish to end this training only.
@@ -219,7 +223,7 @@ def _generators(device: Any) -> list[torch.Generator]:
 
 _USUAL = (RuntimeError, ValueError, IndexError)
 _IN_CALLBACKS = (LookupError, TypeError, AttributeError, SkorchException)
-"""What a callback raises that misses something."""
+"""Errors of a callback that misses something."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What becomes of harmful samples that are not dropped: weights, or other targets."""
+"""Give harmful samples weights or other targets instead of dropping them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

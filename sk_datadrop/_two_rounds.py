@@ -30,6 +30,7 @@ from sk_datadrop._judge import Evidence, Predictions, chance_of_harm
 from sk_datadrop._lazy import shape_of
 from sk_datadrop._objective import HeldOutObjective
 from sk_datadrop._plan import Plan
+from sk_datadrop._progress import SILENT, Progress
 from sk_datadrop._ranks import device_of, from_first_process
 from sk_datadrop._safeguards import (
     Course,
@@ -39,7 +40,12 @@ from sk_datadrop._safeguards import (
     summary_of,
 )
 from sk_datadrop._samples import Samples
-from sk_datadrop._schedule import SILENT, run
+from sk_datadrop._schedule import (
+    begin_training,
+    run,
+    work_of_scoring,
+    works_of_round_one,
+)
 from sk_datadrop._training import (
     Training,
     check_predictions,
@@ -53,7 +59,7 @@ from sk_datadrop._warnings import Heard, heard, issue
 from sk_datadrop._weighing import WeightedIterator
 
 MOST_LOG_CHANCES = 10_000_000
-"""Of the classes of labels, tokens or pixels, kept per split, as a witness."""
+"""Log-probabilities of classes that are kept per split; a witness reads them."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +103,17 @@ class Refit(NamedTuple):
     seconds: float
 
 
-def score_splits(plan: Plan, bar: Any) -> list[SplitResult]:
+def score_splits(plan: Plan, bar: Progress) -> list[SplitResult]:
     """Run round 1: train and score each split, side by side and from the cache."""
     n_splits = len(plan.splits)
     # A single split shares out the samples it scores instead.
     n_jobs = None if n_splits == 1 else plan.n_jobs
     calls = [(number,) for number in range(n_splits)]
-    return run(score_split, plan, calls, n_jobs=n_jobs, bar=bar)
+    works = works_of_round_one(plan)
+    return run(score_split, plan, calls, works, n_jobs=n_jobs, bar=bar, name="round 1")
 
 
-def score_split(plan: Plan, number: int, bar: Any = SILENT) -> SplitResult:
+def score_split(plan: Plan, number: int, bar: Progress = SILENT) -> SplitResult:
     """Train a clone on the samples of a split, and score them all."""
     split, n_splits = plan.splits[number], len(plan.splits)
     samples, held_out = plan.samples[split.train], plan.held_out(number)
@@ -118,11 +125,11 @@ def score_split(plan: Plan, number: int, bar: Any = SILENT) -> SplitResult:
         number=number,
         score_held_out=plan.validation is None,
         n_jobs=plan.n_jobs if n_splits == 1 else None,
-        on_product=bar.refresh,
+        on_product=bar.tick,
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        bar.set_description(f"{name}: training")
+        begin_training(bar, plan, name, len(samples), len(held_out))
         start = perf_counter()
         training = train_watched(
             plan.net,
@@ -131,15 +138,17 @@ def score_split(plan: Plan, number: int, bar: Any = SILENT) -> SplitResult:
             recipe,
             n_checkpoints=plan.engine.n_checkpoints,
             ends_early=plan.ends_early,
+            progress=bar,
         )
         trained = perf_counter()
-        bar.set_description(f"{name}: scoring")
+        bar.begin(f"{name}, scoring", work_of_scoring(plan))
         # Scoring draws from generators of its own; a net or an objective may draw from
         # the global ones.
         with seeded(recipe.seed, device_of(training.net)), prefix_errors(name):
             objective = HeldOutObjective(plan.objective, held_out, plan.reading)
             scores = score(plan.engine, training, samples, objective, request)
             on_train, on_held_out = evaluate_best(plan, training, samples, held_out)
+        bar.step()
     return SplitResult(
         training.net,
         from_first_process(scores, training.net),
@@ -262,7 +271,7 @@ def choose(
     verdict: Verdict,
     drop_fraction: str | float,
     on_harmful: str,
-    bar: Any,
+    bar: Progress,
 ) -> Choice:
     """Decide which samples to keep, and how much they count, with which targets."""
     nets = [(result.net, result.best_state) for result in results]
@@ -279,10 +288,11 @@ def choose(
     return Choice(keep, treatment, best.cv_results, best.seconds)
 
 
-def retrain(plan: Plan, choice: Choice, bar: Any, *, keeps_files: bool = True) -> Refit:
+def retrain(
+    plan: Plan, choice: Choice, bar: Progress, *, keeps_files: bool = True
+) -> Refit:
     """Run round 2: train from scratch on the samples kept."""
     start = perf_counter()
-    bar.set_description("round 2: retraining on the kept samples")
     weights, targets, _ = choice.treatment
     kept = np.flatnonzero(choice.keep)
     rows = plan.rows_to_train(kept, len(choice.keep))
@@ -293,18 +303,19 @@ def retrain(plan: Plan, choice: Choice, bar: Any, *, keeps_files: bool = True) -
             WeightedIterator, weights=weights[rows], same_steps=plan.same_steps
         )
     recipe = plan.recipe("round 2", rows, keeps_files=keeps_files)
+    begin_training(bar, plan, recipe.name, len(rows))
     net = train(
         plan.net,
         samples[rows],
         recipe,
         validation=plan.refit_validation,
         iterator=iterator,
+        progress=bar,
     )
     if plan.classes is not None and hasattr(net, "classes_inferred_"):
         # skorch takes every chance of a class for a class.
         net.classes_inferred_ = np.arange(len(plan.classes))
     check_predictions(net, plan.samples[kept], recipe.name)
-    bar.update()
     return Refit(net, perf_counter() - start)
 
 

@@ -30,7 +30,7 @@ DEEPEST_SHARE = 0.6
 def chance_beyond_valley(values: np.ndarray) -> np.ndarray:
     """Return the chance that a value belongs to a cluster above that of most values.
 
-    It is .5 at the bottom of the valley, zero where there is none, and never falls as
+    It is 0.5 at the bottom of the valley, zero where there is none, and never falls as
     values rise. The values, (n_samples,), must be finite.
     """
     valley = _find_valley(values)

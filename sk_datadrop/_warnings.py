@@ -10,7 +10,7 @@ _HERE = str(Path(__file__).parent)
 
 
 class Heard(NamedTuple):
-    """What a warning says, and the place in a file that it is about."""
+    """The message of a warning, and the place in a file that it is about."""
 
     message: str
     category: type[Warning]
@@ -19,7 +19,7 @@ class Heard(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is from this package, and not from the core of torch."""
+        """Tell whether it is from this package, and not from the core of torch."""
         return self.filename.startswith(_HERE) and "Triggered int" not in self.message
 
 

@@ -1,7 +1,7 @@
-"""Controlled contamination of clean data, for experiments and tests.
+"""Controlled errors in clean data, for experiments and tests.
 
-Every function copies what it is given and also returns which samples it touched, the
-truth against which precision and recall of a drop rule are measured.
+Every function copies its input and also returns a mask of the samples it changed, from
+which precision and recall of a drop rule can be computed.
 """
 
 from typing import Any
@@ -28,9 +28,9 @@ def flip_labels(
     rate : float in [0, 1]
         Share of the samples whose label is changed.
     kind : {"symmetric", "pair"}, default="symmetric"
-        "symmetric" draws the wrong label evenly from the other classes; "pair" uses
-        the next class in sorted order (the first after the last), the harder case:
-        wrong labels of a class agree with each other.
+        "symmetric" draws the wrong label evenly from the other classes. "pair" uses
+        the next class in sorted order (the first after the last). It is harder to
+        find, because the wrong labels of a class agree with each other.
     random_state : int, RandomState instance or None, default=None
         Chooses the samples and the labels.
 
@@ -70,9 +70,9 @@ def flip_labels(
 def corrupt_targets(
     y: ArrayLike, rate: float, *, kind: str = "gamma", random_state: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Spoil a share of the target images.
+    """Change a share of the target images in a way that is wrong.
 
-    Pairs of images suffer such errors in practice.
+    Such errors occur in real pairs of images.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def corrupt_targets(
     Returns
     -------
     y_corrupt : ndarray of the shape and dtype of y
-        Targets with ``round(rate * n_samples)`` of them spoiled.
+        Targets with ``round(rate * n_samples)`` of them changed.
     touched : ndarray of shape (n_samples,), dtype bool
         True where the target was changed.
 

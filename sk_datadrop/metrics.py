@@ -18,9 +18,9 @@ __all__ = [
 
 
 def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Mean of the squared differences over all elements.
+    """Return the mean of the squared differences over all elements.
 
-    An image counts by its pixels.
+    All pixels of all images count equally.
 
     Parameters
     ----------
@@ -49,9 +49,9 @@ def mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> float:
 def peak_signal_noise_ratio(
     y_true: ArrayLike, y_pred: ArrayLike, *, data_range: float = 1.0
 ) -> float:
-    """Peak signal-to-noise ratio, the mean over the samples.
+    """Return the peak signal-to-noise ratio, averaged over the samples.
 
-    Each sample has its own logarithm, so that a few bad images do not decide.
+    The logarithm is taken per sample, so a few bad images do not dominate.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def peak_signal_noise_ratio(
 
 
 def r2_score(y_true: ArrayLike, y_pred: ArrayLike) -> float:
-    """Coefficient of determination, weighting each element by its variance.
+    """Return the coefficient of determination, elements weighted by their variance.
 
     One minus the total squared error over the total squared deviation from the mean
     target, as scikit-learn's ``r2_score(..., multioutput="variance_weighted")`` of
@@ -98,7 +98,8 @@ def r2_score(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     Returns
     -------
     float
-        1.0 at best; 0.0 for predicting the mean, or constant targets that are missed.
+        At most 1.0. It is 0.0 if the mean is predicted, or if targets are constant
+        and missed.
 
     See Also
     --------

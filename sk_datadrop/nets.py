@@ -33,8 +33,8 @@ class _ChannelsLast(nn.Module):
 class SmallCNN(nn.Sequential):
     """Convolutions with pooling, one hidden layer, one output layer.
 
-    It reads the number of input channels and of features off the first batch, so the
-    same class serves images of any size and, with ``n_dims=1``, signals.
+    It infers the numbers of input channels and features from the first batch, so the
+    same class works for images of any size and, with ``n_dims=1``, for signals.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class SmallCNN(nn.Sequential):
 
     See Also
     --------
-    DnCNN : Images out, too.
+    DnCNN : Returns images.
 
     Examples
     --------
@@ -106,7 +106,7 @@ class DnCNN(nn.Module):
 
     See Also
     --------
-    SmallCNN : One label or a few values out.
+    SmallCNN : Returns logits or a few values.
 
     Examples
     --------
@@ -152,7 +152,7 @@ class DnCNN(nn.Module):
 
         See Also
         --------
-        sk_datadrop.nets.SmallCNN : Puts out labels or values.
+        sk_datadrop.nets.SmallCNN : Returns logits or values.
 
         Examples
         --------

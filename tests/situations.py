@@ -1,4 +1,4 @@
-"""Nets, targets and inputs that people have, and what becomes of each.
+"""Nets, targets and inputs that people have, and whether each works.
 
 The table in docs/compatibility.md is made of these rows, and tests/test_situations.py
 runs every one. ``python tests/situations.py`` writes it anew.
@@ -39,10 +39,11 @@ TEXTS = RNG.integers(1, 9, (N, 5))
 
 
 class Situation(NamedTuple):
-    """A row: what is given, and `refusal`, a part of the message, if it is refused.
+    """A row of the table, and how to run it.
 
-    `model` makes the estimator, and `data` what its ``fit`` is given; then the fit is
-    asked to `predict` the first samples.
+    `model` makes the estimator, and `data` the arguments of its ``fit``. A row works if
+    the fitted estimator predicts the first samples. If it is refused, `refusal` is a
+    part of the message, and `advice` stands in the table.
     """
 
     inputs: str
@@ -81,7 +82,7 @@ def convolution(n_outputs: int, *last: nn.Module) -> type[nn.Module]:
 
 
 class Tagger(nn.Module):
-    """A class for each token, (n, n_classes, n_tokens), or the tokens before them."""
+    """Predicts a class per token; classes are the last axis if `classes_last`."""
 
     def __init__(self, classes_last: bool = False) -> None:
         super().__init__()
@@ -106,7 +107,7 @@ class Bag(nn.Module):
 
 
 class TwoInputs(nn.Module):
-    """Numbers and tokens, as keyword arguments or in a list."""
+    """Takes numbers and tokens, as keyword arguments or in a list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +120,7 @@ class TwoInputs(nn.Module):
 
 
 class Several(nn.Module):
-    """Outputs beside others, in a tuple or dict."""
+    """Returns several outputs, in a tuple or dict."""
 
     def __init__(self, as_dict: bool = False) -> None:
         super().__init__()
@@ -196,7 +197,7 @@ class MeanOnly(nn.Module):
 
 
 class Triplets(OfUser):
-    """Says nothing of classes."""
+    """A criterion that does not tell classes."""
 
     def losses(self, z: Any, y: Any) -> Any:
         return (z - z.mean(0)).square().mean(1) / (y == 0)
@@ -349,31 +350,25 @@ one, none = "labels (N,)", ""
 NB, NN = "NeuralNetBinaryClassifier", "NeuralNet"
 CLF = "NeuralNetClassifier"
 
+DEFAULTS = Situation(signals, one, "CrossEntropyLoss", CLF, none, plain, table)
+row = DEFAULTS._replace  # a new row names only what differs
+
 SITUATIONS = [
     # Criteria of labels.
-    Situation(signals, one, "CrossEntropyLoss", CLF, none, plain, table),
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss, weight and label_smoothing",
-        CLF,
-        none,
-        classifier(
+    row(),
+    row(
+        criterion="CrossEntropyLoss, weight and label_smoothing",
+        model=classifier(
             mlp(2),
             CE,
             NNC,
             criterion__weight=torch.tensor([1.0, 3.0]),
             criterion__label_smoothing=0.1,
         ),
-        table,
     ),
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        "any, compile=True",
-        none,
-        classifier(
+    row(
+        net="any, compile=True",
+        model=classifier(
             mlp(2),
             CE,
             NNC,
@@ -381,577 +376,365 @@ SITUATIONS = [
             compile__backend="eager",
             criterion__label_smoothing=0.1,
         ),
-        table,
     ),
-    Situation(
-        signals,
-        one,
-        "NLLLoss on probabilities",
-        CLF,
-        none,
-        classifier(mlp(2, nn.Softmax(1)), nn.NLLLoss, NNC),
-        table,
+    row(
+        criterion="NLLLoss on probabilities",
+        model=classifier(mlp(2, nn.Softmax(1)), nn.NLLLoss, NNC),
     ),
-    Situation(
-        signals,
-        one,
-        "NLLLoss on logits",
-        CLF,
-        none,
-        classifier(mlp(2), nn.NLLLoss, NNC),
-        table,
-        "needs probabilities",
-        "end the module with a softmax, or use CrossEntropyLoss",
+    row(
+        criterion="NLLLoss on logits",
+        model=classifier(mlp(2), nn.NLLLoss, NNC),
+        refusal="needs probabilities",
+        advice="end the module with a softmax, or use CrossEntropyLoss",
     ),
-    Situation(
-        signals, one, "focal, yours", CLF, none, classifier(mlp(2), Focal, NNC), table
+    row(criterion="focal loss, yours", model=classifier(mlp(2), Focal, NNC)),
+    row(
+        criterion="generalised cross entropy, yours",
+        model=classifier(mlp(2), GeneralisedCrossEntropy, NNC),
     ),
-    Situation(
-        signals,
-        one,
-        "generalised cross entropy, yours",
-        CLF,
-        none,
-        classifier(mlp(2), GeneralisedCrossEntropy, NNC),
-        table,
+    row(criterion="MultiMarginLoss", model=classifier(mlp(2), nn.MultiMarginLoss, NNC)),
+    row(
+        criterion="BCEWithLogitsLoss",
+        net=NB,
+        model=classifier(mlp(1), BCE, NeuralNetBinaryClassifier),
     ),
-    Situation(
-        signals,
-        one,
-        "MultiMarginLoss",
-        CLF,
-        none,
-        classifier(mlp(2), nn.MultiMarginLoss, NNC),
-        table,
+    row(
+        criterion="binary focal loss, yours",
+        net=NB,
+        model=classifier(mlp(1), BinaryFocal, NeuralNetBinaryClassifier),
     ),
-    Situation(
-        signals,
-        one,
-        "BCEWithLogitsLoss",
-        NB,
-        none,
-        classifier(mlp(1), BCE, NeuralNetBinaryClassifier),
-        table,
+    row(
+        criterion="yours, without `reduction`",
+        model=classifier(mlp(2), MeanOnly, NNC),
+        refusal="has no losses per sample",
+        advice="give it a `reduction` attribute that accepts 'none'",
     ),
-    Situation(
-        signals,
-        one,
-        "binary focal, yours",
-        NB,
-        none,
-        classifier(mlp(1), BinaryFocal, NeuralNetBinaryClassifier),
-        table,
+    row(
+        criterion="yours, from which no probabilities can be read",
+        model=classifier(mlp(2), Triplets, NNC),
+        refusal="does not tell how probabilities",
+        advice="give the net a predict_nonlinearity",
     ),
-    Situation(
-        signals,
-        one,
-        "without `reduction`",
-        CLF,
-        none,
-        classifier(mlp(2), MeanOnly, NNC),
-        table,
-        "has no losses per sample",
-        "give it a `reduction` attribute that accepts 'none'",
+    row(
+        criterion="CrossEntropyLoss, averaged in get_loss",
+        net="with your get_loss",
+        model=classifier(mlp(2), CE, Averages),
+        refusal="get_loss of Averages gives losses of shape",
+        advice="average only where criterion_.reduction is not 'none'",
     ),
-    Situation(
-        signals,
-        one,
-        "that says nothing of classes",
-        CLF,
-        none,
-        classifier(mlp(2), Triplets, NNC),
-        table,
-        "does not tell how probabilities",
-        "give the net a predict_nonlinearity",
+    row(
+        targets="one-hot (N, C)",
+        data=labelled(X, np.eye(2)[LABELS]),
+        refusal="Pass the classes, y.argmax",
+        advice="pass the classes, or use DataDropoutRegressor",
     ),
-    Situation(
-        signals,
-        one,
-        "averaged in get_loss",
-        "with your get_loss",
-        none,
-        classifier(mlp(2), CE, Averages),
-        table,
-        "get_loss of Averages gives losses of shape",
-        "average only where criterion_.reduction is not 'none'",
-    ),
-    Situation(
-        signals,
-        "one-hot (N, C)",
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        plain,
-        labelled(X, np.eye(2)[LABELS]),
-        "Pass the classes, y.argmax",
-        "pass the classes, or use DataDropoutRegressor",
-    ),
-    Situation(
-        signals,
-        "probabilities (N, C)",
-        "CrossEntropyLoss",
-        NN,
-        none,
-        regressor(mlp(2), CE),
-        labelled(X, np.eye(2, dtype=np.float32)[LABELS] * 0.8 + 0.1),
+    row(
+        targets="probabilities (N, C)",
+        net=NN,
+        model=regressor(mlp(2), CE),
+        data=labelled(X, np.eye(2, dtype=np.float32)[LABELS] * 0.8 + 0.1),
     ),
     # Many classes per sample.
-    Situation(
-        signals,
-        "multilabel (N, L)",
-        "BCEWithLogitsLoss",
-        NN,
-        none,
-        classifier(mlp(3), BCE),
-        labelled(X, MULTILABEL),
+    row(
+        targets="multilabel (N, L)",
+        criterion="BCEWithLogitsLoss",
+        net=NN,
+        model=classifier(mlp(3), BCE),
+        data=labelled(X, MULTILABEL),
     ),
-    Situation(
-        signals,
-        "multilabel (N, L)",
-        "binary focal, yours",
-        CLF,
-        none,
-        classifier(mlp(3), BinaryFocal, NNC),
-        labelled(X, MULTILABEL),
+    row(
+        targets="multilabel (N, L)",
+        criterion="binary focal loss, yours",
+        model=classifier(mlp(3), BinaryFocal, NNC),
+        data=labelled(X, MULTILABEL),
     ),
-    Situation(
-        signals,
-        "multilabel (N, L)",
-        "MultiLabelSoftMarginLoss",
-        NN,
-        none,
-        classifier(mlp(3), nn.MultiLabelSoftMarginLoss),
-        labelled(X, MULTILABEL),
+    row(
+        targets="multilabel (N, L)",
+        criterion="MultiLabelSoftMarginLoss",
+        net=NN,
+        model=classifier(mlp(3), nn.MultiLabelSoftMarginLoss),
+        data=labelled(X, MULTILABEL),
     ),
-    Situation(
-        signals,
-        "multilabel (N, L)",
-        "BCELoss",
-        NN,
-        none,
-        regressor(mlp(3, nn.Sigmoid()), nn.BCELoss),
-        labelled(X, MULTILABEL.astype(np.float32)),
+    row(
+        targets="multilabel (N, L)",
+        criterion="BCELoss",
+        net=NN,
+        model=regressor(mlp(3, nn.Sigmoid()), nn.BCELoss),
+        data=labelled(X, MULTILABEL.astype(np.float32)),
     ),
-    Situation(
-        images,
-        "masks (N, H, W)",
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        classifier(convolution(3), CE, NNC),
-        labelled(IMAGES, MASKS),
+    row(
+        inputs=images,
+        targets="masks (N, H, W)",
+        model=classifier(convolution(3), CE, NNC),
+        data=labelled(IMAGES, MASKS),
     ),
-    Situation(
-        images,
-        "masks (N, H, W)",
-        "CrossEntropyLoss",
-        NN,
-        none,
-        regressor(convolution(3), CE),
-        labelled(IMAGES, MASKS),
-        "use DataDropoutClassifier",
-        "use DataDropoutClassifier",
+    row(
+        inputs=images,
+        targets="masks (N, H, W)",
+        net=NN,
+        model=regressor(convolution(3), CE),
+        data=labelled(IMAGES, MASKS),
+        refusal="use DataDropoutClassifier",
+        advice="use DataDropoutClassifier",
     ),
-    Situation(
-        images,
-        "masks (N, 1, H, W)",
-        "BCEWithLogitsLoss",
-        NN,
-        none,
-        regressor(convolution(1), BCE),
-        labelled(IMAGES, (IMAGES > 0).astype(np.float32)),
+    row(
+        inputs=images,
+        targets="masks (N, 1, H, W)",
+        criterion="BCEWithLogitsLoss",
+        net=NN,
+        model=regressor(convolution(1), BCE),
+        data=labelled(IMAGES, (IMAGES > 0).astype(np.float32)),
     ),
-    Situation(
-        images,
-        "masks (N, 1, H, W)",
-        "Dice, yours",
-        NN,
-        none,
-        classifier(convolution(1), Dice),
-        labelled(IMAGES, (IMAGES > 0).astype(int)),
+    row(
+        inputs=images,
+        targets="masks (N, 1, H, W)",
+        criterion="Dice loss, yours",
+        net=NN,
+        model=classifier(convolution(1), Dice),
+        data=labelled(IMAGES, (IMAGES > 0).astype(int)),
     ),
-    Situation(
-        tokens,
-        "tags (N, L), ignore_index",
-        "CrossEntropyLoss",
-        NN,
-        none,
-        classifier(Tagger, CE),
-        labelled(TEXTS, TAGS),
+    row(
+        inputs=tokens,
+        targets="tags (N, L), ignore_index",
+        net=NN,
+        model=classifier(Tagger, CE),
+        data=labelled(TEXTS, TAGS),
     ),
-    Situation(
-        tokens,
-        "tags (N, L)",
-        "CrossEntropyLoss, flattened in get_loss",
-        "with your get_loss",
-        none,
-        classifier(Tagger, CE, Flattens, module__classes_last=True),
-        labelled(TEXTS, TAGS),
+    row(
+        inputs=tokens,
+        targets="tags (N, L)",
+        criterion="CrossEntropyLoss, flattened in get_loss",
+        net="with your get_loss",
+        model=classifier(Tagger, CE, Flattens, module__classes_last=True),
+        data=labelled(TEXTS, TAGS),
     ),
     # Real targets.
-    Situation(
-        signals,
-        "real (N,)",
-        "MSELoss, HuberLoss, SmoothL1Loss",
-        "NeuralNetRegressor",
-        none,
-        regressor(mlp(1), nn.HuberLoss, NeuralNetRegressor),
-        labelled(X, X[:, 0]),
+    row(
+        targets="real (N,)",
+        criterion="MSELoss, HuberLoss, SmoothL1Loss",
+        net="NeuralNetRegressor",
+        model=regressor(mlp(1), nn.HuberLoss, NeuralNetRegressor),
+        data=labelled(X, X[:, 0]),
     ),
-    Situation(
-        signals,
-        "real (N,)",
-        "L1Loss",
-        "NeuralNetRegressor",
-        none,
-        regressor(mlp(1), nn.L1Loss, NeuralNetRegressor),
-        labelled(X, X[:, 0]),
+    row(
+        targets="real (N,)",
+        criterion="L1Loss",
+        net="NeuralNetRegressor",
+        model=regressor(mlp(1), nn.L1Loss, NeuralNetRegressor),
+        data=labelled(X, X[:, 0]),
     ),
-    Situation(
-        signals,
-        "counts (N,)",
-        "PoissonNLLLoss",
-        "NeuralNetRegressor",
-        none,
-        regressor(mlp(1), nn.PoissonNLLLoss, NeuralNetRegressor),
-        labelled(X, COUNTS),
+    row(
+        targets="counts (N,)",
+        criterion="PoissonNLLLoss",
+        net="NeuralNetRegressor",
+        model=regressor(mlp(1), nn.PoissonNLLLoss, NeuralNetRegressor),
+        data=labelled(X, COUNTS),
     ),
-    Situation(
-        signals,
-        "real (N,)",
-        "GaussianNLLLoss, mean and variance",
-        "with your get_loss",
-        none,
-        regressor(mlp(2), nn.GaussianNLLLoss, Gaussian),
-        labelled(X, X[:, 0]),
+    row(
+        targets="real (N,)",
+        criterion="GaussianNLLLoss, mean and variance",
+        net="with your get_loss",
+        model=regressor(mlp(2), nn.GaussianNLLLoss, Gaussian),
+        data=labelled(X, X[:, 0]),
     ),
-    Situation(
-        signals,
-        "real (N,)",
-        "quantiles, yours",
-        "NeuralNetRegressor",
-        none,
-        regressor(mlp(3), Pinball, NeuralNetRegressor),
-        labelled(X, X[:, 0]),
+    row(
+        targets="real (N,)",
+        criterion="quantiles, yours",
+        net="NeuralNetRegressor",
+        model=regressor(mlp(3), Pinball, NeuralNetRegressor),
+        data=labelled(X, X[:, 0]),
     ),
-    Situation(
-        signals,
-        "real (N,)",
-        "MSELoss with 3 outputs",
-        "NeuralNetRegressor",
-        none,
-        regressor(mlp(3), nn.MSELoss, NeuralNetRegressor),
-        labelled(X, X[:, 0]),
-        "Give the module as many outputs as y has targets",
-        "as many outputs as targets",
+    row(
+        targets="real (N,)",
+        criterion="MSELoss with 3 outputs",
+        net="NeuralNetRegressor",
+        model=regressor(mlp(3), nn.MSELoss, NeuralNetRegressor),
+        data=labelled(X, X[:, 0]),
+        refusal="Give the module as many outputs as y has targets",
+        advice="as many outputs as targets",
     ),
     # What modules return.
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        "a tuple, get_loss picks",
-        none,
-        classifier(Several, CE, Picks),
-        table,
+    row(net="a tuple, get_loss picks", model=classifier(Several, CE, Picks)),
+    row(
+        net="a dict, get_loss picks",
+        model=classifier(Several, CE, Picks, module__as_dict=True),
     ),
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        "a dict, get_loss picks",
-        none,
-        classifier(Several, CE, Picks, module__as_dict=True),
-        table,
+    row(net="a tuple, infer picks", model=classifier(Several, CE, PicksInInfer)),
+    row(
+        net="a tuple, nobody picks",
+        model=classifier(Several, CE, NNC),
+        refusal="returns a tuple of tensors",
+        advice="pick in infer or get_loss",
     ),
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        "a tuple, infer picks",
-        none,
-        classifier(Several, CE, PicksInInfer),
-        table,
+    row(
+        criterion="BCEWithLogitsLoss, one-hot in get_loss",
+        net="with your get_loss",
+        model=classifier(mlp(2), BCE, OneHot),
     ),
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        "a tuple, nobody picks",
-        none,
-        classifier(Several, CE, NNC),
-        table,
-        "returns a tuple of tensors",
-        "pick in infer or get_loss",
+    row(
+        targets="two labels (N, 2)",
+        criterion="CrossEntropyLoss of two heads",
+        net="with your get_loss",
+        model=classifier(mlp(5), CE, TwoHeads),
+        data=labelled(X, np.c_[LABELS, X[:, 1:].argmax(1)]),
     ),
-    Situation(
-        signals,
-        one,
-        "BCEWithLogitsLoss, one-hot in get_loss",
-        "with your get_loss",
-        none,
-        classifier(mlp(2), BCE, OneHot),
-        table,
+    row(
+        targets="inputs",
+        criterion="MSELoss against X",
+        net="with your get_loss",
+        model=regressor(mlp(4), nn.MSELoss, ToInputs),
+        data=labelled(X, X),
     ),
-    Situation(
-        signals,
-        "two labels (N, 2)",
-        "CrossEntropyLoss of two heads",
-        "with your get_loss",
-        none,
-        classifier(mlp(5), CE, TwoHeads),
-        labelled(X, np.c_[LABELS, X[:, 1:].argmax(1)]),
-    ),
-    Situation(
-        signals,
-        "inputs",
-        "MSELoss against X",
-        "with your get_loss",
-        none,
-        regressor(mlp(4), nn.MSELoss, ToInputs),
-        labelled(X, X),
-    ),
-    Situation(
-        images,
-        "masks of 0 and 255",
-        "BCEWithLogitsLoss",
-        NN,
-        none,
-        classifier(convolution(1), BCE),
-        labelled(IMAGES, 255 * (IMAGES > 0).astype(int)),
-        "y holds 255",
-        "divide by 255",
+    row(
+        inputs=images,
+        targets="masks of 0 and 255",
+        criterion="BCEWithLogitsLoss",
+        net=NN,
+        model=classifier(convolution(1), BCE),
+        data=labelled(IMAGES, 255 * (IMAGES > 0).astype(int)),
+        refusal="y holds 255",
+        advice="divide by 255",
     ),
     # Inputs.
-    Situation(
-        "token ids (N, L), integers of any size",
-        one,
-        "CrossEntropyLoss",
-        "nn.Embedding",
-        none,
-        classifier(Bag, CE, NNC),
-        labelled(TEXTS),
+    row(
+        inputs="token ids (N, L), integers of any size",
+        net="nn.Embedding",
+        model=classifier(Bag, CE, NNC),
+        data=labelled(TEXTS),
     ),
-    Situation(
-        "float64",
-        one,
-        "CrossEntropyLoss",
-        "module.double()",
-        none,
-        classifier(mlp(2, nn.Identity().double()), CE, NNC),
-        labelled(X.astype(np.float64)),
+    row(
+        inputs="float64",
+        net="module.double()",
+        model=classifier(mlp(2, nn.Identity().double()), CE, NNC),
+        data=labelled(X.astype(np.float64)),
     ),
-    Situation(
-        "dict or SliceDict of arrays",
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        classifier(TwoInputs, CE, NNC),
-        labelled(SliceDict(numbers=X, tokens=TEXTS)),
+    row(
+        inputs="dict or SliceDict of arrays",
+        model=classifier(TwoInputs, CE, NNC),
+        data=labelled(SliceDict(numbers=X, tokens=TEXTS)),
     ),
-    Situation(
-        "tuple or list of arrays",
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        classifier(TwoInputs, CE, NNC),
-        labelled((X, TEXTS)),
+    row(
+        inputs="tuple or list of arrays",
+        model=classifier(TwoInputs, CE, NNC),
+        data=labelled((X, TEXTS)),
     ),
-    Situation(
-        "data set of ({...}, y) or ((a, b), y)",
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        classifier(TwoInputs, CE, NNC),
-        lambda: (
+    row(
+        inputs="data set of ({...}, y) or ((a, b), y)",
+        model=classifier(TwoInputs, CE, NNC),
+        data=lambda: (
             Items(lambda i: ({"numbers": X[i], "tokens": TEXTS[i]}, LABELS[i])),
             None,
         ),
     ),
-    Situation(
-        "Hugging Face items, target under 'labels' or 'label'",
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        classifier(Bag, CE, NNC),
-        lambda: (
+    row(
+        inputs="Hugging Face items, target under 'labels' or 'label'",
+        model=classifier(Bag, CE, NNC),
+        data=lambda: (
             Items(lambda i: {"input_ids": TEXTS[i], "labels": int(LABELS[i])}),
             None,
         ),
     ),
-    Situation(
-        "the same without targets",
-        none,
-        "",
-        "",
-        none,
-        classifier(Bag, CE, NNC),
-        lambda: (Items(lambda i: {"input_ids": TEXTS[i]}), None),
-        "no targets under 'labels' or 'label'",
-        "pass y",
+    row(
+        inputs="the same without targets",
+        targets=none,
+        criterion="",
+        net="",
+        model=classifier(Bag, CE, NNC),
+        data=lambda: (Items(lambda i: {"input_ids": TEXTS[i]}), None),
+        refusal="no targets under 'labels' or 'label'",
+        advice="pass y",
     ),
-    Situation(
-        "rows of different lengths, your collate_fn",
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        classifier(Bag, CE, NNC, **COLLATE),
-        labelled(RAGGED),
+    row(
+        inputs="rows of different lengths, your collate_fn",
+        model=classifier(Bag, CE, NNC, **COLLATE),
+        data=labelled(RAGGED),
     ),
-    Situation(
-        "the same without collate_fn",
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        classifier(Bag, CE, NNC),
-        labelled(RAGGED),
-        "collate_fn",
-        "give the net a collate_fn",
+    row(
+        inputs="the same without collate_fn",
+        model=classifier(Bag, CE, NNC),
+        data=labelled(RAGGED),
+        refusal="collate_fn",
+        advice="give the net a collate_fn",
     ),
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        "NeuralNet(dataset=...), yours",
-        none,
-        classifier(mlp(2), CE, NNC, dataset=Scaled),
-        table,
+    row(
+        net="NeuralNet(dataset=...), yours",
+        model=classifier(mlp(2), CE, NNC, dataset=Scaled),
     ),
-    Situation(
-        "TensorDataset, ImageFolder, Subset",
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        plain,
-        lambda: (TensorDataset(torch.as_tensor(X), torch.as_tensor(LABELS)), None),
+    row(
+        inputs="TensorDataset, ImageFolder, Subset",
+        data=lambda: (TensorDataset(torch.as_tensor(X), torch.as_tensor(LABELS)), None),
     ),
-    Situation(
-        "DataLoader",
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        plain,
-        lambda: (DataLoader(TensorDataset(torch.as_tensor(X))), LABELS),
-        "X is a DataLoader",
-        "pass its data set",
+    row(
+        inputs="DataLoader",
+        data=lambda: (DataLoader(TensorDataset(torch.as_tensor(X))), LABELS),
+        refusal="X is a DataLoader",
+        advice="pass its data set",
     ),
-    Situation(
-        "frame with text columns",
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        classifier(mlp(2, n_inputs=2), CE, NNC),
-        labelled(FRAME),
-        "city",
-        "encode them in a ColumnTransformer",
+    row(
+        inputs="frame with text columns",
+        model=classifier(mlp(2, n_inputs=2), CE, NNC),
+        data=labelled(FRAME),
+        refusal="city",
+        advice="encode them in a ColumnTransformer",
     ),
-    Situation(
-        "sparse",
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        plain,
-        lambda: (scipy.sparse.csr_matrix(X), LABELS),
-        "parse",
-        "make it dense",
+    row(
+        inputs="sparse",
+        data=lambda: (scipy.sparse.csr_matrix(X), LABELS),
+        refusal="parse",
+        advice="make it dense",
     ),
-    Situation(
-        "NaN",
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        none,
-        plain,
-        labelled(np.where(X > 2, np.nan, X)),
-        "NaN",
-        "fill it in, as SimpleImputer does",
+    row(
+        inputs="NaN",
+        data=labelled(np.where(X > 2, np.nan, X)),
+        refusal="NaN",
+        advice="fill it in, as SimpleImputer does",
     ),
-    Situation(
-        "images (N, H, W)",
-        one,
-        "CrossEntropyLoss",
-        "convolution",
-        none,
-        classifier(convolution(2, nn.AdaptiveAvgPool2d(1), nn.Flatten()), CE, NNC),
-        labelled(IMAGES[:, 0]),
-        r"pass X\[:, None\]",
-        "pass X[:, None]",
+    row(
+        inputs="images (N, H, W)",
+        net="convolution",
+        model=classifier(
+            convolution(2, nn.AdaptiveAvgPool2d(1), nn.Flatten()), CE, NNC
+        ),
+        data=labelled(IMAGES[:, 0]),
+        refusal=r"pass X\[:, None\]",
+        advice="pass X[:, None]",
     ),
     # Callbacks, samplers, workers.
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        "EarlyStopping, load_best",
-        with_callback(lambda: EarlyStopping(load_best=True), **SPLIT),
-        table,
+    row(
+        callbacks="EarlyStopping, load_best",
+        model=with_callback(lambda: EarlyStopping(load_best=True), **SPLIT),
     ),
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        "train_split=None",
-        "EarlyStopping",
-        with_callback(EarlyStopping),
-        table,
-        "watches a validation quantity",
-        "give the net a train_split, or pass X_val",
+    row(
+        net="train_split=None",
+        callbacks="EarlyStopping",
+        model=with_callback(EarlyStopping),
+        refusal="watches a validation quantity",
+        advice="give the net a train_split, or pass X_val",
     ),
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        "yours, reads `valid_loss`",
-        with_callback(KeepsTheBest, **SPLIT),
-        table,
+    row(
+        callbacks="yours, reads `valid_loss`",
+        model=with_callback(KeepsTheBest, **SPLIT),
     ),
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        "OneCycleLR for the steps of all samples",
-        with_callback(lambda: one_cycle(6)),
-        table,
+    row(
+        callbacks="OneCycleLR for the steps of all samples",
+        model=with_callback(lambda: one_cycle(6)),
     ),
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        CLF,
-        "OneCycleLR for the steps of 80 %",
-        with_callback(lambda: one_cycle(5)),
-        table,
-        "total steps",
-        "set total_steps to those of round 2",
+    row(
+        callbacks="OneCycleLR for the steps of 80 %",
+        model=with_callback(lambda: one_cycle(5)),
+        refusal="total steps",
+        advice="set total_steps to those of round 2",
     ),
-    Situation(
-        signals,
-        one,
-        "CrossEntropyLoss",
-        "WeightedRandomSampler for all samples",
-        none,
-        classifier(
+    row(
+        callbacks="WeightedRandomSampler for all samples",
+        model=classifier(
             mlp(2),
             CE,
             NNC,
             iterator_train__sampler=WeightedRandomSampler(np.ones(N), N),
         ),
-        table,
-        "made for all samples",
-        "pass an iterator_train that makes its sampler",
+        refusal="made for all samples",
+        advice="pass an iterator_train that makes its sampler",
     ),
 ]
 
@@ -959,7 +742,7 @@ SITUATIONS = [
 def as_markdown() -> str:
     """Return the table of all situations."""
     lines = [
-        "| input | target | criterion | net | callback | |",
+        "| input | target | criterion | net | callback or sampler | result |",
         "|---|---|---|---|---|---|",
     ]
     for s in SITUATIONS:

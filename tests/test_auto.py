@@ -1,4 +1,4 @@
-"""What "auto" compares, and that nothing compared had a say."""
+""" "auto" compares candidates on samples that had no say in them."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,6 @@ from skorch import NeuralNet, NeuralNetClassifier
 from skorch.callbacks import EarlyStopping
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
-from tqdm.auto import tqdm
 
 from sk_datadrop import (
     DataDropoutClassifier,
@@ -330,25 +329,6 @@ class TestAuto:
         assert overlaps == pytest.approx([60 / 120])
         harmful = DataDropoutClassifier(classifier, **options).fit(X, y)
         np.testing.assert_array_equal(mask, harmful.sample_mask_)
-
-    def test_the_progress_bar_counts_the_candidates(
-        self, classifier, spoiled_blobs, monkeypatch
-    ):
-        counts = []
-
-        def closed(bar):
-            if not bar.disable:
-                counts.append((bar.n, bar.total))
-            close(bar)
-
-        close = tqdm.close
-        monkeypatch.setattr(tqdm, "close", closed)
-        X, y, _ = spoiled_blobs
-        DataDropoutClassifier(
-            classifier, drop_fraction="auto", cv=3, random_state=0, verbose=1
-        ).fit(X, y)
-        n_trainings = 3 + 3 * 2 + 1
-        assert counts[0] == (n_trainings, n_trainings)
 
     def test_drops_nothing_if_that_does_harm(self, classifier, blobs, monkeypatch):
         for module in (_two_rounds, _auto):

@@ -1,4 +1,4 @@
-"""What all estimators, transformers and samplers have in common."""
+"""Behaviour that all estimators, transformers and samplers share."""
 
 import pickle
 
@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, KFold
 from sklearn.utils import get_tags
 from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
 from sk_datadrop import (
@@ -188,29 +188,39 @@ class TestCv:
         assert np.isfinite(model.influence_).all()
 
 
-class TestProgress:
-    def test_a_bar_counts_the_trainings(self, classifier, blobs, capsys):
-        DataDropoutClassifier(classifier, cv=2, verbose=1, random_state=0).fit(*blobs)
-        shown = capsys.readouterr()
-        assert "split 2 of 2: scoring" in shown.err
-        assert "0/3" in shown.err
-        assert "train_loss" not in shown.out
+class TestRepr:
+    def test_names_what_was_changed(self):
+        net = NeuralNetClassifier(
+            MLP,
+            module__n_hidden=7,
+            criterion=nn.CrossEntropyLoss,
+            lr=0.3,
+            callbacks=[SetShapes, ("rate", LRScheduler())],
+            train_split=None,
+        )
+        engine = InfluenceFunctions(GaussNewton(damping=0.2), Lanczos())
+        model = DataDropoutClassifier(net, cv=KFold(4), engine=engine, random_state=0)
+        assert repr(clone(model)) == (
+            "DataDropoutClassifier(NeuralNetClassifier(MLP, "
+            "criterion=CrossEntropyLoss, lr=0.3, train_split=None, "
+            "callbacks=[SetShapes, ('rate', LRScheduler(...))], module__n_hidden=7), "
+            "cv=KFold(n_splits=4, random_state=None, shuffle=False), engine="
+            "InfluenceFunctions(curvature=GaussNewton(damping=0.2), solver=Lanczos()), "
+            "random_state=0)"
+        )
 
-    def test_selectors_train_once_less(self, classifier, blobs, capsys):
-        DataDropoutTransformer(classifier, cv=2, verbose=1, random_state=0).fit(*blobs)
-        shown = capsys.readouterr()
-        assert "split 2 of 2: scoring" in shown.err
-        assert "0/2" in shown.err
+    @each
+    def test_defaults_are_left_out(self, kind):
+        model = kind(NeuralNetClassifier(MLP))
+        assert repr(clone(model)) == f"{kind.__name__}(NeuralNetClassifier(MLP))"
 
-    def test_the_table_of_the_net_is_shown_on_demand(self, classifier, blobs, capsys):
-        DataDropoutClassifier(classifier, cv=2, verbose=2, random_state=0).fit(*blobs)
-        assert "train_loss" in capsys.readouterr().out
-
-    def test_silent_by_default(self, classifier, blobs, capsys):
-        DataDropoutClassifier(classifier, cv=2, random_state=0).fit(*blobs)
-        shown = capsys.readouterr()
-        assert not shown.out
-        assert not shown.err
+    def test_is_short_whatever_is_held(self):
+        folds = list(KFold(4).split(np.zeros(500)))
+        net = NeuralNetClassifier(MLP, criterion__weight=torch.ones(500))
+        model = DataDropoutClassifier(net, cv=folds, objective=lambda outputs, y: y)
+        assert len(repr(model)) < 400
+        assert "\n" not in repr(model)
+        assert "objective=<lambda>" in repr(model)
 
 
 class SetShapes(Callback):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,8 @@ SMALL_RATE = ("MLP, digits", "CNN, 30 classes")
 @pytest.fixture
 def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("_peers", "fidelity", "speed", "_nets", "_cells", "_rivals", "gauntlet")
+    names = ["_peers", "fidelity", "speed", "_nets", "_cells", "_rivals", "gauntlet"]
+    names += ["_figures", "report"]
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in names:
         del sys.modules[name]
@@ -59,7 +61,7 @@ def gauntlet(modules, monkeypatch):
 
 @pytest.fixture
 def make_context(gauntlet, tmp_path):
-    """Of a tiny version of a cell, with some epochs on it."""
+    """Return a function that makes the context of a tiny version of a cell."""
 
     def make(cell=WINE, epochs=8):
         problem = gauntlet.CELLS[cell](0, quick=True)
@@ -206,7 +208,7 @@ def test_gauntlet_runs_resumes_and_replaces(gauntlet, tmp_path, capsys):
     gauntlet.main([*arguments, "--methods", "none|random|data"])
     gauntlet.main([*arguments, "--table"])
     assert path.read_bytes() == before
-    assert capsys.readouterr().out.count(f"| {WINE} | 120 | 24 | 1 |") == 2
+    assert capsys.readouterr().out.count("| 120 | 24 | 1 |\n") == 2
     gauntlet.main([*arguments, "--methods", "^none$|^data dropout$", "--replace"])
     old, new = (text.splitlines() for text in (before.decode(), path.read_text()))
     assert new[: len(old)] == old
@@ -600,9 +602,12 @@ def test_gap_closed_is_pooled_and_only_where_there_is_one(gauntlet, results):
 def test_share_without_a_gap_is_in_brackets(gauntlet, results):
     table = gauntlet.gap_table(results)
     rows = {row.split(" | ")[0].strip("| "): row for row in table.splitlines()}
-    assert rows["easy"] == "| easy | **+78 % ± 0** | 25% |  | 75% |"
-    assert rows["noisy"].endswith("|  |  | (0%) |")
-    assert rows["mean where there is a gap"].endswith("|  | 25% | 90% | -12% |")
+    assert rows["easy"] == "| easy | **+78 % ± 0** | 75 % | 25 % | - | 10 | 2 | 3 |"
+    assert rows["hard"].endswith("| < -200 % | - | 90 % | 10 | 2 | 3 |")
+    assert rows["noisy"].endswith("| (0 %) | - | - | 10 | 2 | 3 |")
+    assert rows["mean where there is a gap"].endswith(
+        "-12 % | 25 % | 90 % | - | - | - |"
+    )
     assert "clean" not in rows
 
 
@@ -614,22 +619,123 @@ def test_summary_counts_cells_with_a_gap(gauntlet, results):
     assert summary["its gap closed"] == pytest.approx(-3)
     assert summary["worse than none"] == ["hard"]
     assert summary["worse than cleanlab"] == []
-    assert summary["clean rows dropped in clean cells"] == pytest.approx(0.02)
+    assert summary["samples dropped in clean cells"] == pytest.approx(0.02)
     assert list(summary["rivals"]) == ["cleanlab", "GCE"]
     assert summary["rivals"]["cleanlab"] == {
         "cells": 1,
         "mean gap closed": pytest.approx(0.25),
         "mean gap closed by data dropout there": pytest.approx(0.75),
+        "cells with an interval": 2,
+        "better cells": ["easy", "clean"],
+        "worse cells": [],
     }
     assert np.isnan(gauntlet.summary({})["mean gap closed"])
-    assert "| mean gap closed by GCE | 90.0% in 1 cells" in gauntlet.tables(results)
+    _, table = gauntlet.tables(results)["summary"]
+    assert "| GCE | 1 | 90 % | -100 % | 0 | 0 | 1 |" in table
+    assert "| cleanlab | 1 | 25 % | 75 % | 2 | 0 | 0 |" in table
 
 
-@pytest.mark.parametrize("chosen", [["easy", "hard", "noisy"], ["noisy"]])
-def test_figure_of_the_gauntlet(gauntlet, results, tmp_path, chosen):
-    path = tmp_path / "figure.png"
-    gauntlet.plot({cell: results[cell] for cell in chosen}, path)
-    assert path.stat().st_size > 1000
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0129, "0.013"), (9.96, "10"), (99.6, "100"), (-0.0, "0")]
+)
+def test_two_digits_have_no_exponent(gauntlet, value, text):
+    assert gauntlet.two_digits(value) == text
+
+
+def test_tables_of_labels_and_of_other_targets_are_apart(gauntlet, results):
+    for line in results["easy"]["data dropout"].values():
+        line["is_regression"] = True
+    halves = gauntlet.by_target(results)
+    assert list(halves["Numbers and images"]) == ["easy"]
+    _, table = gauntlet.tables(results)["score"]
+    labels, others = table.split("Numbers and images")
+    assert "| hard |" in labels
+    assert "| easy |" not in labels
+    assert "| cell | data dropout | cleanlab | oracle | none |" in others
+
+
+# The page, and its figures.
+
+
+def test_the_pages_have_the_tables_of_the_results(modules):
+    texts, found = modules.report.tables(), set()
+    for page in modules.report.PAGES:
+        text = page.read_text()
+        assert modules.report.filled(text, texts) == text, "run report.py"
+        found |= {name for _, name, _ in modules.report.MARKED.findall(text)}
+    assert found == set(texts)
+
+
+def test_tables_are_put_between_their_comments_only(modules):
+    begin, end = "<!-- table: {} -->", "<!-- end -->"
+    parts = ["a", begin.format("one"), end, "b", begin.format("two"), "old", end, "c"]
+    texts = {"one": "1\n", "two": "2\n"}
+    once = modules.report.filled("\n\n".join(parts), texts)
+    parts[5] = "2"
+    parts.insert(2, "1")
+    assert once.split() == "\n".join(parts).split()
+    assert modules.report.filled(once, texts) == once
+    with pytest.raises(KeyError):
+        modules.report.filled(once, {})
+
+
+def test_the_figures_are_those_of_the_results(modules):
+    report = modules.report
+    names = [*modules._figures.GAUNTLET, *modules._figures.FROM_TABLES, "reliability"]
+    page = report.PAGES[0].read_text()
+    assert set(re.findall(r"images/(\w+)\.svg", page)) == set(names)
+    for name in names:
+        drawn = (report.IMAGES / f"{name}.svg").read_text()
+        assert report.fingerprint(report.source_of(name)) in drawn, "run report.py"
+
+
+def test_the_answer_of_the_page_is_that_of_the_results(modules):
+    gauntlet = modules.gauntlet
+    found = gauntlet.summary(gauntlet.read_results(gauntlet.RESULTS))
+    cleanlab = found["rivals"]["cleanlab"]
+    answer = " ".join(modules.report.PAGES[0].read_text().split("!")[0].split())
+    for sentence in (
+        f"recovers {found['mean gap closed']:.0%} of what".replace("%", " %"),
+        f"over {found['cells with a gap']} combinations",
+        f"cleanlab recovers {cleanlab['mean gap closed']:.0%}".replace("%", " %"),
+        f"on the {cleanlab['cells']} of them",
+        f"drops {found['samples dropped in clean cells']:.1%} of".replace("%", " %"),
+    ):
+        assert sentence in answer
+
+
+@pytest.mark.parametrize("chosen", [["easy", "hard", "noisy", "clean"], ["easy"]])
+@pytest.mark.parametrize("is_beside", [True, False])
+def test_forest_plot(modules, results, tmp_path, chosen, is_beside):
+    figures = modules._figures
+    path = tmp_path / "figure.svg"
+    panels = figures.gain({cell: results[cell] for cell in chosen})
+    figures.forest([*panels, *panels], path, "lines 1", is_beside=is_beside)
+    assert "lines 1" in path.read_text()
+
+
+def test_points_of_the_figures_are_those_of_the_tables(modules, results):
+    figures, gauntlet = modules._figures, modules.gauntlet
+    (panel,) = figures.gain(results)
+    ours, cleanlab, oracle = panel.series
+    assert list(ours.points) == ["easy", "hard", "noisy"]
+    mean, low, high = ours.points["easy"]
+    expected = gauntlet.percent_of_none(results["easy"], "none", "data dropout")
+    assert (mean, (high - low) / 2) == pytest.approx(expected)
+    assert list(cleanlab.points) == ["easy"]
+    assert oracle.points["easy"][0] == pytest.approx(100 * 0.4 / 0.51)
+    assert panel.rows[1:] == [("easy", False), ("noisy", False), ("hard", False)]
+    panel, losses = figures.clean(results)
+    assert panel.series[0].points == {"clean": (2, 2, 2)}
+    assert losses.series[1].points["clean"][0] > 0
+
+
+def test_cells_are_grouped_by_their_data(modules):
+    kinds = {cell: modules._figures.kind_of(cell) for cell in modules.gauntlet.CELLS}
+    assert "Others" not in kinds.values()
+    assert kinds["1-D CNN, MNIST-1D, pair 20 %"] == "Signals"
+    assert kinds["MLP, cuts of diamonds, clean"] == "Tables, classes"
+    assert kinds["MLP, diamonds, clean"] == "Tables, numbers"
 
 
 @pytest.mark.parametrize(

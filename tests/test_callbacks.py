@@ -17,7 +17,9 @@ from skorch.callbacks import (
     LoadInitState,
     LRScheduler,
     PrintLog,
+    TensorBoard,
     TrainEndCheckpoint,
+    WandbLogger,
 )
 from torch.optim import lr_scheduler
 
@@ -303,6 +305,76 @@ CONTENT = [
 
 def name_of(callback):
     return type(callback).__name__
+
+
+class Opens(Callback):
+    """Writes to a file of its own per training."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_begin(self, net, **kwargs):
+        folder = self.folder
+        self.file_ = tempfile.NamedTemporaryFile("w", dir=folder, delete=False)  # noqa: SIM115
+
+    def on_epoch_end(self, net, **kwargs):
+        for value in net.history[-1].values():
+            if isinstance(value, float):
+                self.file_.write(f"{value}\n")
+
+    def on_train_end(self, net, **kwargs):
+        self.file_.close()
+        del self.file_
+
+
+class Run:
+    """As those of wandb: all copies are the run itself."""
+
+    def __init__(self, dir):
+        self.dir, self.logged = dir, []
+
+    def watch(self, module):
+        self.logged.append("watch")
+
+    def log(self, values):
+        self.logged.append(sorted(values))
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class TestLoggers:
+    def test_an_open_writer_is_refused(self, classifier, blobs, tmp_path):
+        with open(tmp_path / "log", "w") as file:
+            net = classifier.set_params(callbacks=[NoTraining(), TensorBoard(file)])
+            message = "no copy: callback TensorBoard .*cannot pickle.*on_train_begin"
+            with pytest.raises(ValueError, match=message):
+                DataDropoutClassifier(net, cv=2).fit(*blobs)
+
+    def test_other_parameters_are_told_without_a_callback(self, classifier, blobs):
+        net = classifier.set_params(module__activation=(i for i in "a"))
+        with pytest.raises(ValueError, match="net has no copy .cannot pickle"):
+            DataDropoutClassifier(net, cv=2).fit(*blobs)
+
+    def test_one_that_opens_it_per_training_writes_in_all(
+        self, classifier, blobs, tmp_path
+    ):
+        net = classifier.set_params(callbacks=[Opens(str(tmp_path))])
+        model = DataDropoutClassifier(net, cv=2, random_state=0).fit(*blobs)
+        logs = [path.read_text() for path in tmp_path.iterdir()]
+        assert len(logs) == 3
+        # Round 2 keeps all samples: nothing was withheld.
+        assert "valid_loss" not in model.estimator_.history[-1]
+
+    @pytest.mark.parametrize("save_model", [False, True])
+    def test_a_run_that_all_share(self, classifier, blobs, tmp_path, save_model):
+        run = Run(tmp_path)
+        net = classifier.set_params(callbacks=[WandbLogger(run, save_model=save_model)])
+        model = DataDropoutClassifier(net, cv=2, random_state=0).fit(*blobs)
+        assert run.logged.count("watch") == 3
+        # Weights are saved where the validation loss is lowest: round 2 needs one.
+        assert ("valid_loss" in model.estimator_.history[-1]) == save_model
+        assert (tmp_path / "best_model.pth").exists() == save_model
 
 
 class TestValidation:

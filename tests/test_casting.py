@@ -1,4 +1,4 @@
-"""What a net is given of inputs: parts of any structure, in dtypes that it takes."""
+"""Inputs reach the net: parts of any structure, in dtypes that it takes."""
 
 import numpy as np
 import pandas as pd
@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse
 import skorch
 import torch
+from PIL import Image
 from sklearn.model_selection import cross_val_score
 from skorch import NeuralNetClassifier
 from skorch.helper import SliceDict
@@ -427,7 +428,9 @@ NAN_FRAME = pd.DataFrame(VALUES, columns=["a", "b"]).mask(VALUES > 1)
         ),
         ((row for row in VALUES), Y, {}, "X is a generator.*Pass an array"),
         (TEXT_FRAME, Y, {}, "hold no numbers: colour. .*OrdinalEncoder"),
+        (TEXT_FRAME.astype({"colour": "category"}), Y, {}, "hold no numbers: colour"),
         (np.array([["a", "b"]] * N), Y, {}, "X holds text.*OrdinalEncoder"),
+        (pd.Categorical(["a", "b"] * (N // 2)), Y, {}, "X holds text.*OrdinalEncoder"),
         (["some words"] * N, Y, {}, "X holds text.*tokenizer"),
         (
             HuggingFace(text=TEXTS, label=Y),
@@ -521,6 +524,8 @@ def test_sizes_that_differ_late_are_explained():
         ((6, 6), 1, r"no axis of channels.*X\[:, None\]"),
         ((6, 6), 2, r"no axis of channels.*X\[:, None\]"),
         ((6, 6, 3), 3, r"channels of the samples are the last.*np\.moveaxis"),
+        # Kernels that the net does not expect either.
+        ((6, 6, 1), 3, r"channels of the samples are the last.*np\.moveaxis"),
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
@@ -528,6 +533,14 @@ def test_layouts_of_images_are_explained(shape, n_channels, advice, dtype):
     X = rng.integers(0, 255, (N, *shape)).astype(dtype)
     with pytest.raises(ValueError, match=advice):
         model_of(Conv, module__n_channels=n_channels).fit(X, Y)
+
+
+def test_a_list_of_images_is_explained():
+    images = [Image.fromarray(np.zeros((6, 6), np.uint8))] * N
+    model = model_of(Conv, module__n_channels=1)
+    with pytest.raises(ValueError, match=r"np\.stack\(X\)\[:, None\] of a list"):
+        model.fit(images, Y)
+    assert np.stack(images)[:, None].shape == (N, 1, 6, 6)
 
 
 def test_truth_values_are_numbers_unless_they_are_a_part():

@@ -1,4 +1,4 @@
-"""What people do with scikit-learn estimators: one test for each row of the docs."""
+"""Uses of scikit-learn estimators: one test for each row of the docs."""
 
 import copy
 import pickle
@@ -448,7 +448,7 @@ def test_fit_parameters_reach_the_net_cut_as_the_samples_are(blobs, is_routed):
 
 def test_sample_weight_is_refused(model, blobs):
     with pytest.raises(
-        ValueError, match="sample_weight is not supported: .* pass an iterator"
+        ValueError, match="sample_weight is not supported, .* pass an iterator"
     ):
         model.fit(*blobs, sample_weight=np.ones(90))
 

@@ -84,7 +84,7 @@ def test_the_memory_of_graphs_is_that_of_their_tensors_without_the_parameters():
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 0.01), ("float64", 1e-5)])
 @pytest.mark.parametrize("make", [MLP, SmallCNN, DnCNN])
 def test_finite_differences_along_gradients(make, dtype, rtol, scale):
-    """Of kinks too, whatever the length of the direction."""
+    """Kinks are covered too, whatever the length of the direction."""
     torch.manual_seed(0)
     dtype = getattr(torch, dtype)
     X = torch.randn(16, 4) if make is MLP else torch.randn(16, 1, 12, 12)

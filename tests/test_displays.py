@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from dataclasses import replace
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -45,25 +46,37 @@ class TestDropCurve:
     def curve(self):
         """Two runs of a curve whose shares are not in order."""
         return DropCurve(
-            fractions=[0.2, 0.1],
-            dropout=np.array([[0.9, 0.7], [0.8, 0.7]]),
-            random=np.array([[0.5, 0.6], [0.6, 0.6]]),
+            fractions=[0.2, "harmful", 0.1],
+            dropout=np.array([[0.9, 0.8, 0.7], [0.8, 0.8, 0.7]]),
+            random=np.array([[0.5, 0.4, 0.6], [0.6, 0.5, 0.6]]),
             none=np.array([0.6, 0.7]),
-            n_dropped=np.array([[20, 10], [18, 9]]),
+            n_dropped=np.array([[20, 15, 10], [18, 14, 9]]),
             n_train=np.array([100, 90]),
             n_test=np.array([50, 60]),
         )
 
-    def test_lines_are_gains_by_increasing_share(self, curve):
+    def test_rules_come_first_and_then_shares_by_size(self, curve):
         ax = DropCurveDisplay(curve).plot().ax_
+        names = [label.get_text() for label in ax.get_xticklabels()]
+        assert names == ["harmful\n(15.3 %)", "10 %", "20 %"]
         lines = [container.lines for container in ax.containers]
         assert len(lines) == 2
         for over, (line, _, (bars,)) in zip(("none", "random"), lines, strict=True):
-            mean, low, high = (values[::-1] for values in curve.gain(over))
-            np.testing.assert_allclose(line.get_xdata(), [0.1, 0.2], atol=0.005)
+            mean, low, high = (values[[1, 2, 0]] for values in curve.gain(over))
+            np.testing.assert_allclose(line.get_xdata(), [0, 1, 2], atol=0.2)
             np.testing.assert_allclose(line.get_ydata(), mean)
             drawn = [segment[:, 1] for segment in bars.get_segments()]
             np.testing.assert_allclose(drawn, np.column_stack([low, high]))
+
+    def test_both_scores_are_drawn_side_by_side(self, curve):
+        curve = replace(curve, score="accuracy", probability=replace(curve, n_parts=2))
+        display = DropCurveDisplay(curve).plot()
+        assert [ax.get_ylabel() for ax in display.ax_] == [
+            "gain in accuracy",
+            "gain in score",
+        ]
+        titles = [ax.get_title() for ax in display.ax_]
+        assert titles == ["scored on targets as given", "scored on trusted samples"]
 
     def test_is_drawn_on_the_axes_given(self, curve):
         _, ax = plt.subplots()
@@ -84,6 +97,7 @@ class TestDropCurve:
         np.testing.assert_array_equal(display.curve.dropout, curve.dropout)
         line = display.ax_.containers[0].lines[0]
         np.testing.assert_allclose(line.get_ydata(), curve.gain()[0])
+        assert isinstance(display.ax_, mpl.axes.Axes)
 
 
 def test_histogram_holds_every_sample(fitted):
@@ -111,8 +125,8 @@ def test_agreement(fitted):
     views = fitted[0].influence_per_view_
     correlation = np.corrcoef(views[0], views[1])[0, 1]
     assert display.ax_.get_title() == f"correlation {correlation:.2f}"
-    assert display.ax_.get_xlabel().startswith("influence, split 1, epoch")
-    assert display.ax_.get_ylabel().startswith("influence, split 2, epoch")
+    assert display.ax_.get_xlabel() == "influence by net 1"
+    assert display.ax_.get_ylabel() == "influence by net 2"
 
 
 def test_agreement_of_groups(classifier, blobs):
@@ -124,9 +138,10 @@ def test_agreement_of_groups(classifier, blobs):
         ).plot("agreement")
         for cv in (2, 0.3)
     )
-    assert display.ax_.get_ylabel().startswith("influence, split 2, epoch")
-    assert display.ax_.get_ylabel().endswith("group 1")
-    assert alone.ax_.get_ylabel().startswith("influence, split 1, epoch")
+    assert display.ax_.get_ylabel() == "influence by net 2"
+    assert alone.ax_.get_xlabel().startswith("influence by net 1, epoch")
+    assert alone.ax_.get_xlabel().endswith("group 1")
+    assert alone.ax_.get_ylabel().startswith("influence by net 1, epoch")
     assert alone.ax_.get_ylabel().endswith("group 2")
 
 
@@ -144,7 +159,7 @@ def test_gallery_of_a_table(fitted):
     given, predicted = fitted[2][order], fitted[0].predict(fitted[1])[order]
     for place, ax in [(0, display.ax_[0, 0]), (-1, display.ax_[1, 0])]:
         assert ax.get_title() == (
-            f"sample {order[place]}\ngiven {given[place]}, predicted {predicted[place]}"
+            f"sample {order[place]}\ngiven {given[place]}\npredicted {predicted[place]}"
         )
     labels = [ax.get_ylabel() for ax in display.ax_[:, 0]]
     assert labels == ["most harmful", "most helpful"]
@@ -164,20 +179,55 @@ LONG = "a name that goes on and on and on"
 
 @pytest.mark.parametrize("names", [["ant", "bee", "cat"], [LONG, "b" * 50, "cow"]])
 def test_captions_can_be_read(classifier, blobs, names):
-    """They are of eight points or more, and do not run into one another."""
+    """They are of ten points, four to a line, and do not run into one another."""
     X, y = blobs
     model = DataDropoutClassifier(classifier, cv=2, random_state=0)
     labels = np.array(names)[y]
     display = InfluenceDisplay(model.fit(X, labels), X, labels).plot("gallery")
     canvas = display.figure_.canvas
     canvas.draw()
+    assert display.ax_.shape == (4, 4)
     for line in display.ax_:
-        assert all(ax.title.get_fontsize() >= 8 for ax in line)
+        assert all(ax.title.get_fontsize() >= 10 for ax in line)
         boxes = [ax.title.get_window_extent(canvas.get_renderer()) for ax in line]
         for box, other in itertools.pairwise(boxes):
             assert box.x1 < other.x0
         assert boxes[0].x0 > 0
         assert boxes[-1].x1 < display.figure_.bbox.x1
+
+
+def test_captions_of_contradicted_labels_are_red(fitted):
+    model, X, y = fitted
+    y = y.copy()
+    most_harmful = np.argsort(model.influence_)[:2]
+    y[most_harmful] = model.predict(X)[most_harmful]
+    y[most_harmful[1]] = "bee" if y[most_harmful[1]] != "bee" else "cat"
+    display = InfluenceDisplay(model, X, y).plot("gallery", n_samples=2)
+    colors = [ax.title.get_color() for ax in display.ax_[0]]
+    assert colors == ["black", "#c62828"]
+
+
+def test_a_large_gallery_has_lines_of_four_at_most(fitted):
+    """Seven samples at each end take two lines, the second with a place to spare."""
+    display = InfluenceDisplay(*fitted).plot("gallery", n_samples=7)
+    assert display.ax_.shape == (4, 4)
+    titles = [ax.get_title() for ax in display.ax_.flat]
+    assert [place for place, title in enumerate(titles) if not title] == [7, 15]
+    assert not display.ax_[1, 3].axison
+    order = np.argsort(fitted[0].influence_)
+    shown = [int(title.split()[1]) for title in titles if title]
+    assert shown == [*order[:7], *order[::-1][:7]]
+    labels = [ax.get_ylabel() for ax in display.ax_[:, 0]]
+    assert labels == ["most harmful"] * 2 + ["most helpful"] * 2
+
+
+def test_large_and_small_numbers_have_a_common_power_of_ten(fitted):
+    """Else the labels of neighbouring ticks run into one another."""
+    for kind in ("histogram", "agreement"):
+        axis = InfluenceDisplay(*fitted).plot(kind).ax_.xaxis
+        axis.figure.canvas.draw()
+        assert max(len(tick.get_text()) for tick in axis.get_ticklabels()) <= 5
+        assert axis.get_offset_text().get_text().startswith("1e")
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +268,13 @@ def test_gallery_of_image_pairs(denoising):
         assert drawn[1].get_clim() == (y[worst].min(), y[worst].max())
     with pytest.raises(ValueError, match="a regressor has no classes"):
         display.plot("classes")
+
+
+def test_many_classes_per_sample_have_no_share_of_each(fitted):
+    model, X, y = fitted
+    del model.drop_rate_per_class_
+    with pytest.raises(ValueError, match="many classes each are in no single one"):
+        InfluenceDisplay(model, X, y).plot("classes")
 
 
 def test_gallery_of_image_pairs_without_predictions(denoising):

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,23 @@ def test_docstrings_are_looked_at():
     } <= set(with_docstrings())
 
 
-@pytest.mark.parametrize("page", ["getting_started", "user_guide", "scaling"])
+def test_a_warning_or_a_path_among_the_outputs_of_an_example_is_found():
+    for package in ("latex2mathml", "sphinx_gallery"):
+        pytest.importorskip(package)
+    unwanted = runpy.run_path(str(DOCS / "conf.py"))["unwanted"]
+    page = (
+        "<p>A UserWarning in the text.</p>"
+        '<div class="sphx-glr-script-out highlight-none"><div class="highlight">'
+        "<pre><span></span>{}\n</pre></div></div>"
+        "<pre>DeprecationWarning: code</pre>"
+    )
+    home = str(DOCS.parent)
+    assert unwanted(page.format("dropped 12 samples, warned of nothing")) == []
+    assert unwanted(page.format("<span>Future</span>Warning: no")) == ["FutureWarning"]
+    assert unwanted(page.format(f"wrote {home}/a.csv")) == [home]
+
+
+@pytest.mark.parametrize("page", ["getting_started", "user_guide", "inside", "scaling"])
 def test_code_of_the_page_runs(page):
     blocks = re.findall(
         r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL

@@ -77,8 +77,9 @@ class TestKeepMask:
 
     @pytest.mark.parametrize("drop_fraction", ["harmful", 0.99])
     def test_no_class_is_emptied(self, drop_fraction):
-        """Of class 1 the third has the lowest chance, of equal ones class 2 the sixth.
+        """The third sample of class 1 and the sixth of class 2 stay.
 
+        The third has the lowest chance, and the sixth is the last of equal ones.
         Class 0 has a sample that was not scored.
         """
         codes = np.array([1, 1, 0, 2, 1, 2, 0, 0])
@@ -139,7 +140,7 @@ class TestAsManyRows:
 
 
 class TestAuto:
-    """What "auto" compares, and how it chooses."""
+    """The candidates of "auto", and the choice among them."""
 
     def test_nothing_half_and_all(self):
         keep = np.arange(100) >= 7
@@ -163,7 +164,7 @@ class TestAuto:
 
     @pytest.mark.parametrize(("gain", "chosen"), [(0.1, 0), (0.18, 0), (0.19, 2)])
     def test_nothing_unless_the_best_is_a_standard_error_better(self, gain, chosen):
-        """Of three splits, an error of .2 * sqrt(1 / 3 + 1 / 2) = .183."""
+        """The standard error over three splits is 0.2 * sqrt(1 / 3 + 1 / 2) = 0.183."""
         best = np.array([1.0, 2.0, 3.0])
         none = best + gain + np.array([-0.2, 0.0, 0.2])
         objectives = np.column_stack([none, best + 0.001, best])

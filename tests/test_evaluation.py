@@ -1,4 +1,4 @@
-"""What a net makes of samples, against plain torch."""
+"""Losses and predictions of a net, against plain torch."""
 
 import numpy as np
 import pytest

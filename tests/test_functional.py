@@ -166,7 +166,7 @@ def test_a_later_failure_does_not_change_the_method(batch, monkeypatch):
 
 
 def test_derivatives_lost_in_rounding_are_no_contradiction(batch):
-    """Of a net sure of every sample."""
+    """The net is sure of every sample."""
     net = NeuralNetClassifier(
         MLP, criterion=nn.NLLLoss, module__activation=nn.Softmax(-1)
     ).initialize()

@@ -88,7 +88,7 @@ class Page(HTMLParser):
 
 
 class Found(BaseEstimator):
-    """What an estimator knows after a fit, without one."""
+    """An estimator with the attributes of a fit, without one."""
 
     warnings_ = []
     summary_ = "dropped some"
@@ -174,6 +174,26 @@ def test_share_dropped_of_each_class(fitted):
     falling = [float(text.split()[0]) for text in shares.values()]
     assert falling == sorted(falling, reverse=True)
     assert sum(int(row[1]["text"]) for row in rows) == model.n_dropped_ == 18
+
+
+@pytest.mark.parametrize(
+    ("on_harmful", "verb"), [("weigh", "weighed down"), ("mend", "mended")]
+)
+def test_says_what_became_of_harmful_samples(classifier, blobs, on_harmful, verb):
+    X, y = blobs
+    spoiled = np.where(np.arange(90) % 9 == 0, (y + 1) % 3, y)
+    classifier.set_params(max_epochs=20, verbose=0)
+    model = DataDropoutClassifier(classifier, on_harmful=on_harmful, random_state=0)
+    page = Page(influence_html(model.fit(X, spoiled), X, spoiled))
+    samples = page.samples()
+    harmful = samples["Chance of harm"].astype(float) > 0.5
+    assert harmful.sum() > 3
+    assert (samples["Decision"] == verb).tolist() == harmful.tolist()
+    assert set(samples["Decision"]) == {verb, "kept"}
+    header, *rows = page.tables[0]
+    assert header[1]["text"] == verb.capitalize()
+    assert sum(int(row[1]["text"]) for row in rows) == harmful.sum()
+    assert f"Share {verb} of each class" in page.text
 
 
 @pytest.mark.parametrize("is_suggested", [False, True])
@@ -500,7 +520,7 @@ def test_says_what_to_install(monkeypatch, fitted, package):
     monkeypatch.setitem(sys.modules, package, None)
     message = (
         f"influence_html requires {package}. You can install {package} with "
-        r"`pip install sk_datadrop\[report\]`"
+        r'`pip install "sk_datadrop\[report\]"`'
     )
     with pytest.raises(ImportError, match=message):
         influence_html(*fitted)

@@ -1,4 +1,4 @@
-"""What X and y may be: anything a net can be trained on, and nothing else."""
+"""X and y may be anything that a net can be trained on, and nothing else."""
 
 import numpy as np
 import pandas as pd

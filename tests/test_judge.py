@@ -322,7 +322,7 @@ class TestLabels:
 
 
 class TestOtherSplits:
-    """What a split says, told from all others."""
+    """The chance that a split finds harm, told from all other splits."""
 
     def weak(self, seed=0):
         """Return evidence of influence alone, and whose is below zero."""
@@ -339,7 +339,7 @@ class TestOtherSplits:
         assert np.mean(is_wrong[chance > 0.5]) > 0.9
 
     def test_the_chance_is_that_of_one_more_split(self):
-        """Of samples that look alike, as many are found harmful by a new split."""
+        """A new split finds as many harmful, of samples that look alike."""
         evidence, is_wrong = self.weak()
         chance = _told_by_other_splits(evidence)
         rng = np.random.default_rng(5)
@@ -376,9 +376,9 @@ class TestOtherSplits:
         assert chance[~is_large].mean() < 0.55
 
     def test_extremes_tell_too(self):
-        """Of two kinds with the same mean, one is agreed on; of one signs are coins.
+        """Splits agree on one of two kinds with the same mean, and not on the other.
 
-        Without the extremes, the chance is .23 for both.
+        Without the extremes, the chance is 0.23 for both.
         """
         rng = np.random.default_rng(0)
         is_coin = np.arange(4000) < 2000
@@ -415,7 +415,7 @@ class TestOtherSplits:
 
     @pytest.mark.parametrize("split", [0, 3])
     def test_looks_are_those_of_the_others(self, split, monkeypatch):
-        """What a split is told from does not change with what it says."""
+        """Evidence for a split does not change with the scores of that split."""
         evidence, _ = labels()
         seen = []
 

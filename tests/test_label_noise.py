@@ -248,7 +248,7 @@ class TestContradiction:
         np.testing.assert_array_equal(chance > 0.5, given != codes[rows])
 
     def test_a_handful_does_not_prove_anything(self):
-        """Of 60 samples one is contradicted, and it came round."""
+        """One of 60 labels is contradicted, until nets train on it."""
         held_out, codes, _ = near_perfect(60, np.eye(3))
         sure = np.argsort(np.sort(held_out, axis=1)[:, -2])[0]
         codes[sure] = (codes[sure] + 1) % 3

@@ -1,4 +1,4 @@
-"""What targets should have been, on predictions and errors whose truth is known."""
+"""Suggested targets, on predictions and errors whose truth is known."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ class TestChancesOfOthers:
             np.testing.assert_allclose(found[row], joint / joint.sum(), rtol=1e-9)
 
     def test_know_which_classes_are_confused(self):
-        """Of a wrong label the class before is the true one."""
+        """The true class of a wrong label is the class before."""
         log_proba, codes, true = noisy_pairs()
         wrong = codes != true
         found = chances_of_others(log_proba, codes)

@@ -31,8 +31,9 @@ from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._influence import _shard_scores
 from sk_datadrop._parallel import _run_in_worker, n_processes, run_all
 from sk_datadrop._plan import make_plan
+from sk_datadrop._progress import SILENT
 from sk_datadrop._samples import Samples
-from sk_datadrop._schedule import SILENT, run
+from sk_datadrop._schedule import run
 from sk_datadrop._two_rounds import score_split
 from sk_datadrop.nets import SmallCNN
 
@@ -313,7 +314,9 @@ def test_samples_are_passed_whole_and_once(large):
     assert plan.samples.X is X
     assert plan.samples.y is y
     calls = [(number,) for number in range(3)]
-    found = run(looked_at, plan, calls, n_jobs=2, bar=SILENT)
+    works = [1.0] * len(calls)
+    options = {"n_jobs": 2, "bar": SILENT, "name": "looked at"}
+    found = run(looked_at, plan, calls, works, **options)
     pids, *shapes, files, messages = zip(*found, strict=True)
     assert os.getpid() not in pids
     assert set(zip(*shapes, strict=True)) == {(X.shape, y.shape)}

@@ -138,7 +138,6 @@ def test_the_page_runs_and_predicts_the_same_in_another_process(tmp_path):
         {"cv": [(np.arange(40), np.arange(40, 80))]},
         {"memory": "cache"},
     ],
-    ids=repr,
 )
 def test_parameters_and_findings(
     regressor, plane, path, parameters, monkeypatch, tmp_path
@@ -163,7 +162,6 @@ def test_parameters_and_findings(
         [False, True, True],
         [0.0, 1.0, 2.0],
     ],
-    ids=str,
 )
 def test_labels_of_any_type(classifier, blobs, path, labels):
     X, y = blobs[0], np.asarray(labels)[blobs[1]]
@@ -255,7 +253,6 @@ def small(module=MLP, kind=NeuralNetClassifier, **options):
         ),
         small(criterion=nn.MultiMarginLoss),
     ],
-    ids=lambda net: f"{net.module} {net.get_params(deep=False)}"[:40],
 )
 @pytest.mark.filterwarnings("ignore:the net holds an instance")
 def test_nets(net, blobs, path):
@@ -352,7 +349,6 @@ def test_own_types_are_refused_until_trusted(classifier, blobs, path):
         ("note", small(), "note .*NeuralNetClassifier is a net.* unpickle"),
         ("note", [{"net": small()}], "note .*NeuralNetClassifier is a net.* unpickle"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_saved_is_named(fitted, path, name, value, message):
     path.write_text("former")

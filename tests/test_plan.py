@@ -1,6 +1,7 @@
 """Bad input is refused before any training, in a sentence that helps."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import MLP
@@ -129,6 +130,13 @@ class TestParameters:
 
 
 class TestData:
+    @pytest.mark.parametrize("kind", [np.array, pd.Categorical, list])
+    def test_labels_for_a_regressor(self, regressor, plane, kind):
+        y = kind(["low", "high"] * 40)
+        message = "y holds text, such as 'low'.*DataDropoutClassifier"
+        with pytest.raises(ValueError, match=message):
+            DataDropoutRegressor(regressor).fit(plane[0], y)
+
     def test_no_targets(self, classifier, blobs):
         with pytest.raises(ValueError, match="Classifier requires y to be passed"):
             DataDropoutClassifier(classifier).fit(blobs[0], None)

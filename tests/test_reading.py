@@ -1,4 +1,4 @@
-"""What outputs mean to a criterion, and the chances that follow from them."""
+"""The meaning of outputs to a criterion, and the chances that follow from them."""
 
 import numpy as np
 import pytest

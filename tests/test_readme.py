@@ -18,7 +18,7 @@ def python_blocks(text):
 
 
 def anchors(page):
-    """Of the headings, as GitHub names them."""
+    """Return the anchors of the headings, as GitHub names them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 
@@ -44,7 +44,7 @@ def test_the_example_runs_without_a_warning(tmp_path):
 
 
 def test_it_is_short():
-    assert len(README.splitlines()) < 120
+    assert len(README.splitlines()) < 130
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -307,6 +307,30 @@ def test_a_skorch_net_takes_no_other_loss(trained, blobs):
         influence_scores(trained, *split(blobs), loss="nonsense")
 
 
+@pytest.mark.parametrize("double", [np.float64, torch.float64])
+def test_double_precision_is_taken_as_fit_does(trained, blobs, double):
+    X, y, X_val, y_val = split(blobs)
+    single = influence_scores(trained, X, y, X_val, y_val)
+    if double is torch.float64:
+        X, X_val = torch.as_tensor(X).double(), torch.as_tensor(X_val).double()
+    else:
+        X, X_val = X.astype(double), X_val.astype(double)
+    result = influence_scores(trained, X, y, X_val, y_val)
+    np.testing.assert_array_equal(result.influence, single.influence)
+
+
+def test_real_targets_are_taken_in_double_precision_too():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 2)), rng.normal(size=(30, 1))
+    net = nn.Linear(2, 1)
+    pairs = (X[:20], y[:20], X[20:], y[20:])
+    single = [values.astype(np.float32) for values in pairs]
+    results = [influence_scores(net, *p, loss=nn.MSELoss()) for p in (pairs, single)]
+    np.testing.assert_array_equal(*(result.influence for result in results))
+    doubled = influence_scores(net.double(), *single, loss=nn.MSELoss())
+    np.testing.assert_allclose(doubled.influence, results[0].influence, rtol=1e-3)
+
+
 def test_lengths_must_agree(trained, blobs):
     X, y, X_val, y_val = split(blobs)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):

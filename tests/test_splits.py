@@ -1,4 +1,4 @@
-"""What cv may be, and the samples that each split trains on and holds out."""
+"""Values of cv, and the samples that each split trains on and holds out."""
 
 import numpy as np
 import pytest

@@ -19,7 +19,6 @@ from sk_datadrop import (
     DataDropoutTransformer,
     DataDropoutWarning,
     _two_rounds,
-    drop_curve,
 )
 from sk_datadrop._mending import doubt
 from sk_datadrop.nets import DnCNN, SmallCNN
@@ -315,13 +314,6 @@ class TestWhereChancesAreNoTargets:
         with pytest.raises(ValueError, match="is made for all samples, and the fit"):
             DataDropoutClassifier(classifier, on_harmful="weigh").fit(*blobs)
         assert trainings == []
-
-    def test_drop_curve_drops(self, classifier, blobs):
-        model = DataDropoutClassifier(
-            classifier, on_harmful="mend", cv=2, random_state=0
-        )
-        curve = drop_curve(model, *blobs, fractions=[0.1], cv=2)
-        assert (curve.n_dropped > 0).all()
 
 
 def test_what_is_not_suggested_is_as_given(regressor):

@@ -33,7 +33,7 @@ from sk_datadrop._drop import as_many_rows
 from sk_datadrop._engine import Scores
 from sk_datadrop._evaluation import Evaluation
 from sk_datadrop._plan import derived_seed, make_plan
-from sk_datadrop._schedule import SILENT
+from sk_datadrop._progress import SILENT
 from sk_datadrop._two_rounds import (
     SplitResult,
     gather,

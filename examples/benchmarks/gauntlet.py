@@ -1,4 +1,4 @@
-"""Many nets, many ways to be wrong, many rivals: how good is the net at the end?
+"""Many nets, many ways to be wrong, many methods: how good is the net at the end?
 
 For every cell of ``_cells.py`` and every seed, each method answers, and the same net is
 trained from scratch on what the method keeps, always from the same fresh initial
@@ -40,7 +40,8 @@ Every result is a line of ``--results``, written as it comes: a killed run resum
 seeds add to what is there, and several processes may work on different seeds, cells or
 methods of one file. ``--replace`` computes the chosen ones again; the last line counts.
 Tables of everything in the file are printed at the end, or at once with ``--table``.
-Rivals that are not installed are left out with a message;
+Figures and the tables of the docs are made by ``report.py``.
+Libraries that are not installed are left out with a message;
 ``pip install sk_datadrop[bench]`` brings them.
 """
 
@@ -51,8 +52,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from importlib import import_module
+from functools import cache, cached_property, partial
 from pathlib import Path
 from time import perf_counter
 
@@ -71,8 +71,8 @@ from torch import nn
 from sk_datadrop import DataDropoutTransformer, DataDropoutWarning
 from sk_datadrop._drop import as_many_rows
 from sk_datadrop._plan import make_plan
+from sk_datadrop._progress import SILENT
 from sk_datadrop._samples import Samples
-from sk_datadrop._schedule import SILENT
 from sk_datadrop._splits import Split
 from sk_datadrop._training import Recipe, train
 from sk_datadrop._treatment import treat
@@ -215,7 +215,7 @@ class Answer:
     params: dict = field(default_factory=dict)
     """Changes to the net that is trained on them."""
     outcome: dict | None = None
-    """Of a method that has its nets already."""
+    """Result of a method that has its nets already."""
     notes: dict = field(default_factory=dict)
 
 
@@ -350,7 +350,7 @@ def early_stopping(context):
 
 
 def selection_of(context) -> dict:
-    """What choosing the samples took."""
+    """Return the trainings and seconds that choosing the samples took."""
     # Splits from the cache report the seconds of the run that computed them.
     return {
         "trainings": context.trainings_of_round_one,
@@ -481,8 +481,18 @@ METHODS: dict[str, Callable[[Context], Answer]] = {
     "mean of round 1's nets": mean_of_nets,
 }
 OURS = "data dropout"
-MENDING = "data dropout, mend"
-RIVALS = [m for m in METHODS if m not in (OURS, "oracle", "oracle, as many steps")]
+FIRST_COLUMNS = (
+    OURS,
+    "cleanlab",
+    "oracle",
+    "none",
+    "data dropout, mend",
+    "data dropout, weigh",
+    "data dropout, fewer steps",
+    "oracle, as many steps",
+)
+COLUMNS = [*FIRST_COLUMNS, *(m for m in METHODS if m not in FIRST_COLUMNS)]
+"""Methods in the order of the tables."""
 
 
 # Runs.
@@ -522,7 +532,7 @@ OUTCOME = ("score", "loss", "scores", "losses", "seconds")
 
 
 def results_of(context, method) -> dict:
-    """What a method chose, and how good the net trained on it is."""
+    """Return the choice of a method, and how good the net trained on it is."""
     answer = method(context)
     result = context.result_of(answer)
     dropped, spoiled = ~answer.kept, context.problem.spoiled
@@ -591,8 +601,18 @@ def undamaged(results: Results) -> Results:
 
 
 def answered(results: Results) -> list[str]:
-    """Methods that have a line anywhere."""
-    return [m for m in METHODS if any(m in methods for methods in results.values())]
+    """Methods that have a line anywhere, in the order of the tables."""
+    return [m for m in COLUMNS if any(m in methods for methods in results.values())]
+
+
+def by_target(results: Results) -> dict[str, Results]:
+    """Results on class labels and on other targets, which other methods answer."""
+    halves: dict[str, Results] = {"Class labels": {}, "Numbers and images": {}}
+    for cell, methods in results.items():
+        lines = [line for lines in methods.values() for line in lines.values()]
+        is_regression = any(line.get("is_regression") for line in lines)
+        halves[list(halves)[is_regression]][cell] = methods
+    return {title: half for title, half in halves.items() if half}
 
 
 def mean_of(lines: Lines, name) -> float:
@@ -605,8 +625,13 @@ def interval(values) -> tuple[float, float]:
     """Mean and half of its 95 % interval, or NaN."""
     if len(values) < 2:
         return (float(values[0]) if len(values) else np.nan), np.nan
-    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    half = t_quantile(len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
     return float(np.mean(values)), float(half)
+
+
+@cache
+def t_quantile(n_degrees) -> float:
+    return float(stats.t.ppf(0.975, n_degrees))
 
 
 def paired_interval(methods, first, second, name, scale=1.0) -> tuple[float, float]:
@@ -625,12 +650,12 @@ def percent_of_none(methods, first, second) -> tuple[float, float]:
 
 
 def is_real(mean, half) -> bool:
-    """Whether zero is outside; never with a single seed."""
+    """Tell whether zero is outside the interval; never with a single seed."""
     return bool(abs(mean) > half)
 
 
 def has_gap(methods) -> bool:
-    """Whether the oracle is better than none by more than noise."""
+    """Tell whether the oracle is better than none by more than noise."""
     mean, half = paired_interval(methods, "none", "oracle", "loss")
     return mean > 0 and is_real(mean, half)
 
@@ -667,78 +692,86 @@ def mean_share(shares) -> float:
     return float(np.clip(list(shares), SMALLEST_SHARE, LARGEST_SHARE).mean())
 
 
-def as_markdown(title, header, rows) -> str:
-    lines = [f"### {title}", "", "| " + " | ".join(header) + " |"]
-    lines.append("|---" * len(header) + "|")
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+def as_markdown(header, rows) -> str:
+    """Return a table; a cell without an entry has a dash."""
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    lines += ["| " + " | ".join(cell or "-" for cell in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def number(value, form) -> str:
-    return "" if np.isnan(value) else format(value, f"z{form}")
+    """Return the number in the given form, a percentage with a space; NaN is empty."""
+    text = "" if np.isnan(value) else format(value, f"z{form}")
+    return text.replace("%", " %")
+
+
+def two_digits(value, sign="") -> str:
+    """Return two significant digits, or a whole number, never an exponent."""
+    form = ".2g" if abs(value) < 9.95 else ".0f"
+    return format(value, f"{sign}z{form}")
 
 
 def interval_cell(mean, half, unit="") -> str:
     """Bold where zero is outside."""
     if np.isnan(mean):
         return ""
-    mean_form, half_form = (".0f" if v >= 100 else ".2g" for v in (abs(mean), half))
-    cell = format(mean, f"+{mean_form}") + unit
-    cell += "" if np.isnan(half) else f" ± {half:{half_form}}"
+    cell = two_digits(mean, "+") + unit
+    cell += "" if np.isnan(half) else f" ± {two_digits(half)}"
     return f"**{cell}**" if is_real(mean, half) else cell
 
 
-def table_by_method(title, results, cell_of, methods=None, last=()) -> str:
+def table_by_method(results, cell_of, methods) -> str:
     """Return a table with a row per cell and a column per method."""
-    columns = answered(results) if methods is None else methods
     rows = [
-        [cell, *(cell_of(found, m) if m in found else "" for m in columns)]
+        [cell, *(cell_of(found, m) if m in found else "" for m in methods)]
         for cell, found in results.items()
     ]
-    return as_markdown(title, ["cell", *columns], [*rows, *last])
-
-
-def cell_table(results) -> str:
-    header = ["cell", "rows", "spoiled", "seeds"]
-    header += [f"{name} of {m}" for name in ("score", "loss") for m in ENDS]
-    rows = []
-    for cell, methods in results.items():
-        lines = max(methods.values(), key=len)
-        figures = [f"{mean_of(lines, name):.0f}" for name in ("rows", "spoiled")]
-        ends = [
-            number(mean_of(methods.get(method, {}), name), ".4g")
-            for name in ("score", "loss")
-            for method in ENDS
-        ]
-        rows.append([cell, *figures, str(len(lines)), *ends])
-    return as_markdown("Cells", header, rows)
+    return as_markdown(["cell", *methods], rows)
 
 
 ENDS = ("none", "oracle")
 
 
+def share_cell(share) -> str:
+    """Return a percentage; what is far outside is only said to be there."""
+    if share < -2:
+        return "< -200 %"
+    return "> 300 %" if share > 3 else number(share, ".0%")
+
+
 def gap_table(results) -> str:
-    """Shares in brackets where there is no gap beyond noise, which says how large."""
+    """Shares in brackets where there is no gap beyond noise."""
     results = damaged(results)
     columns = [m for m in answered(results) if m not in ENDS]
     rows = []
     for cell, methods in results.items():
         form = "{}" if has_gap(methods) else "({})"
-        cells = [number(gap_closed(methods, m), ".0%") for m in columns]
+        cells = [share_cell(gap_closed(methods, m)) for m in columns]
+        lines = max(methods.values(), key=len)
+        counts = [f"{mean_of(lines, name):.0f}" for name in ("rows", "spoiled")]
         gap = interval_cell(*percent_of_none(methods, "none", "oracle"), " %")
-        rows.append([cell, gap, *(form.format(c) if c else "" for c in cells)])
+        cells = [form.format(c) if c else "" for c in cells]
+        rows.append([cell, gap, *cells, *counts, str(len(lines))])
     means = [number(mean_share(shares(results, m).values()), ".0%") for m in columns]
-    title = "Share of the gap in loss closed, and the gap in percent of none's loss"
-    last = ["mean where there is a gap", "", *means]
-    return as_markdown(title, ["cell", "gap", *columns], [*rows, last])
+    header = ["cell", "gap", *columns, "samples", "wrong", "seeds"]
+    return as_markdown(
+        header, [*rows, ["mean where there is a gap", "", *means, "", "", ""]]
+    )
 
 
 def difference_table(results) -> str:
     return table_by_method(
-        "Loss: data dropout minus others, in percent of none's (negative is better)",
         results,
         lambda methods, m: interval_cell(*percent_of_none(methods, OURS, m)),
         [m for m in answered(results) if m != OURS],
+    )
+
+
+def score_table(results) -> str:
+    return table_by_method(
+        results,
+        lambda methods, m: f"{mean_of(methods[m], 'score'):.4g}",
+        answered(results),
     )
 
 
@@ -747,21 +780,17 @@ def dropped_cell(methods, method) -> str:
     cell = f"{mean_of(lines, 'dropped'):.0f}"
     rates = [mean_of(lines, name) for name in ("precision", "recall")]
     rates = "".join("" if np.isnan(rate) else f" {rate:.2f}" for rate in rates)
-    return f"{cell}{rates}, {mean_of(lines, 'clean_dropped'):.1%}"
+    clean = number(mean_of(lines, "clean_dropped"), ".1%")
+    return f"{cell}{rates}, {clean}"
 
 
-def drops_any(results, method) -> bool:
-    lines = [methods.get(method, {}) for methods in results.values()]
-    return any(line["dropped"] for found in lines for line in found.values())
+CHOOSERS = ("data dropout", "cleanlab", "AUM", "highest loss", "random", "literal rule")
+"""Methods that choose samples to drop, each in its own way, without the truth."""
 
 
 def dropped_table(results) -> str:
-    return table_by_method(
-        "Dropped, precision, recall, share of the clean rows dropped",
-        results,
-        dropped_cell,
-        [m for m in answered(results) if drops_any(results, m)],
-    )
+    methods = [m for m in answered(results) if m in CHOOSERS]
+    return table_by_method(damaged(results), dropped_cell, methods)
 
 
 def cost_table(results) -> str:
@@ -776,43 +805,69 @@ def cost_table(results) -> str:
         ratios = [line["seconds"] / none["seconds"] for line, none in pairs if none]
         median = float(np.median(ratios)) if ratios else np.nan
         rows.append([method, f"{trainings:.3g}", number(median, ".3g")])
-    title = "Median cost: plain trainings, and seconds relative to none"
-    return as_markdown(title, ["method", "trainings", "seconds"], rows)
+    return as_markdown(["method", "trainings", "seconds relative to none"], rows)
 
 
 def clean_cell(methods, method) -> str:
-    share = mean_of(methods[method], "clean_dropped")
+    share = number(mean_of(methods[method], "clean_dropped"), ".1%")
     loss = interval_cell(*percent_of_none(methods, method, "none"), " %")
-    return f"{share:.1%}; {loss}"
+    return f"{share}; {loss}"
 
 
 def clean_table(results) -> str:
     results = undamaged(results)
-    return table_by_method(
-        "Clean cells: share dropped; loss relative to none's",
-        results,
-        clean_cell,
-        [m for m in answered(results) if m not in (*ENDS, "oracle, as many steps")],
-    )
+    left_out = (*ENDS, "oracle, as many steps")
+    columns = [m for m in answered(results) if m not in left_out]
+    return table_by_method(results, clean_cell, columns)
 
 
-def tables(results: Results) -> str:
-    return "\n".join(
-        [
-            cell_table(results),
-            gap_table(results),
-            difference_table(results),
-            table_by_method(
-                "Score on clean test rows: accuracy, R2 or PSNR (dB)",
-                results,
-                lambda methods, m: f"{mean_of(methods[m], 'score'):.4g}",
-            ),
-            dropped_table(results),
-            cost_table(results),
-            clean_table(results),
-            as_markdown("Summary", ["figure", "value"], summary_rows(results)),
+def summary_table(results) -> str:
+    """Return a row per method, on the cells that it answers."""
+    found = summary(results)["rivals"]
+    rows = []
+    for method, figures in found.items():
+        theirs, ours = (
+            number(figures[name], ".0%")
+            for name in ("mean gap closed", "mean gap closed by data dropout there")
+        )
+        better, worse = (figures[name] for name in ("better cells", "worse cells"))
+        n_level = figures["cells with an interval"] - len(better) - len(worse)
+        counts = [len(better), n_level, len(worse)]
+        counts = (
+            [str(n) for n in counts] if figures["cells with an interval"] else 3 * [""]
+        )
+        rows.append([method, str(figures["cells"]), theirs, ours, *counts])
+    header = ["method", "cells with a gap", "gap closed", "data dropout there"]
+    header += ["cells where data dropout is better", "level", "worse"]
+    return as_markdown(header, rows)
+
+
+BY_TARGET = {
+    "gap": ("Share of the gap in loss closed, and the gap in % of none's", gap_table),
+    "difference": (
+        "Loss: data dropout minus others, in % of none's (negative is better)",
+        difference_table,
+    ),
+    "score": ("Score on clean test samples: accuracy, R2 or PSNR in dB", score_table),
+    "dropped": (
+        "Dropped, precision, recall, share of the right samples dropped",
+        dropped_table,
+    ),
+    "clean": ("Clean cells: share dropped; loss relative to none's", clean_table),
+}
+
+
+def tables(results: Results) -> dict[str, tuple[str, str]]:
+    """Return the title and the text of each table by its name."""
+    found = {"summary": ("Summary", summary_table(results))}
+    for name, (title, make) in BY_TARGET.items():
+        halves = [
+            f"**{target}**\n\n{make(half)}"
+            for target, half in by_target(results).items()
         ]
-    )
+        found[name] = title, "\n".join(halves)
+    title = "Median cost: plain trainings, and seconds relative to none"
+    return found | {"cost": (title, cost_table(results))}
 
 
 # Headlines.
@@ -837,9 +892,9 @@ def summary(results: Results) -> dict:
         "mean gap closed": mean_share(ours.values()),
         "worst cell": worst,
         "its gap closed": ours.get(worst, np.nan),
-        "worse than none": worse_than(results, "none"),
-        "worse than cleanlab": worse_than(results, "cleanlab"),
-        "clean rows dropped in clean cells": (
+        "worse than none": unlike(results, "none")[1],
+        "worse than cleanlab": unlike(results, "cleanlab")[1],
+        "samples dropped in clean cells": (
             float(np.mean(dropped)) if dropped else np.nan
         ),
         "rivals": {
@@ -850,137 +905,31 @@ def summary(results: Results) -> dict:
     }
 
 
-def worse_than(results: Results, rival) -> list[str]:
-    """Cells where the loss of data dropout is higher by more than noise."""
-    found = []
+def unlike(results: Results, rival) -> tuple[list[str], list[str]]:
+    """Cells where the loss of data dropout is lower, or higher, by more than noise."""
+    better, worse = [], []
     for cell, methods in results.items():
         mean, half = paired_interval(methods, OURS, rival, "loss")
-        if mean > 0 and is_real(mean, half):
-            found.append(cell)
-    return found
+        if is_real(mean, half):
+            (worse if mean > 0 else better).append(cell)
+    return better, worse
 
 
 def rival_summary(results: Results, method) -> dict:
     theirs, ours = shares(results, method), shares(results, OURS)
     same = [ours[cell] for cell in theirs if cell in ours]
+    better, worse = unlike(results, method)
     return {
         "cells": len(theirs),
         "mean gap closed": mean_share(theirs.values()),
         "mean gap closed by data dropout there": mean_share(same),
+        "cells with an interval": sum(
+            not np.isnan(paired_interval(methods, OURS, method, "loss")[1])
+            for methods in results.values()
+        ),
+        "better cells": better,
+        "worse cells": worse,
     }
-
-
-def summary_rows(results) -> list[list[str]]:
-    rows = []
-    for name, value in summary(results).items():
-        if isinstance(value, dict):
-            rows += [
-                [f"mean gap closed by {method}", rival_cell(figures)]
-                for method, figures in value.items()
-            ]
-        elif isinstance(value, list):
-            rows.append(
-                [name, f"{len(value)} cells" + "".join(f"; {v}" for v in value)]
-            )
-        elif isinstance(value, float):
-            rows.append([name, number(value, ".1%")])
-        else:
-            rows.append([name, str(value)])
-    return rows
-
-
-def rival_cell(figures) -> str:
-    theirs, ours = (
-        number(figures[name], ".1%")
-        for name in ("mean gap closed", "mean gap closed by data dropout there")
-    )
-    return f"{theirs} in {figures['cells']} cells, data dropout there {ours}"
-
-
-# Figure.
-
-
-def plot_reliability(results: Results, path) -> None:
-    """Draw how many samples of about the same chance of harm were spoiled.
-
-    Over all cells and seeds, with those of labels and of other targets apart.
-    """
-    figure_of = import_module("matplotlib.figure").Figure
-    figure = figure_of(figsize=(4.5, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-    kinds: dict[str, list] = {"labels": [], "other targets": []}
-    for methods in results.values():
-        for line in methods.get(OURS, {}).values():
-            is_regression = line["is_regression"]
-            kinds["other targets" if is_regression else "labels"].append(
-                line["reliability"]
-            )
-    for (label, tables), marker in zip(kinds.items(), "os", strict=True):
-        if not tables:
-            continue
-        n, n_spoiled, total = np.sum(tables, axis=0).T
-        filled = n > 0
-        n, n_spoiled, total = n[filled], n_spoiled[filled], total[filled]
-        share = n_spoiled / n
-        error = np.sqrt(share * (1 - share) / n)
-        axes.errorbar(total / n, share, error, marker=marker, label=label, capsize=2)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.set_aspect("equal")
-    axes.set_xlabel("chance of harm, mean")
-    axes.set_ylabel("share that was spoiled")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-
-
-def plot(results: Results, path) -> None:
-    """Draw the shares of the gap closed: ours, cleanlab's, and the best rival's.
-
-    One row per cell with a gap, the best for data dropout on top. Dots that would lie
-    outside are drawn on the edge, as arrows. The best rival is chosen with hindsight.
-    """
-    figure_of = import_module("matplotlib.figure").Figure
-    ours = shares(results, OURS)
-    cells = sorted(ours, key=ours.get)
-    candidates = {
-        method: shares(results, method)
-        for method in answered(results)
-        if method in RIVALS and method != "none" and not method.startswith(OURS)
-    }
-    best = {
-        c: max((s[c] for s in candidates.values() if c in s), default=np.nan)
-        for c in cells
-    }
-    series = {
-        "best rival in hindsight": (best, "D", "none", "0.45"),
-        "cleanlab": (candidates.get("cleanlab", {}), "s", "tab:orange", "tab:orange"),
-        MENDING: (shares(results, MENDING), "o", "none", "tab:blue"),
-        OURS: (ours, "o", "tab:blue", "tab:blue"),
-    }
-    figure = figure_of(figsize=(8, 1.4 + 0.27 * len(cells)), layout="constrained")
-    axes = figure.subplots()
-    for position in (0, 1):
-        axes.axvline(position, color="0.6", linewidth=1, zorder=0)
-    for label, (values, marker, face, edge) in series.items():
-        style = {"facecolors": face, "edgecolors": edge, "s": 36, "clip_on": False}
-        rows = [row for row, cell in enumerate(cells) if cell in values]
-        drawn = np.array([values[cells[row]] for row in rows])
-        x = drawn.clip(SMALLEST_SHARE, LARGEST_SHARE)
-        inside = x == drawn
-        rows = np.array(rows)
-        axes.scatter(x[inside], rows[inside], marker=marker, label=label, **style)
-        for outside, arrow in ((drawn < x, "<"), (drawn > x, ">")):
-            axes.scatter(x[outside], rows[outside], marker=arrow, **style)
-    axes.set_yticks(range(len(cells)), cells)
-    axes.set_ylim(-0.7, len(cells) - 0.3)
-    axes.set_xlim(SMALLEST_SHARE, LARGEST_SHARE)
-    axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    axes.set_xlabel("gap in loss closed, from all samples to the oracle")
-    axes.grid(axis="y", color="0.92")
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=150)
 
 
 def main(arguments=None):
@@ -998,7 +947,8 @@ def main(arguments=None):
                 run_seed(cell, first + number, methods, arguments)
     results = read_results(arguments.results)
     if results:
-        print(f"\n{tables(results)}")
+        for title, table in tables(results).values():
+            print(f"\n### {title}\n\n{table}")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def small_cnn(n_train, n_held_out, quick, width=16):
 
 
 def resnet18(quick):
-    """Random images of ten brightnesses: a class is easily learnt, as cost goes."""
+    """Random images of ten brightnesses, which a net learns easily."""
     import torchvision
 
     n_train, n_held_out = (32, 16) if quick else (512, 128)

@@ -149,7 +149,7 @@ print(
 # Each column shows the input, the given target, and what the retrained net predicts.
 # :func:`sk_datadrop.influence_html` writes a page for the browser with more of them.
 
-InfluenceDisplay.from_estimator(model, train, kind="gallery")
+InfluenceDisplay.from_estimator(model, train, kind="gallery", n_samples=4)
 plt.show()
 
 # %%

@@ -124,7 +124,8 @@ columns = {
 
 
 def draw(columns):
-    _, axes = plt.subplots(4, 4, figsize=(6.4, 6.6), layout="constrained")
+    size = 1.6 * len(columns), 6.6
+    _, axes = plt.subplots(4, len(columns), figsize=size, layout="constrained")
     for cells, (title, images) in zip(axes.T, columns.items(), strict=True):
         cells[0].set_title(title, fontsize=10)
         for cell, image in zip(cells, images, strict=True):
@@ -138,13 +139,11 @@ plt.show()
 # %%
 # The most harmful training pairs
 # -------------------------------
+# The retrained net has not seen these targets, and its predictions show what is wrong
+# with them.
 
-worst = np.argsort(model.influence_)[:8]
-columns = {
-    "input": X[worst[:4]],
-    "given target": y[worst[:4]],
-    "input ": X[worst[4:]],
-    "given target ": y[worst[4:]],
-}
-draw(columns)
+worst = np.argsort(model.influence_)[:4]
+draw({"input": X[worst], "given": y[worst], "predicted": model.predict(X[worst])})
 plt.show()
+
+# sphinx_gallery_thumbnail_number = 2

@@ -5,8 +5,8 @@ Looking at what was dropped
 Half of the fours here are labelled nine. They are among the samples of lowest
 influence, but not all are dropped: the nets have learned a part of these labels, and
 take others for hard nines. Four pictures and a table show what was dropped, why, and
-how far the splits agree. Look before you trust: the list of suspects goes on beyond the
-cut, and more of them are wrong.
+how far the nets of round 1 agree. Look before you trust: the list of suspects goes on
+beyond the samples that were dropped, and more of them are wrong.
 """
 
 import os
@@ -59,8 +59,9 @@ print(
 # %%
 # The samples themselves
 # ----------------------
-# The first line shows the samples of lowest influence, the second those of highest.
-# Above each are its given label and, beside it, what the retrained net predicts.
+# The samples of lowest influence come first, and those of highest influence below.
+# Above each sample are the label that it was given and the one that the retrained net
+# predicts, in red where the two differ.
 
 InfluenceDisplay.from_estimator(model, X, y_given, kind="gallery")
 plt.show()
@@ -76,12 +77,12 @@ InfluenceDisplay.from_estimator(model, X, y_given, kind="classes")
 plt.show()
 
 # %%
-# How far the splits agree
-# ------------------------
-# Each point is a sample: its influence in one split against that in another. What the
-# other splits say is half of the evidence for the rule, and the chance that the label
-# is wrong the other half. With clean data the correlation is near zero, and nothing is
-# dropped.
+# How far the nets agree
+# ----------------------
+# Round 1 trains one net per split. Each point is a sample: its influence by the first
+# net against that by the second. The agreement of the nets is half of the evidence for
+# the rule, and the chance that the label is wrong is the other half. With clean data
+# the correlation is near zero, and nothing is dropped.
 
 InfluenceDisplay.from_estimator(model, X, y_given, kind="agreement")
 plt.show()

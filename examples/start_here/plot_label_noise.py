@@ -108,24 +108,32 @@ for name, error in errors.items():
     print(f"{name:18} {error:6.1%} of the test digits wrong")
 
 # %%
-# Left: the influence of each training sample, positive for helpful samples and negative
-# for harmful ones. Right: the test errors. This is one seed, so differences of a
-# percent mean nothing.
+# The influence of each training sample is positive for helpful samples and negative for
+# harmful ones.
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+figure, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
 influence = model.influence_
 bins = np.linspace(*np.quantile(influence, [0.005, 0.995]), 50)
 for chosen, label, color in [
     (~flipped, "right label", "tab:blue"),
     (flipped, "wrong label", "tab:red"),
 ]:
-    left.hist(influence[chosen], bins, alpha=0.6, label=label, color=color)
-left.axvline(0, color="0.4", linewidth=1)
-left.set(xlabel="influence (harmful < 0 < helpful)", ylabel="training samples")
-left.legend()
-colors = ["0.6", "0.6", "tab:red", "0.8"]
-bars = right.barh(list(errors), list(errors.values()), color=colors)
-right.bar_label(bars, fmt="{:.1%}", padding=3)
-right.invert_yaxis()
-right.set(xlabel="share of the test digits wrong", xlim=(0, 1.2 * max(errors.values())))
+    ax.hist(influence[chosen], bins, alpha=0.6, label=label, color=color)
+ax.axvline(0, color="0.4", linewidth=1)
+ax.set(xlabel="influence (harmful < 0 < helpful)", ylabel="training samples")
+ax.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+ax.legend()
 plt.show()
+
+# %%
+# The test errors below are of one seed, so differences of a percent mean nothing.
+
+figure, ax = plt.subplots(figsize=(6.4, 3), layout="constrained")
+colors = ["0.6", "0.6", "tab:red", "0.8"]
+bars = ax.barh(list(errors), list(errors.values()), color=colors)
+ax.bar_label(bars, fmt="{:.1%}", padding=3)
+ax.invert_yaxis()
+ax.set(xlabel="share of the test digits wrong", xlim=(0, 1.2 * max(errors.values())))
+plt.show()
+
+# sphinx_gallery_thumbnail_number = 2

@@ -76,8 +76,8 @@ def fit_on(y, keep, **options):
 # Data dropout on both
 # --------------------
 # R2 is measured on 2,000 samples without errors. ``HuberLoss`` is the robust loss,
-# trained on all samples. For tables with gross errors it is the rival to beat, and
-# costs one training. All nets take as many optimiser steps: as in round 2, some samples
+# trained on all samples. For tables with gross errors it is hard to beat, and costs
+# one training. All nets take as many optimiser steps: as in round 2, some samples
 # are repeated in place of those left out.
 
 everything = np.ones(len(train), dtype=bool)
@@ -104,7 +104,7 @@ for name, y in given.items():
 # They are dropped for their losses. Samples without an error stay, on whichever side of
 # zero their influence is.
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
 for ax, (name, model) in zip(axes, models.items(), strict=True):
     off = given[name] - y_clean[train]
     kept = model.sample_mask_
@@ -112,5 +112,6 @@ for ax, (name, model) in zip(axes, models.items(), strict=True):
         ax.plot(off[chosen], model.influence_[chosen], ".", label=label)
     ax.axhline(0, color="0.5", linewidth=1)
     ax.set(title=name, xlabel="error of the target", ylabel="influence")
+    ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     ax.legend()
 plt.show()

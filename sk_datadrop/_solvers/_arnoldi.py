@@ -26,10 +26,10 @@ class Arnoldi(Solver):
 
         x = sum_j v_j v_j^T b / (t_j + shift) + (b - sum_j v_j v_j^T b) / shift
 
-    The paper leaves out the second part; with damping it is the solution where A is
-    small. The products do not depend on the right-hand sides: each of these costs one
-    more, for its true residual. With few right-hand sides `Lanczos` is both cheaper
-    and more precise.
+    The paper leaves out the second part, which with damping is the solution in
+    directions where A is small. The space does not depend on the right-hand sides;
+    each of them costs one product more, for its true residual. With few right-hand
+    sides `Lanczos` is both cheaper and more precise.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Arnoldi(Solver):
 
     See Also
     --------
-    Lanczos : Better for few right-hand sides.
+    Lanczos : Is better for few right-hand sides.
 
     References
     ----------

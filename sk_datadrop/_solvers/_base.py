@@ -33,8 +33,8 @@ NOT_FINITE = (
 class SolverResult:
     """Solution of ``(A + shift D) X = B`` and how it was reached.
 
-    D is the scale of the operator, the identity unless it says otherwise. A record;
-    its fields are attributes of the same names.
+    D is the scale of the operator, the identity by default. The fields are attributes
+    of the same names.
 
     Parameters
     ----------
@@ -42,31 +42,31 @@ class SolverResult:
         One column per right-hand side. None in the reports of a fitted estimator.
     residual : float
         Largest ``|(A + shift D) x - b| / |b|`` over the right-hand sides b, in the
-        norm ``|D^(-1/2) b|``. Lanczos and CG update it as they go instead of spending
-        a product on it: it is right down to rounding, machine epsilon times the
-        condition number. NaN if the system was refused.
+        norm ``|D^(-1/2) b|``. Lanczos and CG update it in every step, which needs no
+        product; its error is machine epsilon times the condition number. NaN if the
+        system was refused.
     n_iter : int
         Number of products with A, including those for its top eigenvalue.
     status : str
-        "solved", to the tolerance of the solver or to rounding; "zero_gradient", with
-        all right-hand sides and the solution zero; "not_converged", the residual being
-        too large; or refused, with a solution of NaN: "not_positive_definite" where the
-        damped matrix is not, "not_finite" where a right-hand side is not.
+        "solved": to the tolerance of the solver or to rounding. "zero_gradient": all
+        right-hand sides are zero, and so is the solution. "not_converged": the residual
+        is too large. The system is refused, with a solution of NaN, if the damped
+        matrix is "not_positive_definite" or a right-hand side "not_finite".
     top_eigenvalue : float
         Largest absolute eigenvalue of ``D^(-1/2) A D^(-1/2)`` that the solver saw.
     shift : float
         Absolute damping: the multiple of D that was added to A.
     message : str
-        Empty, or one sentence that says what went wrong and what to try.
+        Empty, or one sentence on what went wrong and what to try.
     ritz_values : ndarray of shape (n_ritz_values,), dtype float64
-        Eigenvalues of the same matrix that the solver saw, ascending: all of them
-        from `Dense`, those in the Krylov space of the first right-hand side from
-        `Lanczos`, in that of the random start from `Arnoldi`, else none.
+        Eigenvalues of the same matrix that the solver computed, ascending. `Dense`
+        gives all of them, `Lanczos` those in the Krylov space of the first right-hand
+        side, `Arnoldi` those in the space of its random start, other solvers none.
 
     See Also
     --------
     influence_scores : Returns one per checkpoint.
-    Lanczos : The solver used by default.
+    Lanczos : Default solver.
 
     Examples
     --------
@@ -94,7 +94,7 @@ class SolverResult:
 
         See Also
         --------
-        SolverResult : Lists what else `status` can be.
+        SolverResult : Lists all values of `status`.
 
         Examples
         --------

@@ -18,9 +18,9 @@ Preconditioner = Callable[[Tensor, float], Tensor]
 class CG(Solver):
     """Conjugate gradients, for one right-hand side after the other.
 
-    The iterates are those of `Lanczos` without its basis of one vector per product.
-    The price: the top eigenvalue, which sets the damping, is not known until some
-    products with the first right-hand side have been spent on it.
+    The iterates are those of `Lanczos`, without a stored basis of one vector per
+    product. In return it needs some extra products with the first right-hand side to
+    find the top eigenvalue, which sets the damping.
 
     A direction p with ``p^T (A + shift I) p <= 0`` proves that the damped matrix is
     not positive definite; the solution is then NaN, and the message says so.
@@ -31,8 +31,8 @@ class CG(Solver):
         Largest number of curvature products per right-hand side, and for the top
         eigenvalue.
     tol : float, default=0.03
-        Stop once the residual, relative to the norm of the right-hand side, is
-        below. The top eigenvalue is found to the same relative accuracy.
+        Stop once the residual, relative to the norm of the right-hand side, is below
+        it. The top eigenvalue is found to the same relative accuracy.
     preconditioner : callable or None, default=None
         ``preconditioner(r, shift)`` returns an approximation to
         ``(A + shift I)^-1 r`` for r of shape (n_parameters,), linear in r,
@@ -40,7 +40,7 @@ class CG(Solver):
 
     See Also
     --------
-    Lanczos : The same iterates, and the top eigenvalue on the way.
+    Lanczos : Has the same iterates, and finds the top eigenvalue on the way.
 
     References
     ----------

@@ -11,8 +11,8 @@ from sk_datadrop._solvers._spectrum import Spectrum
 class Dense(Solver):
     """Build the curvature matrix and diagonalise it.
 
-    Needs one product per parameter and memory for the square of their number:
-    for small nets and as an oracle.
+    It needs one product per parameter, and memory for the square of their number. Use
+    it for small nets and as a reference.
 
     Parameters
     ----------
@@ -22,11 +22,11 @@ class Dense(Solver):
     Raises
     ------
     ValueError
-        While solving, if there are more parameters than `max_parameters`.
+        If there are more parameters than `max_parameters`, when it solves.
 
     See Also
     --------
-    Lanczos : For nets of any size.
+    Lanczos : Solves for nets of any size.
 
     Examples
     --------

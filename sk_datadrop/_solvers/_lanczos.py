@@ -15,8 +15,8 @@ class Lanczos(Solver):
 
     With Q the orthonormal Krylov basis of b and T = Q^T A Q tridiagonal, the
     solution is ``|b| Q (T + shift I)^-1 e_1``, that of conjugate gradients. The
-    shift follows the largest absolute Ritz value of the first right-hand side and
-    serves all, so no separate power iteration is needed.
+    shift is set by the largest absolute Ritz value of the first right-hand side and
+    used for all, so no separate power iteration is needed.
 
     Parameters
     ----------
@@ -24,14 +24,14 @@ class Lanczos(Solver):
         Largest number of curvature products per right-hand side.
     tol : float, default=0.1
         Stop once the residual, relative to the norm of the right-hand side, and the
-        relative error of the top eigenvalue are below. With a relative damping of
-        0.1 about four products reach it; more changed no ranking we measured.
+        relative error of the top eigenvalue are below it. With a relative damping of
+        0.1 about four products reach it; more changed no ranking that we measured.
 
     See Also
     --------
-    CG : The same iterates with less memory.
-    Arnoldi : One space for many right-hand sides.
-    Dense : The reference, for small nets.
+    CG : Has the same iterates and needs less memory.
+    Arnoldi : Uses one space for many right-hand sides.
+    Dense : Is the reference for small nets.
 
     References
     ----------

@@ -24,8 +24,8 @@ class LiSSA(Solver):
     found is too low or the matrix is not positive definite: then `CG` takes over,
     and the message says so.
 
-    It needs about ``log(1 / tol) * (1 + 1 / damping)`` products, `Lanczos` and `CG`
-    about the root of that: LiSSA is here for comparison.
+    It needs about ``log(1 / tol) * (1 + 1 / damping)`` products. `Lanczos` and `CG`
+    need about the square root of that, so LiSSA is mainly for comparison.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class LiSSA(Solver):
 
     See Also
     --------
-    CG : The same solution with the root of the products.
+    CG : Finds the same solution with far fewer products.
 
     References
     ----------

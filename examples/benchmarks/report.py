@@ -1,0 +1,171 @@
+"""Fill the tables of the docs from the committed results, and draw the figures.
+
+``docs/benchmarks.md`` and ``docs/scaling.md`` have a comment before each table with its
+name and one after it. What is between is replaced. The figures go to ``docs/images``.
+Each holds a fingerprint of the file that it was drawn from, which a test compares.
+"""
+
+import csv
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import _figures
+import gauntlet
+from gauntlet import as_markdown
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).with_name("results")
+IMAGES = ROOT / "docs" / "images"
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "scaling")]
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+# Tables.
+
+
+def read_table(name: str) -> _figures.Table:
+    """Read a table of results; lines that start with # say where it is from."""
+    lines = (RESULTS / f"{name}.csv").read_text().splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+
+
+def pivot(table, row, column, cell_of) -> str:
+    """Return a table of one column of the results by another."""
+    rows = list(dict.fromkeys(line[row] for line in table))
+    columns = list(dict.fromkeys(line[column] for line in table))
+    cells = {(line[row], line[column]): cell_of(line) for line in table}
+    found = [[r, *(cells.get((r, c), "") for c in columns)] for r in rows]
+    return as_markdown([row, *columns], found)
+
+
+def datamodeling_table() -> str:
+    return pivot(
+        read_table("datamodeling"),
+        "scores",
+        "task",
+        lambda line: f"{line['held_out']} ({line['clean_test']})",
+    )
+
+
+def detection_table() -> str:
+    return pivot(
+        read_table("detection"),
+        "scores",
+        "task",
+        lambda line: f"{line['auc']}, {line['precision']}",
+    )
+
+
+def speed_table() -> str:
+    return pivot(
+        read_table("speed"),
+        "method",
+        "net",
+        lambda line: (
+            line["note"] or f"{line['seconds']} s, {int(line['megabytes']):,} MB"
+        ),
+    )
+
+
+def leave_one_out_table() -> str:
+    results = json.loads((RESULTS / "leave_one_out.json").read_text())
+    rows: dict[str, list[str]] = {}
+    for name, line in results["leave-one-out"]["lines"].items():
+        problem, what = name.split(": ")
+        problem, solver = problem.rsplit(", ", 1)
+        if solver == "Dense":
+            digits = 4 if what == "removal" else 6
+            figures = [f"{line['pearson']:.{digits}f}", f"{line['slope']:.3f}"]
+            rows.setdefault(problem, [problem]).extend(figures)
+    header = ["model and objective", "removed: r", "slope"]
+    header += ["a thousandth removed: r", "slope"]
+    return as_markdown(header, list(rows.values()))
+
+
+GPU_COLUMNS = {
+    "epoch of training": "epoch of training",
+    "forward pass": "forward pass",
+    "sk_datadrop": "ours",
+    "sk_datadrop, bfloat16": "ours, bfloat16",
+    "gradients by vmap": "gradients by vmap",
+    "captum": "captum",
+    "kronfluence": "kronfluence",
+}
+
+
+def gpu_table() -> str:
+    (device,) = json.loads((RESULTS / "gpu.json").read_text()).values()
+    rows = []
+    for name, lines in device["lines"].items():
+        net, n_rows = name.removesuffix(" rows").rsplit(", ", 1)
+        cells = [gpu_cell(lines.get(method)) for method in GPU_COLUMNS.values()]
+        cells.insert(3, f"{lines['ours']['bytes'] / 1e9:.0f}")
+        rows.append([net, f"{int(n_rows):,}", *cells])
+    columns = list(GPU_COLUMNS)
+    columns.insert(3, "GB at the peak")
+    return as_markdown(["net", "samples", *columns], rows)
+
+
+def gpu_cell(line) -> str:
+    if line is None:
+        return "not run"
+    if "seconds" not in line:
+        return "fails"
+    seconds = line["seconds"]
+    return f"{seconds:.2f}" if seconds < 10 else f"{seconds:.3g}"
+
+
+def tables() -> dict[str, str]:
+    """Return every table by the name that its page has for it."""
+    results = gauntlet.read_results(gauntlet.RESULTS)
+    found = {name: text for name, (_, text) in gauntlet.tables(results).items()}
+    return found | {
+        "leave_one_out": leave_one_out_table(),
+        "datamodeling": datamodeling_table(),
+        "detection": detection_table(),
+        "speed": speed_table(),
+        "gpu": gpu_table(),
+    }
+
+
+def filled(page: str, texts: dict[str, str]) -> str:
+    """Return the page with its tables replaced."""
+    return MARKED.sub(lambda found: f"{found[1]}\n{texts[found[2]]}\n{found[3]}", page)
+
+
+# Figures.
+
+
+def source_of(name: str) -> Path:
+    """Return the file that a figure is drawn from."""
+    is_table = name in _figures.FROM_TABLES
+    return RESULTS / f"{name}.csv" if is_table else gauntlet.RESULTS
+
+
+def fingerprint(path: Path) -> str:
+    return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def draw_all(folder: Path) -> None:
+    results = gauntlet.read_results(gauntlet.RESULTS)
+    for name, panels_of in (_figures.GAUNTLET | _figures.FROM_TABLES).items():
+        source = source_of(name)
+        is_table = name in _figures.FROM_TABLES
+        panels = panels_of(read_table(name) if is_table else results)
+        path, is_beside = folder / f"{name}.svg", name in _figures.BESIDE
+        _figures.forest(panels, path, fingerprint(source), is_beside=is_beside)
+    source = fingerprint(gauntlet.RESULTS)
+    _figures.reliability(results, folder / "reliability.svg", source)
+
+
+def main() -> None:
+    texts = tables()
+    for page in PAGES:
+        page.write_text(filled(page.read_text(), texts))
+    draw_all(IMAGES)
+
+
+if __name__ == "__main__":
+    main()
