@@ -98,3 +98,25 @@ def test_code_of_the_page_runs(page):
     namespace = {}
     for code in blocks:
         exec(code, namespace)
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (
+            "plot_image_folder",
+            "folder of images, ImageFolder, mislabelled, relabel, wrong labels, CSV",
+        ),
+        (
+            "plot_csv",
+            "CSV, pandas, DataFrame, label errors, relabel, MLflow, TensorBoard",
+        ),
+        ("plot_image_pairs", "pairs of image files, misaligned, swapped, CSV"),
+        ("plot_pretrained", "pretrained, fine-tune, torchvision, mislabelled, relabel"),
+    ],
+)
+def test_pages_on_own_data_have_the_words_that_users_search(page, words):
+    source = (DOCS.parent / "examples" / "own_data" / f"{page}.py").read_text()
+    text = " ".join(re.sub(r"^# ", "", source, flags=re.MULTILINE).split())
+    missing = [word for word in [*words.split(", "), "notebook"] if word not in text]
+    assert missing == []

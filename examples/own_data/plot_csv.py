@@ -65,7 +65,7 @@ table = pd.read_csv(folder / "tumours.csv", index_col="tumour")
 checked = pd.read_csv(folder / "checked.csv", index_col="tumour")
 X, y = table.drop(columns="diagnosis"), table["diagnosis"]
 X_test, y_test = checked.drop(columns="diagnosis"), checked["diagnosis"]
-table.iloc[:4, [0, 1, 2, -2, -1]]
+table[["size", "mean texture", "diagnosis"]].head(4)
 
 # %%
 # Find the label errors and train without them
@@ -103,7 +103,7 @@ encode = make_column_transformer(
 ).set_output(transform="pandas")
 pipe = make_pipeline(encode, DataDropoutClassifier(net, random_state=0)).fit(X, y)
 model = pipe[-1]
-print(model.summary_)
+print(model.summary_.replace("; ", "\n"))
 
 # %%
 # The table: which rows, and which label they should have
@@ -112,7 +112,7 @@ print(model.summary_)
 
 report = influence_report(model, pipe[:-1].transform(X), y)
 report = report.sort_values("harm_probability", ascending=False)
-columns = ["target", "suggested", "suggestion_probability", "harm_probability"]
+columns = ["target", "suggested", "harm_probability"]
 suspects = report.loc[~report["kept"], columns].round(3)
 suspects.to_csv(folder / "label_errors.csv")
 suspects.head(8)
@@ -133,7 +133,7 @@ print(f"{wrong.sum()} rows are mislabelled, {hits} of them were dropped")
 # :func:`sk_datadrop.influence_html` writes a page for the browser with all rows, to
 # sort and to filter.
 
-_, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+_, ax = plt.subplots(figsize=(5, 4), layout="constrained")
 for name, color in (("benign", "tab:blue"), ("malignant", "tab:orange")):
     of_class = X[y == name]
     ax.scatter(

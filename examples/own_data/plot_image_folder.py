@@ -67,7 +67,7 @@ transform = transforms.Compose(
 )
 train = ImageFolder(folder / "train", transform)
 test = ImageFolder(folder / "test", transform)
-print(f"{len(train)} images in {len(train.classes)} folders: {train.classes}")
+print(f"{len(train)} images in {len(train.classes)} folders")
 
 # %%
 # Find the mislabelled images and train without them
@@ -89,7 +89,7 @@ net = NeuralNetClassifier(
     verbose=0,
 )
 model = DataDropoutClassifier(net, random_state=0).fit(train)
-print(model.summary_)
+print(model.summary_.replace("; ", "\n"))
 
 # %%
 # The table: which files, and which label they should have
@@ -99,9 +99,9 @@ print(model.summary_)
 # into a CSV file.
 
 report = influence_report(model, train)
-report.index = [str(Path(file).relative_to(folder)) for file in report.index]
+report.index = [str(Path(file).relative_to(train.root)) for file in report.index]
 report = report.sort_values("harm_probability", ascending=False)
-columns = ["target", "suggested", "suggestion_probability", "harm_probability"]
+columns = ["target", "suggested", "harm_probability"]
 suspects = report.loc[~report["kept"], columns].round(3)
 suspects.to_csv(folder / "mislabelled.csv", index_label="file")
 suspects.head(8)
@@ -149,7 +149,7 @@ def accuracy(fitted):
 
 as_given = train_plainly(train)
 for file, label in suspects["suggested"].items():
-    shutil.move(folder / file, folder / "train" / label)
+    shutil.move(folder / "train" / file, folder / "train" / label)
 relabelled = train_plainly(ImageFolder(folder / "train", transform))
 
 # %%

@@ -116,7 +116,7 @@ net = NeuralNetRegressor(
     verbose=0,
 )
 model = DataDropoutRegressor(net, random_state=0).fit(train)
-print(model.summary_)
+print(model.summary_.replace("; ", "\n"))
 
 # %%
 # The table: which files

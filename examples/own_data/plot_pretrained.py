@@ -36,10 +36,10 @@ from sk_datadrop.datasets import flip_labels
 # %%
 # Stand-in files; skip this with your own
 # ---------------------------------------
-# Your images are 500 digits of 43 people, 15 % of them with a wrong label, and 500
-# digits with right labels for a test. The net was trained before on 1,500 digits of
-# other people, from another scanner (MNIST), and its weights are in a file. You would
-# have a file of weights from ImageNet, ``resnet18(weights="DEFAULT").state_dict()``.
+# Your images are 500 handwritten digits, 15 % of them with a wrong label, and 500 more
+# with right labels for a test. The net was trained before on 1,500 digits from another
+# source (MNIST), and its weights are in a file. You would have a file of weights from
+# ImageNet, ``resnet18(weights="DEFAULT").state_dict()``.
 
 SETTINGS = {
     "criterion": torch.nn.CrossEntropyLoss,
@@ -121,14 +121,14 @@ net = NeuralNetClassifier(
 # ------------------------------------------------------
 
 model = DataDropoutClassifier(net, random_state=0).fit(X, y)
-print(model.summary_)
+print(model.summary_.replace("; ", "\n"))
 
 # %%
 # The table: which images, and which label they should have
 # ---------------------------------------------------------
 
 report = influence_report(model, X, y).sort_values("harm_probability", ascending=False)
-columns = ["target", "suggested", "suggestion_probability", "harm_probability"]
+columns = ["target", "suggested", "harm_probability"]
 suspects = report.loc[~report["kept"], columns].round(3)
 suspects.to_csv(folder / "mislabelled.csv")
 suspects.head(8)
