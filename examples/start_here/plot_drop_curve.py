@@ -86,7 +86,8 @@ trusted_curve = drop_curve(
 print(trusted_curve)
 
 # %%
-# Both pictures tell the same story. An interval above zero means that the rule helped.
+# Both pictures tell the same story. An interval of the accuracy above zero means that
+# the rule helped.
 
 figure, axes = plt.subplots(
     2, 2, figsize=(9, 8), sharex=True, sharey="row", layout="constrained"
