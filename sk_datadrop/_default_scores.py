@@ -62,7 +62,8 @@ def mean_probability(fitted: Any, X: Any, y: Any) -> float:
     """Return the mean probability of the given class.
 
     It tells more than the accuracy of as many samples, and likes predictions that are
-    too sure. NaN where samples have many classes, or the net no probabilities.
+    too sure, such as those of a net trained without hard samples. NaN where samples
+    have many classes, or the net no probabilities.
     """
     if fitted.aim_.shape is not None:
         return float(np.nan)
