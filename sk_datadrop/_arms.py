@@ -155,7 +155,7 @@ def run_once(
 
 
 def _share_harmful(verdict: Verdict) -> float:
-    """Return the share of samples more likely harmful than not; NaN if the run cannot tell.
+    """Return the share of samples more likely harmful than not; NaN if it cannot tell.
 
     That is so where none of those may be acted on, or few would have been found.
     """
