@@ -155,9 +155,9 @@ def run_once(
 
 
 def _share_harmful(verdict: Verdict) -> float:
-    """Return the share of samples more likely harmful than not; NaN if it cannot tell.
+    """Return the share of samples that are more likely harmful than not.
 
-    That is so where none of those may be acted on, or few would have been found.
+    NaN where none of those may be acted on, or where few would have been found.
     """
     suspected = np.nan_to_num(verdict.harm_probability) > HARMFUL
     can_tell = verdict.power >= SMALLEST_POWER

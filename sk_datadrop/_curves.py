@@ -188,7 +188,7 @@ def _checked_rules(estimator: Any, fractions: Sequence[Rule]) -> list[Rule]:
             "estimator must be a DataDropoutClassifier or DataDropoutRegressor; got "
             f"{estimator!r}."
         )
-    if isinstance(fractions, str):
+    if isinstance(fractions, str) or not np.iterable(fractions):
         raise ValueError(
             "fractions must be a sequence, each item a number in [0, 1), 'harmful', "
             f"'auto', 'weigh' or 'mend'; got {fractions!r}. Pass [{fractions!r}]."

@@ -6,7 +6,7 @@ from textwrap import wrap
 import numpy as np
 from scipy import stats
 
-from sk_datadrop._default_scores import PROBABILITY, can_turn_round
+from sk_datadrop._default_scores import MEDIAN_ERROR, PROBABILITY, can_turn_round
 from sk_datadrop._drop import paired_standard_error
 
 CONFIDENCE = 0.95
@@ -19,6 +19,11 @@ _HELPS, _SURER = ("helps", "hurts"), ("surer", "less sure")
 _ON_SURER = (
     "Without hard samples a net is surer, also where it is no better: the accuracy "
     "tells."
+)
+
+_ON_MEDIAN = (
+    "The median does not show what becomes of rare, extreme targets; scoring='r2' "
+    "does, on trusted samples."
 )
 
 Gain = tuple[np.ndarray, ...]
@@ -144,7 +149,8 @@ class DropCurve:
         """Tell what was shown, and what samples with the same errors cannot show.
 
         "helps" stands where an interval lies above zero, "hurts" where it lies below,
-        and "not shown" where it holds zero: then neither is known. Of the probability
+        and "not shown" where it holds zero, or all runs agree exactly: then neither is
+        known. Of the probability
         of the given class it says "surer" and "less sure": a net without its hardest
         samples is surer, also where its predictions are no better.
 
@@ -185,10 +191,12 @@ class DropCurve:
             for row in [*heads, *zip(rules, over_none, over_random, strict=True)]:
                 lines.append(f"{row[0]:<{width}} {row[1]:<33} {row[2]}")
             lines.append("")
-        caveat = self._caveat()
-        if self.probability is not None:
-            caveat += f" {_ON_SURER}"
-        return "\n".join([*lines, *wrap(caveat, 95)])
+        caveats = [self._caveat()]
+        if any(" surer" in line for line in lines):
+            caveats.append(_ON_SURER)
+        if self.score == MEDIAN_ERROR:
+            caveats.append(_ON_MEDIAN)
+        return "\n".join([*lines, *wrap(" ".join(caveats), 95)])
 
     def __str__(self) -> str:
         return self.summary()
@@ -275,6 +283,9 @@ def _told(gain: Gain, words: tuple[str, str]) -> list[str]:
             told.append(f"{mean:+.3f} (one run: not shown)")
             continue
         verdict = words[0] if low > 0 else words[1] if high < 0 else "not shown"
+        if np.isclose(low, high, rtol=1e-9, atol=0):
+            # Runs that differ by as many samples by chance tell nothing of the spread.
+            verdict = "not shown"
         told.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] {verdict}")
     return told
 

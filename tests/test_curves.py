@@ -440,7 +440,18 @@ def test_a_net_that_is_surer_is_not_said_to_help():
     assert "helps" not in text
     assert "hurts" not in text
     assert "the accuracy tells" in text.replace("\n", " ")
-    assert "the accuracy tells" not in curve_with(values).summary()
+    assert "the accuracy tells" not in replace(curve, probability=None).summary()
+
+
+def test_runs_that_agree_by_chance_show_nothing():
+    """Two runs that differ by three samples of 75 each are no interval of no width."""
+    assert curve_with(np.full((2, 2), 3 / 75)).summary().count("not shown") == 4
+
+
+def test_what_a_median_does_not_show_is_said():
+    curve = replace(curve_with(np.eye(2)), score="share of the median error saved")
+    assert "scoring='r2' does" in curve.summary().replace("\n", " ")
+    assert "r2" not in curve_with(np.eye(2)).summary()
 
 
 def test_nets_that_learned_nothing_do_not_tell_how_many_are_wrong(
@@ -525,6 +536,7 @@ def test_only_the_estimators_have_a_curve(model, spoiled_plane):
     [
         ({"fractions": [1.5]}, "drop_fraction must be"),
         ({"fractions": "harmful"}, r"got 'harmful'. Pass \['harmful'\]"),
+        ({"fractions": 0.2}, r"must be a sequence.* got 0.2. Pass \[0.2\]"),
         ({"n_repeats": 0}, "n_repeats == 0, must be >= 1"),
     ],
 )
