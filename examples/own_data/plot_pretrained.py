@@ -36,7 +36,7 @@ from sk_datadrop.datasets import flip_labels
 # %%
 # Stand-in files; skip this with your own
 # ---------------------------------------
-# Your images are 500 digits of 43 people, 20 % of them with a wrong label, and 500
+# Your images are 500 digits of 43 people, 15 % of them with a wrong label, and 500
 # digits with right labels for a test. The net was trained before on 1,500 digits of
 # other people, from another scanner (MNIST), and its weights are in a file. You would
 # have a file of weights from ImageNet, ``resnet18(weights="DEFAULT").state_dict()``.
@@ -75,7 +75,7 @@ images, labels = as_colours(digits.images), digits.target
 order = rng.permutation(len(labels))
 train, test = order[:500], order[-500:]
 X, X_test, y_test = images[train], images[test], labels[test]
-y, wrong = flip_labels(labels[train], 0.2, random_state=0)
+y, wrong = flip_labels(labels[train], 0.15, random_state=0)
 
 # %%
 # The pretrained net
