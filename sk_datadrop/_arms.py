@@ -11,7 +11,7 @@ from sk_datadrop._default_scores import Scorer
 from sk_datadrop._judge import Evidence
 from sk_datadrop._plan import Plan, cut, make_plan
 from sk_datadrop._progress import SILENT, Progress
-from sk_datadrop._safeguards import HARMFUL, Verdict
+from sk_datadrop._safeguards import HARMFUL, SMALLEST_POWER, Verdict
 from sk_datadrop._schedule import work_of_fit
 from sk_datadrop._treatment import Treatment
 from sk_datadrop._two_rounds import (
@@ -53,8 +53,8 @@ class Run(NamedTuple):
     """Result of a run: rows of the arrays of `DropCurve`, one per part.
 
     Scores have one more axis, for each of the scorers. Also the share of the training
-    samples that are more likely harmful than not, and the number of classes, 0 unless a
-    sample has one of them.
+    samples that are more likely harmful than not, NaN if the run could not tell, and
+    the number of classes, 0 unless a sample has one of them.
     """
 
     rows: list[tuple[Any, ...]]
@@ -150,9 +150,20 @@ def run_once(
     by_part = [np.swapaxes(arm, 0, 1) for arm in (dropout, random)]
     counts = [(n_dropped, len(train), len(part)) for part in parts]
     rows = [(*row[:3], *row[3]) for row in zip(*by_part, none, counts, strict=True)]
-    suspected = np.nan_to_num(verdict.harm_probability) > HARMFUL
     n_classes = 0 if plan.classes is None else len(plan.classes)
-    return Run(rows, float(suspected.mean()), n_classes)
+    return Run(rows, _share_harmful(verdict), n_classes)
+
+
+def _share_harmful(verdict: Verdict) -> float:
+    """Return the share of samples that are more likely harmful than not.
+
+    NaN where none of those may be acted on, or where few would have been found.
+    """
+    suspected = np.nan_to_num(verdict.harm_probability) > HARMFUL
+    can_tell = verdict.power >= SMALLEST_POWER
+    if suspected.any():
+        can_tell = bool(verdict.is_harmful.any())
+    return float(suspected.mean()) if can_tell else float("nan")
 
 
 def _prepared(

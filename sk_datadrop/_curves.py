@@ -147,6 +147,8 @@ def _runs(
     with Progress(verbose, len(calls), "run") as bar:
         is_here = n_processes(n_jobs) < 2
         run = partial(run_once, bar=bar) if is_here else run_once
+        if not is_here:
+            bar.show_parts()
         for number, result in run_all(run, calls, n_jobs=n_jobs, net=net):
             runs[number] = result
             if not is_here:
@@ -186,7 +188,7 @@ def _checked_rules(estimator: Any, fractions: Sequence[Rule]) -> list[Rule]:
             "estimator must be a DataDropoutClassifier or DataDropoutRegressor; got "
             f"{estimator!r}."
         )
-    if isinstance(fractions, str):
+    if isinstance(fractions, str) or not np.iterable(fractions):
         raise ValueError(
             "fractions must be a sequence, each item a number in [0, 1), 'harmful', "
             f"'auto', 'weigh' or 'mend'; got {fractions!r}. Pass [{fractions!r}]."
@@ -256,7 +258,9 @@ def _gathered(
     """Put together what the runs measured."""
     columns = zip(*(row for run in runs for row in run.rows), strict=True)
     dropout, random, none, n_dropped, n_train, n_test = map(np.array, columns)
-    share_harmful = float(np.mean([run.share_harmful for run in runs]))
+    shares = np.array([run.share_harmful for run in runs])
+    told = shares[~np.isnan(shares)]
+    share_harmful = float(told.mean()) if 2 * len(told) >= len(runs) else float("nan")
     first, *others = [
         DropCurve(
             compared.rules,

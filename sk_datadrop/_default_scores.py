@@ -17,6 +17,7 @@ Scorer = Callable[[Any, Any, Any], float]
 """``scorer(fitted, X, y)``, greater being better."""
 
 PROBABILITY = "probability of the given class"
+MEDIAN_ERROR = "share of the median error saved"
 
 _SQUARED_OR_PROPER = (
     "log_loss",
@@ -37,7 +38,7 @@ def default_scores(estimator: Any) -> dict[str, Scorer]:
     """Return the scores of an estimator by default, by their names."""
     if is_classifier(estimator):
         return {"accuracy": share_right, PROBABILITY: mean_probability}
-    return {"share of the median error saved": median_error_saved}
+    return {MEDIAN_ERROR: median_error_saved}
 
 
 def share_right(fitted: Any, X: Any, y: Any) -> float:
@@ -62,7 +63,8 @@ def mean_probability(fitted: Any, X: Any, y: Any) -> float:
     """Return the mean probability of the given class.
 
     It tells more than the accuracy of as many samples, and likes predictions that are
-    too sure. NaN where samples have many classes, or the net no probabilities.
+    too sure, such as those of a net trained without hard samples. NaN where samples
+    have many classes, or the net no probabilities.
     """
     if fitted.aim_.shape is not None:
         return float(np.nan)

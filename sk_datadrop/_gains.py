@@ -6,13 +6,25 @@ from textwrap import wrap
 import numpy as np
 from scipy import stats
 
-from sk_datadrop._default_scores import can_turn_round
+from sk_datadrop._default_scores import MEDIAN_ERROR, PROBABILITY, can_turn_round
 from sk_datadrop._drop import paired_standard_error
 
 CONFIDENCE = 0.95
 
 SMALLEST_SHARE = 0.01
 """Share of samples that look wrong, from which on they are spoken of."""
+
+_HELPS, _SURER = ("helps", "hurts"), ("surer", "less sure")
+
+_ON_SURER = (
+    "Without hard samples a net is surer, also where it is no better: the accuracy "
+    "tells."
+)
+
+_ON_MEDIAN = (
+    "The median does not show what becomes of rare, extreme targets; scoring='r2' "
+    "does, on trusted samples."
+)
 
 Gain = tuple[np.ndarray, ...]
 """A mean over the runs and its interval, (n_fractions,) each."""
@@ -46,7 +58,8 @@ class DropCurve:
     score : str, default="score"
         Name of the score.
     share_harmful : float, default=0.0
-        Share of the training samples that are more likely harmful than not.
+        Share of the training samples that are more likely harmful than not; NaN if most
+        runs cannot tell.
     n_classes : int, default=0
         Number of classes, 0 unless each sample has one of them.
     probability : DropCurve or None, default=None
@@ -136,7 +149,10 @@ class DropCurve:
         """Tell what was shown, and what samples with the same errors cannot show.
 
         "helps" stands where an interval lies above zero, "hurts" where it lies below,
-        and "not shown" where it holds zero: then neither is known.
+        and "not shown" where it holds zero, or all runs agree exactly: then neither is
+        known. Of the probability
+        of the given class it says "surer" and "less sure": a net without its hardest
+        samples is surer, also where its predictions are no better.
 
         Returns
         -------
@@ -167,12 +183,20 @@ class DropCurve:
             lines.append(
                 f"gain in {curve.score} ({curve.none.mean():.3f} without dropout)"
             )
-            over_none, over_random = (_told(curve.gain(o)) for o in ("none", "random"))
+            words = _SURER if curve.score == PROBABILITY else _HELPS
+            over_none, over_random = (
+                _told(curve.gain(over), words) for over in ("none", "random")
+            )
             heads = [("", "over no dropout", "over random samples")]
             for row in [*heads, *zip(rules, over_none, over_random, strict=True)]:
                 lines.append(f"{row[0]:<{width}} {row[1]:<33} {row[2]}")
             lines.append("")
-        return "\n".join([*lines, *wrap(self._caveat(), 95)])
+        caveats = [self._caveat()]
+        if any(" surer" in line for line in lines):
+            caveats.append(_ON_SURER)
+        if self.score == MEDIAN_ERROR:
+            caveats.append(_ON_MEDIAN)
+        return "\n".join([*lines, *wrap(" ".join(caveats), 95)])
 
     def __str__(self) -> str:
         return self.summary()
@@ -216,6 +240,11 @@ class DropCurve:
         if self.n_parts:
             return "Scored on samples given as trusted."
         found = "Scored on samples of X, by the targets given"
+        if np.isnan(self.share_harmful):
+            return (
+                f"{found}. How many of these are wrong could not be told. To know what "
+                "right ones say, pass trusted X_test and y_test."
+            )
         if not holds_errors(self):
             return f"{found}; under {SMALLEST_SHARE:.0%} of these look wrong."
         return (
@@ -237,7 +266,7 @@ class DropCurve:
             return "So many can turn it round."
         return (
             "If they are wrong at random, right labels would show differences about "
-            f"{1 / left:.2g} times as large, of the same sign. {of_one_kind}"
+            f"{1 / left:.3g} times as large, of the same sign. {of_one_kind}"
         )
 
 
@@ -246,14 +275,17 @@ def holds_errors(curve: DropCurve) -> bool:
     return curve.share_harmful >= SMALLEST_SHARE
 
 
-def _told(gain: Gain) -> list[str]:
-    """Return each mean with its interval, and a word on it."""
+def _told(gain: Gain, words: tuple[str, str]) -> list[str]:
+    """Return each mean with its interval, and a word on it: of two, or "not shown"."""
     told = []
     for mean, low, high in zip(*gain, strict=True):
         if np.isnan(low):
             told.append(f"{mean:+.3f} (one run: not shown)")
             continue
-        verdict = "helps" if low > 0 else "hurts" if high < 0 else "not shown"
+        verdict = words[0] if low > 0 else words[1] if high < 0 else "not shown"
+        if np.isclose(low, high, rtol=1e-9, atol=0):
+            # Runs that differ by as many samples by chance tell nothing of the spread.
+            verdict = "not shown"
         told.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}] {verdict}")
     return told
 

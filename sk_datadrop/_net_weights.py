@@ -80,8 +80,9 @@ def load_net(
     given = describe(net)
     for part in sorted({*names, *given}):
         was, has = names.get(part, "nothing"), given.get(part, "nothing")
-        # They read the outputs. A module may have moved: its weights tell.
-        if was != has and (part in _READERS or "nothing" in (was, has)):
+        # They read the outputs. A module may have another name: its weights tell.
+        differs = _last(was) != _last(has)
+        if differs and (part in _READERS or "nothing" in (was, has)):
             raise ValueError(
                 f"the model was trained with {was} as {part}, and the net given to "
                 f"load_model has {has}. Give it the net that was trained."
@@ -110,6 +111,11 @@ def _fill(module: torch.nn.Module, state: dict[str, torch.Tensor], name: str) ->
                 f"net given to load_model is in {value.dtype}. Give it the net that "
                 "was trained."
             )
+
+
+def _last(name: str) -> str:
+    """Return a name without that of its module, which may have moved."""
+    return name.rpartition(".")[2]
 
 
 def _modules(net: NeuralNet) -> Iterator[tuple[str, torch.nn.Module]]:

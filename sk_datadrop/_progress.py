@@ -58,9 +58,14 @@ class Progress:
         """Count a part that was done elsewhere."""
         if self:
             self._part += 1
-            self._bar.set_description_str(self._where(), refresh=False)
             self._bar.update()
-            self._bar.refresh()
+            self.show_parts()
+
+    def show_parts(self) -> None:
+        """Show how many parts are done, where others do them."""
+        if self:
+            text = f"{self._part} of {self._bar.total} {self._name}s done"
+            self._bar.set_description_str(text)
 
     def begin(self, text: str, work: float = 0.0, n_epochs: int = 0) -> None:
         """Begin the next piece, of so many epochs; the last one is over."""

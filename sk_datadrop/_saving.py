@@ -5,15 +5,15 @@ are not in it: whoever loads a model brings the net.
 """
 
 import json
-import os
-import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from pydoc import locate
 from typing import Any
-from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+from uuid import uuid4
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 from sklearn import model_selection
@@ -46,7 +46,6 @@ FORMAT = 1
 _HEADER = "sk_datadrop.json"
 _SUFFIX = ".safetensors"
 _NETS = ("estimator", "estimator_", "round_one_estimators_")
-_READERS = ("net", "criterion_", "predict_nonlinearity")
 
 _TRUSTED = [
     *(DataDropoutClassifier, DataDropoutRegressor),
@@ -81,6 +80,8 @@ def save_model(model: Any, path: Any) -> None:
         If skops or safetensors is not installed.
     sklearn.exceptions.NotFittedError
         If the model is not fitted.
+    FileNotFoundError, FileExistsError
+        If there is no such folder, or `path` is a folder or a device.
     TypeError
         If it is another kind of model, holds a net besides those it trained, or
         something that skops or safetensors cannot store, such as a lambda.
@@ -107,6 +108,7 @@ def save_model(model: Any, path: Any) -> None:
     check_support("save_model", "skops", "safetensors")
     own = _own(model, "save_model")
     check_is_fitted(own, "sample_mask_")
+    path = _checked_path(path)
     bare = whole = _without_nets(own)
     if own is not model:
         steps = [(name, bare if step is own else step) for name, step in model.steps]
@@ -120,7 +122,7 @@ def save_model(model: Any, path: Any) -> None:
         weights = dump_weights(own.estimator_)
     entries = {f"{part}{_SUFFIX}": data for part, data in weights.items()}
     entries[_HEADER] = json.dumps(header).encode()
-    _write(Path(path), _dump(findings, vars(bare)), entries)
+    _write(path, _dump(findings, vars(bare)), entries)
 
 
 def load_model(path: Any, estimator: NeuralNet, *, trusted: Any = None) -> Any:
@@ -142,7 +144,8 @@ def load_model(path: Any, estimator: NeuralNet, *, trusted: Any = None) -> Any:
     trusted : list of str or type, or None, default=None
         Types and functions that may be in the file besides those of this package, of
         scikit-learn and of numpy: your own `cv`, `engine` or `objective`, as they are
-        or by names such as "my_module.MySplitter". A net is refused even so.
+        or by names such as "my_module.MySplitter". The file can call them with any
+        arguments. A net is refused even so.
 
     Returns
     -------
@@ -189,18 +192,16 @@ def load_model(path: Any, estimator: NeuralNet, *, trusted: Any = None) -> Any:
     # Read once: what is checked is what is loaded.
     data = Path(path).read_bytes()
     header, weights = _read(data, path)
-    findings = _construct(data, path, header, trusted)
-    model = findings["model"]
+    model, facts = _construct(data, path, header, trusted)
     own = _own(model, "load_model")
     # The folder of a cache holds pickles.
-    caches = [name for name in model.get_params() if name.split("__")[-1] == "memory"]
-    model.set_params(**dict.fromkeys(caches))
+    _forget_caches(model, set())
     own.estimator = estimator
     own.aim_ = _aim(own, estimator.predict_nonlinearity)
     if _has_objects(own):
         own.suggested_targets_ = own.classes_[own.suggested_targets_]
     if weights:
-        own.estimator_ = load_net(estimator, weights, header["net"], findings["net"])
+        own.estimator_ = load_net(estimator, weights, header["net"], facts)
     return model
 
 
@@ -242,6 +243,23 @@ def _aim(own: Any, nonlinearity: Any) -> Aim:
     if aim.reading is None or aim.reading.nonlinearity is None:
         return aim
     return Aim(replace(aim.reading, nonlinearity=nonlinearity), *aim[1:])
+
+
+def _forget_caches(value: Any, seen: set[int]) -> None:
+    """Set `memory` to None in an object and all that it holds."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    inner = getattr(value, "__dict__", {})
+    if "memory" in inner:
+        inner["memory"] = None
+    items = [value.values() if isinstance(value, dict) else inner.values()]
+    if isinstance(value, list | tuple | set):
+        items.append(value)
+    elif isinstance(value, np.ndarray) and value.dtype == object:
+        items.append(value.ravel())
+    for item in chain(*items):
+        _forget_caches(item, seen)
 
 
 def _has_objects(own: Any) -> bool:
@@ -292,9 +310,21 @@ def _refuse_nets(names: Iterable[str]) -> None:
             )
 
 
+def _checked_path(path: Any) -> Path:
+    """Return the path of a file to write or replace, behind links."""
+    place = Path(path).resolve()
+    if not place.parent.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {place.parent} to save a model in."
+        )
+    if place.exists() and not place.is_file():
+        raise FileExistsError(f"{place} is not a file. Pass the name of a file.")
+    return place
+
+
 def _write(path: Path, findings: bytes, entries: dict[str, bytes]) -> None:
     """Add entries to a zip file, and put it in its place once it is complete."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".sk_datadrop-{uuid4().hex}")
     try:
         draft.write_bytes(findings)
         with ZipFile(draft, "a") as archive:
@@ -320,38 +350,46 @@ def _read(data: bytes, path: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             for name, entry in entries.items()
             if name.endswith(_SUFFIX)
         }
-    except (
-        *(BadZipFile, LookupError, ValueError, TypeError, zlib.error),
-        safetensors.SafetensorError,
-    ) as error:
-        raise ValueError(
-            f"{path} is no complete file of save_model: {error}. A pickle or a file of "
-            "joblib is not loaded here, since it may run any code; a file that "
-            "skops.io.dump has written is loaded by skops.io.load."
-        ) from error
+    except Exception as error:
+        raise _damaged(path, error) from error
     if version > FORMAT:
         raise ValueError(
             f"{path} was saved by sk_datadrop {written} in format {version}; this is "
             f"sk_datadrop {__version__}, which reads formats up to {FORMAT}. Upgrade "
             "sk_datadrop."
         )
+    if weights and not isinstance(header.get("net"), dict):
+        raise _damaged(path, TypeError("it does not name the net"))
     return header, weights
+
+
+def _damaged(path: Any, error: Exception) -> ValueError:
+    """Return the error to raise for any that a made-up file causes."""
+    return ValueError(
+        f"{path} is no complete file of save_model: {error}. A pickle or a file of "
+        "joblib is not loaded here, since it may run any code; a file that "
+        "skops.io.dump has written is loaded by skops.io.load."
+    )
 
 
 def _construct(
     data: bytes, path: Any, header: dict[str, Any], trusted: Any
-) -> dict[str, Any]:
-    """Return what skops has stored, if all of its types are trusted."""
+) -> tuple[Any, Any]:
+    """Return the model that skops has stored, and facts on its net, if all is trusted.
+
+    Raises a TypeError if the type of something is not trusted.
+    """
     import skops.io
 
     kinds = [k for k in vars(model_selection).values() if isinstance(k, type)]
     ours = {
         full_name(k) for k in (*_TRUSTED, *(k for k in kinds if hasattr(k, "split")))
     }
-    theirs = {
-        kind if isinstance(kind, str) else full_name(kind) for kind in trusted or ()
-    }
-    found = set(skops.io.get_untrusted_types(data=data)) - ours
+    theirs = _names_of(trusted)
+    try:
+        found = set(skops.io.get_untrusted_types(data=data)) - ours
+    except Exception as error:
+        raise _damaged(path, error) from error
     if unknown := sorted(found - theirs):
         raise TypeError(
             f"{path} holds types that are not trusted: {', '.join(unknown)}. If you "
@@ -359,10 +397,24 @@ def _construct(
         )
     _refuse_nets(found)
     try:
-        tree: dict[str, Any] = skops.io.loads(data, trusted=[*ours, *theirs])
+        tree = skops.io.loads(data, trusted=[*ours, *theirs])
+        return tree["model"], tree["net"] if "net" in header else None
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"{path}, saved by sk_datadrop {header['sk_datadrop']}, needs something "
             f"that is missing here: {error}. This is sk_datadrop {__version__}."
         ) from error
-    return tree
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _names_of(trusted: Any) -> set[str]:
+    """Return the names of types and functions, given by themselves or by name."""
+    kinds = () if trusted is None else trusted
+    if isinstance(kinds, list | tuple | set | frozenset) and all(
+        isinstance(kind, str) or hasattr(kind, "__name__") for kind in kinds
+    ):
+        return {kind if isinstance(kind, str) else full_name(kind) for kind in kinds}
+    raise TypeError(
+        f"trusted must be a list of types, functions or their names; got {trusted!r}."
+    )

@@ -407,10 +407,14 @@ class TestSummary:
         ("changed", "said"),
         [
             ({"n_parts": 2}, "given as trusted"),
+            (
+                {"share_harmful": np.nan},
+                "How many of these are wrong could not be told",
+            ),
             ({"share_harmful": 0.001}, "under 1% of these look wrong"),
             (
                 {"share_harmful": 0.18, "n_classes": 10},
-                "1.2 times as large, of the same",
+                "1.25 times as large, of the same",
             ),
             ({"share_harmful": 0.6, "n_classes": 2}, "So many can turn it round"),
             ({"share_harmful": 0.2}, "can hide a gain. Errors of one kind"),
@@ -421,8 +425,45 @@ class TestSummary:
         curve = replace(curve_with(np.ones((4, 2))), score="accuracy")
         text = replace(curve, **changed).summary().replace("\n", " ")
         assert said in text
-        is_doubted = changed.get("share_harmful", 0) >= 0.01
+        is_doubted = not changed.get("share_harmful", 0) < 0.01
         assert ("pass trusted X_test and y_test" in text) == is_doubted
+
+
+def test_a_net_that_is_surer_is_not_said_to_help():
+    """Dropping hard samples of clean data does that, and accuracy need not rise."""
+    values = 0.01 * np.random.default_rng(0).normal(size=(9, 2)) + [1.0, -1.0]
+    surer = replace(curve_with(values), score="probability of the given class")
+    curve = replace(curve_with(0 * values), score="accuracy", probability=surer)
+    text = curve.summary()
+    assert text.count("surer") == 2 + 1
+    assert text.count("less sure") == 2
+    assert "helps" not in text
+    assert "hurts" not in text
+    assert "the accuracy tells" in text.replace("\n", " ")
+    assert "the accuracy tells" not in replace(curve, probability=None).summary()
+
+
+def test_runs_that_agree_by_chance_show_nothing():
+    """Two runs that differ by three samples of 75 each are no interval of no width."""
+    assert curve_with(np.full((2, 2), 3 / 75)).summary().count("not shown") == 4
+
+
+def test_what_a_median_does_not_show_is_said():
+    curve = replace(curve_with(np.eye(2)), score="share of the median error saved")
+    assert "scoring='r2' does" in curve.summary().replace("\n", " ")
+    assert "r2" not in curve_with(np.eye(2)).summary()
+
+
+def test_nets_that_learned_nothing_do_not_tell_how_many_are_wrong(
+    classifier, spoiled_blobs
+):
+    net = classifier.set_params(lr=1e-6, max_epochs=1)
+    model = DataDropoutClassifier(net, cv=3, drop_fraction=0.0)
+    with pytest.warns(DataDropoutWarning, match="hardly better than a constant"):
+        curve = drop_curve(
+            model, *spoiled_blobs, fractions=[], n_repeats=1, random_state=0
+        )
+    assert np.isnan(curve.share_harmful)
 
 
 def test_gain_over_something_else():
@@ -495,6 +536,7 @@ def test_only_the_estimators_have_a_curve(model, spoiled_plane):
     [
         ({"fractions": [1.5]}, "drop_fraction must be"),
         ({"fractions": "harmful"}, r"got 'harmful'. Pass \['harmful'\]"),
+        ({"fractions": 0.2}, r"must be a sequence.* got 0.2. Pass \[0.2\]"),
         ({"n_repeats": 0}, "n_repeats == 0, must be >= 1"),
     ],
 )

@@ -359,6 +359,56 @@ def test_what_cannot_be_saved_is_named(fitted, path, name, value, message):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("none/model.skops", FileNotFoundError, "there is no folder .*none to save"),
+        ("", FileExistsError, "is not a file. Pass the name of a file"),
+        (os.devnull, FileExistsError, "is not a file"),
+    ],
+)
+def test_places_that_cannot_hold_a_file(fitted, tmp_path, name, error, message):
+    with pytest.raises(error, match=message):
+        save_model(fitted, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_is_followed_and_stays(fitted, classifier, tmp_path):
+    link, path = tmp_path / "latest", tmp_path / ("a" * 255)
+    link.symlink_to(path)
+    save_model(fitted, link)
+    assert link.is_symlink()
+    load_model(path, classifier)
+
+
+def test_a_disk_that_is_full_leaves_the_former_file(fitted, path, monkeypatch):
+    path.write_text("former")
+    write = Path.write_bytes
+
+    def fail_halfway(draft, data):
+        write(draft, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fail_halfway)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(fitted, path)
+    assert path.read_text() == "former"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("trusted", ["my_splits.BySite", True, BySize, [BySize()]])
+def test_names_to_trust_are_a_list(fitted, classifier, path, trusted):
+    save_model(fitted, path)
+    with pytest.raises(TypeError, match="trusted must be a list of types, functions"):
+        load_model(path, classifier, trusted=trusted)
+
+
+def test_a_criterion_may_move_to_another_module(fitted, classifier, path, monkeypatch):
+    save_model(fitted, path)
+    monkeypatch.setattr(nn.CrossEntropyLoss, "__module__", "elsewhere")
+    load_model(path, classifier)
+
+
 class TestOtherModels:
     def test_not_fitted(self, classifier, path):
         model = DataDropoutClassifier(classifier)
@@ -488,7 +538,15 @@ class TestFilesNotToTrust:
         message = r"saved by sk_datadrop 7\.1 in format 99; .* up to 1\. Upgrade"
         self.refused(path, classifier, message)
 
-    @pytest.mark.parametrize("header", [b"{}", b"[]", b"no json", b"\xff"])
+    @pytest.mark.parametrize(
+        "header",
+        [
+            *(b"{}", b"[]", b"no json", b"\xff", b"[" * 100_000),
+            b'{"format": Infinity, "sk_datadrop": "1"}',
+            b'{"format": 1, "sk_datadrop": "1"}',
+            b'{"format": 1, "sk_datadrop": "1", "net": [1]}',
+        ],
+    )
     def test_headers_of_others(self, fitted, classifier, path, header):
         save_model(fitted, path)
         self.rewritten(path, "sk_datadrop.json", header)
@@ -497,6 +555,30 @@ class TestFilesNotToTrust:
     def test_weights_that_are_none(self, fitted, classifier, path):
         save_model(fitted, path)
         self.rewritten(path, "module_.safetensors", b"no weights")
+        self.refused(path, classifier)
+
+    @pytest.mark.parametrize("loader", ["PartialNode", "NdArrayNode", "SliceNode"])
+    def test_schemas_that_make_no_sense(self, fitted, classifier, path, loader):
+        save_model(fitted, path)
+        with ZipFile(path) as archive:
+            schema = archive.read("schema.json").decode()
+        self.rewritten(path, "schema.json", schema.replace("TupleNode", loader))
+        self.refused(path, classifier)
+
+    def test_arrays_that_are_missing(self, fitted, classifier, path):
+        save_model(fitted, path)
+        with ZipFile(path) as archive:
+            schema = archive.read("schema.json").decode()
+        self.rewritten(path, "schema.json", schema.replace('.npy"', '.gone"'))
+        self.refused(path, classifier, r"no complete file .*\.gone")
+
+    @pytest.mark.parametrize("byte", [8, 10])
+    def test_entries_that_cannot_be_read(self, fitted, classifier, path, byte):
+        """They are marked as encrypted, or as compressed in an unknown way."""
+        save_model(fitted, path)
+        data = bytearray(path.read_bytes())
+        data[data.rfind(b"PK\x01\x02") + byte] |= 97
+        path.write_bytes(data)
         self.refused(path, classifier)
 
     def test_types_that_are_not_there(self, fitted, classifier, path):
@@ -534,8 +616,15 @@ class TestFilesNotToTrust:
         assert mark.exists()
 
     def test_a_file_does_not_choose_the_folder_of_a_cache(self, fitted, path):
-        self.smuggled(path, fitted, memory="folder of somebody else")
-        assert load_model(path, small()).memory is None
+        hidden = make_pipeline(StandardScaler(), memory="folder of somebody else")
+        grid = {"step": np.full(1, None)}
+        grid["step"][0] = hidden
+        search = GridSearchCV(hidden, grid)
+        self.smuggled(path, fitted, memory=hidden.memory, cv=[{"a": (search,)}])
+        loaded = load_model(path, small())
+        search = loaded.cv[0]["a"][0]
+        assert loaded.memory is search.estimator.memory is None
+        assert search.param_grid["step"][0].memory is None
 
     def test_a_file_chooses_no_settings_but_sizes(self, fitted, classifier, path):
         classifier.set_params(module__n_hidden=6)

@@ -135,15 +135,16 @@ def test_a_drop_curve_has_one_bar_for_all_runs(classifier, blobs, bars, capsys):
     [bar] = bars
     check_bar(bar)
     assert "run 2 of 2, round 1, split 1 of 2, epoch 1 of 5" in texts(bar)
-    assert re.search(r"measured 2 runs; took \d+\.\d s$", capsys.readouterr().out)
+    assert re.search(r"measured 2 runs; took \d+\.\d s\n", capsys.readouterr().out)
 
 
 def test_workers_move_that_by_the_run(bars):
     with Progress(1, n_parts=2, name="run") as bar:
+        bar.show_parts()
         for _ in range(2):
             bar.count_part()
     check_bar(bars[0])
-    assert texts(bars[0]) == ["", "run 1 of 2", "run 2 of 2"]
+    assert texts(bars[0]) == ["", *[f"{k} of 2 runs done" for k in range(3)]]
 
 
 def test_an_error_closes_the_bar(classifier, blobs, bars, capsys):

@@ -86,8 +86,9 @@ trusted_curve = drop_curve(
 print(trusted_curve)
 
 # %%
-# Both columns tell the same story. An interval above zero means that the rule helped.
-# Dropping random samples instead costs accuracy, so the gains over it are larger.
+# Both columns tell the same story. An interval of the accuracy above zero means that
+# the rule helped. Dropping random samples instead costs accuracy, so the gains over it
+# are larger.
 
 figure, axes = plt.subplots(2, 2, figsize=(9, 8), sharey="row", layout="constrained")
 for column, curve in zip(axes.T, (untrusted_curve, trusted_curve), strict=True):
