@@ -176,6 +176,7 @@ print(f"accuracy, mended labels          {mend.score(X_test, y_test):.3f}")
 # The saved model
 # ---------------
 # The file has the whole pipeline, but not the code of the net: loading takes the net.
+# See :doc:`/persistence`.
 
 save_model(pipe, folder / "tumours.skops")
 again = load_model(folder / "tumours.skops", net)
@@ -212,3 +213,4 @@ temporary.cleanup()
 #             writer.add_scalar("train_loss", epoch["train_loss"], epoch["epoch"])
 #
 # For Weights & Biases the loop calls ``run.log({"train_loss": epoch["train_loss"]})``.
+# The :doc:`/user_guide` has more on callbacks.

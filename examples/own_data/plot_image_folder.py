@@ -53,7 +53,7 @@ pixels, digits = pixels[order].reshape(-1, 28, 28).astype(np.uint8), digits[orde
 given, _ = flip_labels(digits[:1000], 0.15, random_state=0)
 for number, label in enumerate([*given, *digits[1000:]]):
     part = "train" if number < 1000 else "test"
-    path = folder / part / NAMES[label] / f"digit_{number:04d}.png"
+    path = folder / part / NAMES[label] / f"{number:04d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels[number]).save(path)
 
@@ -109,7 +109,7 @@ suspects.head(8)
 # %%
 # How good is the list? That is known here because the errors were planted.
 
-truth = np.array([NAMES[digits[int(Path(file).stem[-4:])]] for file in report.index])
+truth = np.array([NAMES[digits[int(Path(file).stem)]] for file in report.index])
 wrong = report["target"] != truth
 dropped = ~report["kept"]
 hits = np.sum(dropped & wrong)
@@ -166,6 +166,7 @@ print(f"accuracy, relabelled              {accuracy(relabelled):.3f}")
 # The saved model
 # ---------------
 # The file has the weights and the findings, but no code: loading takes the same net.
+# See :doc:`/persistence`.
 
 save_model(model, folder / "digits.skops")
 again = load_model(folder / "digits.skops", net)
