@@ -80,11 +80,15 @@ class _Arms:
         # and must prove themselves with others.
         self.fresh = replace(self.plan, seed=int(self.rng.integers(2**31)))
 
+    @property
+    def found(self) -> tuple[Plan, list[SplitResult], Evidence, Verdict]:
+        """Round 1, from its plan to what was judged."""
+        return self.plan, self.results, self.evidence, self.verdict
+
     def fitted(self, choice: Choice) -> Any:
         """Return the estimator, retrained as it was chosen."""
         refit = retrain(self.fresh, choice, self.bar, keeps_files=False)
-        found = self.plan, self.results, self.evidence, self.verdict
-        store(self.model, *found, choice)
+        store(self.model, *self.found, choice)
         return store_refit(self.model, refit)
 
     def chosen_by(self, rule: Rule) -> tuple[Choice, Choice, int]:
@@ -95,8 +99,7 @@ class _Arms:
         """
         decision = decision_of(rule)
         _decide(self.model, decision)
-        found = self.plan, self.results, self.evidence, self.verdict
-        choice = choose(*found, *decision, self.bar)
+        choice = choose(*self.found, *decision, self.bar)
         codes = self.plan.samples.codes
         weights, targets, _ = choice.treatment
         treated = ~choice.keep

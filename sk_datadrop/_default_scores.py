@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from sklearn.base import is_classifier
 
+from sk_datadrop._predictions import accuracy_of_places
+
 Scorer = Callable[[Any, Any, Any], float]
 """``scorer(fitted, X, y)``, greater being better."""
 
@@ -53,10 +55,9 @@ def share_right(fitted: Any, X: Any, y: Any) -> float:
     reading = fitted.aim_.reading
     if reading is not None and reading.is_binary:
         counts = np.isin(given, (reading.first, 1))
-    else:
-        ignored = -1 if reading is None else reading.ignored
-        counts = (given >= 0) & (given != ignored)
-    return float(np.mean((given == predicted)[counts]))
+        return float(np.mean((given == predicted)[counts]))
+    ignored = None if reading is None else reading.ignored
+    return accuracy_of_places(given, predicted, ignored)
 
 
 def mean_probability(fitted: Any, X: Any, y: Any) -> float:

@@ -150,9 +150,9 @@ class DropCurve:
 
         "helps" stands where an interval lies above zero, "hurts" where it lies below,
         and "not shown" where it holds zero, or all runs agree exactly: then neither is
-        known. Of the probability
-        of the given class it says "surer" and "less sure": a net without its hardest
-        samples is surer, also where its predictions are no better.
+        known. For the probability of the given class it says "surer" and "less sure": a
+        net without its hardest samples is surer, also where its predictions are no
+        better.
 
         Returns
         -------
