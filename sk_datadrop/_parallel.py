@@ -11,8 +11,18 @@ from typing import Any
 
 import torch
 from cloudpickle import CloudPickler
-from joblib import Parallel, delayed, effective_n_jobs, parallel_config
-from joblib.parallel import get_active_backend
+from joblib import (
+    Parallel,
+    cpu_count,
+    delayed,
+    effective_n_jobs,
+    parallel_config,
+)
+from joblib.parallel import (
+    LokyBackend,
+    MultiprocessingBackend,
+    get_active_backend,
+)
 from sklearn.base import clone
 from skorch import NeuralNet
 
@@ -49,7 +59,7 @@ def run_all(
     net = clone(net)
     results = Parallel(n_workers, return_as="generator_unordered")(
         delayed(_run_in_worker)(
-            (torch.get_num_threads(), torch.get_default_dtype()),
+            (_threads_per_worker(n_workers), torch.get_default_dtype()),
             net,
             number,
             function,
@@ -62,6 +72,18 @@ def run_all(
             yield number, pickle.loads(result)
     except pickle.PicklingError as error:
         raise ValueError(_cannot_travel(n_workers, error.__cause__ or error)) from error
+
+
+def _threads_per_worker(n_workers: int) -> int | None:
+    """Return the caller's number of threads, or fewer: workers share its cores.
+
+    With more threads than cores torch is up to twenty times slower. None, the number
+    that a worker has, if workers may run elsewhere.
+    """
+    backend, _ = get_active_backend()
+    if not isinstance(backend, LokyBackend | MultiprocessingBackend):
+        return None
+    return max(1, min(torch.get_num_threads(), cpu_count() // n_workers))
 
 
 def check_travels(net: NeuralNet, n_jobs: int | None) -> None:
@@ -99,22 +121,23 @@ def _cannot_travel(n_workers: int, error: BaseException, where: str = "") -> str
 
 
 def _run_in_worker(
-    settings: tuple[int, torch.dtype],
+    settings: tuple[int | None, torch.dtype],
     net: NeuralNet,
     number: int,
     function: Callable[..., Any],
     *arguments: Any,
 ) -> tuple[int, Any]:
-    """Call a function as the caller would: sums depend on the number of threads.
+    """Call a function with the settings of the caller.
 
-    The settings are that number, and the dtype that modules are made in.
+    They are the number of threads, and the dtype that modules are made in.
     """
     # Workers of dask may run several threads, and torch has one global generator:
     # calls take turns. The sequential backend keeps a call from sharing its work out
     # again, so that no call waits for another one.
     with _ONE_AT_A_TIME, parallel_config(backend="sequential"):
         n_threads, dtype = settings
-        torch.set_num_threads(n_threads)
+        if n_threads is not None:
+            torch.set_num_threads(n_threads)
         torch.set_default_dtype(dtype)
         register_in_main(net)
         return number, _dumped(function(*arguments))

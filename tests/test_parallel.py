@@ -25,6 +25,7 @@ from sk_datadrop import (
     DataDropoutClassifier,
     DataDropoutRegressor,
     InfluenceFunctions,
+    _parallel,
     influence_scores,
 )
 from sk_datadrop._functional import FunctionalNet
@@ -152,14 +153,19 @@ def test_results_come_with_the_positions_of_their_calls(regressor):
     assert sorted(run_all(pow, calls, n_jobs=2, net=regressor)) == expected
 
 
-def test_workers_have_as_many_threads_as_the_caller(regressor):
+@pytest.mark.parametrize(
+    ("n_cores", "callers", "expected"), [(2, 3, 1), (8, 8, 4), (8, 3, 3), (1, 1, 1)]
+)
+def test_workers_share_the_cores(n_cores, callers, expected, regressor, monkeypatch):
+    """Two workers of two threads each, on two cores, would wait for each other."""
+    monkeypatch.setattr(_parallel, "cpu_count", lambda: n_cores)
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(3)
+        torch.set_num_threads(callers)
         found = dict(run_all(torch.get_num_threads, [(), ()], n_jobs=2, net=regressor))
     finally:
         torch.set_num_threads(before)
-    assert found == {0: 3, 1: 3}
+    assert found == {0: expected, 1: expected}
 
 
 def test_threads_do_not_share_the_generator(regressor, plane):
