@@ -6,7 +6,6 @@ vanish, and wrong labels with them, so the end of training is too late.
 """
 
 import random
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,14 +62,12 @@ class Recipe:
 class Training:
     """A training that was watched.
 
-    The net is as it stands at the end. The checkpoints are by increasing epoch, and
-    `best` is the position of that of the lowest held-out loss; there is one such loss
-    per epoch.
+    The net is as it stands at the end. The checkpoints are by increasing epoch, the
+    last one is that of the lowest held-out loss; there is one such loss per epoch.
     """
 
     net: NeuralNet
     checkpoints: list[Checkpoint]
-    best: int = 0
     held_out_losses: tuple[float, ...] = ()
 
 
@@ -88,7 +85,7 @@ def train_watched(
 
     The held-out samples give the training loss to watch, and serve the callbacks of
     the net, such as early stopping, as their validation samples. At most
-    `n_checkpoints` epochs are kept, around that of the lowest loss. If it `ends_early`,
+    `n_checkpoints` epochs are kept, up to that of the lowest loss. If it `ends_early`,
     the training stops once that epoch has surely passed.
     """
     watcher = _HeldOutCheckpoints(n_checkpoints)
@@ -102,7 +99,7 @@ def train_watched(
         last=[_EndOncePast(watcher)] if ends_early else [],
     )
     losses = tuple(watcher.held_out_losses_)
-    return Training(trained, watcher.kept_, watcher.best_, losses)
+    return Training(trained, watcher.kept_, losses)
 
 
 def train(
@@ -331,10 +328,10 @@ class _FiniteLoss(Callback):
 
 
 class _HeldOutCheckpoints(Callback):
-    """Keep the weights of the epochs around the lowest held-out training loss.
+    """Keep the weights of the epoch of the lowest held-out training loss, and before.
 
-    Only those: memory is that of at most ``2 * n_checkpoints`` copies, however
-    long the training.
+    The epochs before it are spread evenly from the first one, as far as they are there.
+    Memory is that of at most ``3 * n_checkpoints + 1`` copies for any number of epochs.
     """
 
     def __init__(self, n_checkpoints: int) -> None:
@@ -342,24 +339,38 @@ class _HeldOutCheckpoints(Callback):
 
     def on_train_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         self.kept_: list[Checkpoint] = []
-        self.best_ = 0
+        self.past_: list[Checkpoint] = []
+        self.spacing_ = 1
         self.lowest_ = np.inf
-        self.recent_: deque[Checkpoint] = deque(maxlen=(self.n_checkpoints - 1) // 2)
         self.held_out_losses_: list[float] = []
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        current = Checkpoint(len(net.history), _copy_of_state(module_of(net)))
         loss = _epoch_loss(net, "valid")
         # A loss of NaN is never the lowest.
         loss = np.inf if np.isnan(loss) else loss
         self.held_out_losses_.append(loss)
-        if loss < self.lowest_ or not self.kept_:
+        epoch, is_best = len(net.history), loss < self.lowest_ or not self.kept_
+        is_spaced = self.n_checkpoints > 1 and epoch % self.spacing_ == 0
+        if not (is_best or is_spaced):
+            return
+        current = Checkpoint(epoch, _copy_of_state(module_of(net)))
+        if is_best:
             self.lowest_ = loss
-            self.kept_ = [*self.recent_, current]
-            self.best_ = len(self.recent_)
-        elif len(self.kept_) < self.n_checkpoints:
-            self.kept_.append(current)
-        self.recent_.append(current)
+            self.kept_ = self._spread_up_to(current)
+        if is_spaced:
+            self.past_.append(current)
+        if len(self.past_) > 2 * self.n_checkpoints:
+            self.past_, self.spacing_ = self.past_[1::2], 2 * self.spacing_
+
+    def _spread_up_to(self, best: Checkpoint) -> list[Checkpoint]:
+        """Return the past epochs nearest to equal steps up to the best, and that."""
+        shares = np.arange(1, self.n_checkpoints) / self.n_checkpoints
+        nearest = {
+            min(self.past_, key=lambda past: abs(past.epoch - epoch)).epoch
+            for epoch in shares * best.epoch
+            if self.past_
+        }
+        return [*(past for past in self.past_ if past.epoch in nearest), best]
 
 
 class _EndOncePast(Callback):

@@ -167,14 +167,14 @@ def _state_to_predict_with(
     """Return the best weights if predictions are too large to be kept."""
     if on_train.log_proba is not None or on_train.residuals is not None:
         return None
-    return training.checkpoints[training.best].state_dict
+    return training.checkpoints[-1].state_dict
 
 
 def evaluate_best(
     plan: Plan, training: Training, samples: Samples, held_out: Samples
 ) -> tuple[Evaluation, Evaluation]:
     """Return what the net makes of both at its best epoch."""
-    best = training.checkpoints[training.best]
+    best = training.checkpoints[-1]
     net = FunctionalNet(training.net, best.state_dict)
     most_values = MOST_LOG_CHANCES // len(plan.samples)
     on_train = evaluate(net, samples, plan.reading, most_values=most_values)

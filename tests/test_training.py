@@ -2,6 +2,8 @@
 
 import pickle
 import random
+import weakref
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -11,6 +13,7 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import ValidSplit
 
+from sk_datadrop import _training
 from sk_datadrop._samples import Samples
 from sk_datadrop._training import Recipe, seeded, train, train_watched
 
@@ -154,15 +157,48 @@ def test_checkpoint_is_that_of_the_lowest_held_out_loss(overfitting):
 
 
 @pytest.mark.parametrize("n_checkpoints", [1, 2, 3, 5])
-def test_checkpoints_surround_the_lowest_held_out_loss(overfitting, n_checkpoints):
+def test_checkpoints_are_spread_up_to_the_lowest_held_out_loss(
+    overfitting, n_checkpoints
+):
     training = train_watched(
         *overfitting, RECIPE, n_checkpoints=n_checkpoints, ends_early=False
     )
     best = 1 + np.argmin(held_out_losses(training.net))
-    first = max(best - (n_checkpoints - 1) // 2, 1)
-    epochs = [checkpoint.epoch for checkpoint in training.checkpoints]
-    assert epochs == list(range(first, min(first + n_checkpoints, 12 + 1)))
-    assert epochs[training.best] == best
+    epochs = np.array([checkpoint.epoch for checkpoint in training.checkpoints])
+    wanted = best * np.arange(1, n_checkpoints + 1) / n_checkpoints
+    assert epochs[-1] == best
+    assert len(epochs) == min(n_checkpoints, best)
+    assert np.abs(epochs - wanted[-len(epochs) :]).max() <= 1
+
+
+@pytest.mark.parametrize("best", [1, 2, 37, 200])
+@pytest.mark.parametrize("n_checkpoints", [1, 2, 3])
+def test_few_copies_are_kept_of_a_long_training(monkeypatch, best, n_checkpoints):
+    """Wherever the lowest loss is: the earlier epochs are spread up to it."""
+    copies = weakref.WeakSet()
+
+    class Copy(dict):
+        __hash__ = object.__hash__
+
+    def copy_of(module):
+        copies.add(copy := Copy())
+        return copy
+
+    losses = iter(np.abs(np.arange(1, 201) - best))
+    monkeypatch.setattr(_training, "_copy_of_state", copy_of)
+    monkeypatch.setattr(_training, "module_of", lambda net: None)
+    monkeypatch.setattr(_training, "_epoch_loss", lambda net, phase: next(losses))
+    watcher = _training._HeldOutCheckpoints(n_checkpoints)
+    net = SimpleNamespace(history=[])
+    watcher.on_train_begin(net)
+    for _ in range(200):
+        net.history.append(None)
+        watcher.on_epoch_end(net)
+        assert len(copies) <= 3 * n_checkpoints + 1
+    epochs = np.array([checkpoint.epoch for checkpoint in watcher.kept_])
+    assert len(epochs) == min(n_checkpoints, best)
+    wanted = best * np.arange(1, n_checkpoints + 1) / n_checkpoints
+    np.testing.assert_allclose(epochs, wanted[-len(epochs) :], rtol=0.35)
 
 
 class NaNAtFirst(NeuralNetClassifier):
