@@ -24,8 +24,8 @@ class Lanczos(Solver):
         Largest number of curvature products per right-hand side.
     tol : float, default=0.1
         Stop once the residual, relative to the norm of the right-hand side, and the
-        relative error of the top eigenvalue are below it. With a relative damping of
-        0.1 about four products reach it; more changed no ranking that we measured.
+        relative error of the top eigenvalue are below it. With the default curvature
+        about six products reach it; more changed no ranking that we measured.
 
     See Also
     --------
