@@ -36,8 +36,9 @@ take many small steps, which cost as much for few samples as for many."""
 _N_MEASURED = 8
 """Number of samples on which the memory per sample is measured."""
 
-_MIN_SCALE = 1e-3
-"""No tensor has a smaller scale, relative to the mean: it would be that of rounding."""
+_MIN_SCALE = 0.03
+"""No tensor has a smaller scale, relative to the mean: it would be chance, or rounding.
+"""
 
 
 @dataclass(frozen=True)
@@ -202,14 +203,15 @@ def _products_that_fit(
 
 
 def _tensor_scale(net: FunctionalNet, product: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the root mean square of A theta in each tensor, (n_parameters,).
+    """Return the root mean square of A z in each tensor, (n_parameters,).
 
-    It is relative to the mean over all parameters, so one where there is one tensor.
-    Where the outputs are piecewise linear in the parameters of each layer, A theta
-    follows the size of the derivatives of the outputs; unlike an estimate of the
-    diagonal it needs no random numbers, and so not the order of the samples.
+    z has random signs, always the same, so this is the size of the rows of A there: it
+    follows that of the derivatives of the outputs. It is relative to the mean over all
+    parameters, so one where there is one tensor.
     """
-    size = net.mean_per_tensor(product(net.theta).square()).sqrt()
+    signs = np.random.default_rng(0).integers(2, size=len(net.theta)) * 2 - 1
+    z = torch.as_tensor(signs).to(net.theta)
+    size = net.mean_per_tensor(product(z).square()).sqrt()
     # A tensor that moves no output has no curvature to compare with.
     smallest = _MIN_SCALE * size.mean() + torch.finfo(size.dtype).tiny
     size = size.clamp(min=float(smallest))
@@ -238,9 +240,8 @@ class GaussNewton(Curvature):
         well. An absolute damping does not transfer from one net to another.
     scaling : "tensor" or None, default="tensor"
         "tensor" damps the parameters of each tensor (a weight, a bias) in proportion to
-        the size of their curvature, the root mean square of A theta, in the spirit of
-        Marquardt: the curvatures of a first and a last layer differ by orders of
-        magnitude. None damps all parameters alike.
+        the size of its rows of A, in the spirit of Marquardt: those of a first and a
+        last layer differ by orders of magnitude. None damps all parameters alike.
     n_samples : int or None, default=256
         Number of training samples in the mean, drawn once without replacement.
         None, or more than there are, uses all. On noisy digits 256, 512 and 1,500

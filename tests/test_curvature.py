@@ -15,7 +15,11 @@ from sk_datadrop import (
     Hessian,
     InfluenceFunctions,
 )
-from sk_datadrop._curvature import check_curvature, curvature_operator
+from sk_datadrop._curvature import (
+    _tensor_scale,
+    check_curvature,
+    curvature_operator,
+)
 from sk_datadrop._functional import FunctionalNet
 from sk_datadrop._samples import Samples
 
@@ -191,6 +195,7 @@ def test_products_are_counted_and_leave_no_graph(curvature):
     operator = operator_of(
         curvature, functional, samples, on_product=lambda: calls.append(1)
     )
+    calls.clear()
     for _ in range(3):
         assert not operator.product(functional.theta).requires_grad
     assert len(calls) == 3
@@ -265,14 +270,17 @@ def test_subsample_is_a_mean_over_some_of_the_samples(curvature):
 @pytest.mark.parametrize("case", CASES)
 def test_scale_is_the_size_of_the_curvature_of_each_tensor(curvature, case):
     functional, samples = make(case)
-    along_theta = EXPLICIT[curvature](functional, samples) @ functional.theta
+    signs = np.random.default_rng(0).choice([-1, 1], len(functional.theta))
+    along_signs = EXPLICIT[curvature](functional, samples) @ torch.as_tensor(signs).to(
+        functional.theta
+    )
     sizes = [4 * 5, 5, 5 * 3, 3]
     expected = torch.cat(
-        [(v @ v / len(v)).sqrt().expand(len(v)) for v in along_theta.split(sizes)]
+        [(v @ v / len(v)).sqrt().expand(len(v)) for v in along_signs.split(sizes)]
     )
     scale = scale_of(curvature, functional, samples)
     torch.testing.assert_close(scale, expected / expected.mean())
-    assert operator_of(curvature, functional, samples).scale == 1.0
+    assert operator_of(curvature, functional, samples, scaling=None).scale == 1.0
 
 
 @every_curvature
@@ -284,18 +292,27 @@ def test_scale_does_not_depend_on_batches_or_the_order_of_the_samples(curvature)
     torch.testing.assert_close(shuffled, expected)
 
 
-@every_curvature
-def test_scale_of_tensors_without_curvature(curvature):
+def test_scale_of_tensors_without_curvature():
     functional, samples = make("mse")
-    functional.theta[:25] = 0  # the first layer, so that the second sees zeros only
-    functional.theta[25:40] = 0
-    scale = scale_of(curvature, functional, samples)
+    functional.theta[:40] = 0  # all but the last bias
+    scale = scale_of(GaussNewton, functional, samples)
     assert (scale > 0).all()
     # Only the last bias moves the outputs.
     assert scale[:40].unique().numel() == 1
     assert scale[40] / scale[0] > 100
-    functional.theta[:] = 0
-    assert (scale_of(curvature, functional, samples) == 1).all()
+    assert (_tensor_scale(functional, torch.zeros_like) == 1).all()
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0])
+def test_scale_does_not_depend_on_the_size_of_a_bias(size):
+    """A bias that is next to zero has as much curvature as any other."""
+    net = NeuralNetRegressor(nn.Linear, module__in_features=3, module__out_features=1)
+    net.initialize().module_.double()
+    net.module_.bias.data.fill_(size)
+    X = np.random.default_rng(0).normal(size=(2000, 3))
+    samples = Samples(X, X.sum(1, keepdims=True))
+    scale = scale_of(GaussNewton, FunctionalNet(net), samples)
+    torch.testing.assert_close(scale, torch.ones_like(scale), rtol=0.2, atol=0)
 
 
 @every_curvature

@@ -21,7 +21,8 @@ from sk_datadrop._reading import Reading
 from sk_datadrop._samples import Samples, class_codes
 
 N_TRAIN, N_HELD_OUT, N_FEATURES = 150, 40, 5
-EXACT, DENSE = GaussNewton(n_samples=None), Dense()
+EXACT = GaussNewton(damping=0.1, scaling=None, n_samples=None)
+DENSE = Dense()
 
 
 def linear_net(net_class, criterion, weights):
@@ -168,7 +169,7 @@ def test_sign_and_size_against_refits_without_each_sample(
     net = linear_net(net_class, criterion, W)
     reading = Reading("logits", n_classes=3) if has_classes else None
     top = score(net, train, held_out, kind, reading).solver_result.top_eigenvalue
-    curvature = GaussNewton(damping=ridge / top, n_samples=None)
+    curvature = GaussNewton(ridge / top, scaling=None, n_samples=None)
     scores = score(net, train, held_out, kind, reading, curvature=curvature).train[0]
     assert np.corrcoef(scores, effects)[0, 1] >= 0.98
     slope = scores @ effects / (scores @ scores)
@@ -341,10 +342,17 @@ def test_the_state_the_net_was_left_in_does_not_matter(scored):
         assert torch.equal(value, before[key])
 
 
-def test_every_product_is_counted(scored):
+@pytest.mark.parametrize("scaling", [None, "tensor"])
+def test_every_product_is_counted(scored, scaling):
+    """The scale of the tensors takes one that is not the solver's."""
     calls = []
-    result = score(*scored, solver=Lanczos(), on_product=lambda: calls.append(1))
-    assert len(calls) == result.solver_result.n_iter > 0
+    result = score(
+        *scored,
+        solver=Lanczos(),
+        curvature=GaussNewton(scaling=scaling),
+        on_product=lambda: calls.append(1),
+    )
+    assert len(calls) == result.solver_result.n_iter + (scaling is not None) > 1
 
 
 @pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
