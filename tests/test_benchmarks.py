@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.stats import spearmanr
 from sklearn.datasets import make_blobs
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
@@ -75,18 +76,19 @@ def test_fidelity_runs_resumes_and_adds_to_its_results(fidelity, tmp_path, capsy
     output = tmp_path / "fidelity.json"
     arguments = ["lds", "denoising", "mislabel", "--quick", "--no-peers"]
     arguments += ["--tasks", "digits symmetric$|denoising", "--cache", str(tmp_path)]
-    arguments += ["--methods", "^Gauss-Newton|first order|captum"]
+    arguments += ["--methods", "^sk_datadrop,|first order|captum"]
     fidelity.main([*arguments, "--output", str(output)])
     results = json.loads(output.read_text())
     assert list(results) == ["digits symmetric (quick)", "denoising gamma (quick)"]
     for result in results.values():
         lines = {line["method"]: line for line in result["lines"]}
-        assert lines["captum TracInCP, last epoch"] == {
-            "method": "captum TracInCP, last epoch",
+        assert lines["captum TracInCP, three epochs"] == {
+            "method": "captum TracInCP, three epochs",
             "note": "left out",
         }
-        ours = lines["Gauss-Newton, last epoch"]
+        ours = lines["sk_datadrop, last epoch"]
         assert len(ours["lds"]) == len(fidelity.OBJECTIVES)
+        assert np.shape(ours["lds by training"]) == (2, len(ours["lds"]))
         assert 0 <= ours["auc"] <= 1
     assert "left out" in capsys.readouterr().out
     journals = {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
@@ -144,6 +146,33 @@ def test_datamodeling_score_of_the_truth_is_one(fidelity):
     helpfulness = rng.standard_normal(40)
     objective = np.column_stack([-masks @ helpfulness, masks @ helpfulness])
     assert fidelity.datamodeling_scores(helpfulness, masks, objective) == [1, -1]
+
+
+def test_lines_are_compared_on_the_same_redrawn_subsets(fidelity):
+    rng = np.random.default_rng(0)
+    masks = rng.integers(2, size=(60, 30)).astype(float)
+    helpfulness = rng.normal(size=30)
+    objectives = -(masks @ helpfulness)[:, None] + rng.normal(size=(60, 1))
+    lines = []
+    for name, scores in [("same", helpfulness), ("noisy", rng.normal(size=30))]:
+        redrawn = fidelity.redrawn_scores(scores, masks, objectives)
+        lds = fidelity.datamodeling_scores(scores, masks, objectives)
+        lines.append({"method": name, "lds": lds, "redrawn": redrawn})
+    lines.append(lines[0] | {"method": "copy"})
+    fidelity.add_differences(lines, "same")
+    _, noisy, copy = lines
+    assert copy["lds above EK-FAC"] == copy["its standard error"] == [0]
+    assert noisy["lds above EK-FAC"] == [noisy["lds"][0] - copy["lds"][0]]
+    assert 0.05 < noisy["its standard error"][0] < 0.3
+
+
+def test_ceiling_is_the_root_of_the_reliability(fidelity):
+    """Of the mean of seeds whose noise is as large as what they share."""
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(4000, 1, 1))
+    objectives = shared + rng.normal(size=(4000, 8, 1))
+    found = spearmanr(objectives.mean(1)[:, 0], shared[:, 0, 0]).statistic
+    assert fidelity.ceiling(objectives)[0] == pytest.approx(found, abs=0.02)
 
 
 def test_torn_line_of_a_journal_is_computed_again(fidelity, tmp_path):

@@ -27,6 +27,7 @@ them.
 """
 
 import argparse
+import copy
 import hashlib
 import itertools
 import json
@@ -48,7 +49,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from skorch import NeuralNetClassifier, NeuralNetRegressor
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import Callback, LRScheduler
 from tqdm.auto import tqdm
 
 from sk_datadrop import (
@@ -59,7 +60,7 @@ from sk_datadrop import (
     influence_scores,
 )
 from sk_datadrop._samples import Samples
-from sk_datadrop._training import Recipe, Training, train, train_watched
+from sk_datadrop._training import Checkpoint, Recipe, Training, train
 from sk_datadrop.datasets import corrupt_targets, flip_labels
 from sk_datadrop.nets import DnCNN, SmallCNN
 
@@ -253,6 +254,17 @@ class Journal:
 # The trainings that are scored.
 
 
+class EveryEpoch(Callback):
+    """Keep the weights of all epochs."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.checkpoints_ = []
+
+    def on_epoch_end(self, net, **kwargs):
+        state = copy.deepcopy(net.module_.state_dict())
+        self.checkpoints_.append(Checkpoint(len(net.history), state))
+
+
 @dataclass
 class Context:
     """A task with its trainings, made when they are first needed, and its scores."""
@@ -265,13 +277,15 @@ class Context:
 
     def training(self, index: int) -> Training:
         if index not in self.trainings:
-            self.trainings[index] = train_watched(
+            states = EveryEpoch()
+            net = train(
                 self.task.net,
                 Samples(*self.task.train),
-                Samples(*self.task.held_out),
                 Recipe(f"training {index}", index),
-                n_checkpoints=2 * self.task.epochs,  # room for all of them
+                validation=Samples(*self.task.held_out),
+                first=[states],
             )
+            self.trainings[index] = Training(net, states.checkpoints_)
         return self.trainings[index]
 
     def epochs(self, moment: str, index: int) -> tuple[int, ...]:
@@ -279,16 +293,16 @@ class Context:
         last = self.task.epochs
         if moment == "last epoch":
             return (last,)
-        if moment == "four epochs":
-            return tuple(np.unique(np.linspace(max(1, last // 2), last, 4, dtype=int)))
         if moment == "all epochs":
             return tuple(range(1, last + 1))
-        return (
-            self.journal.get(
-                f"best epoch of training {index}",
-                lambda: {"epoch": best_epoch(self.training(index).net)},
-            )["epoch"],
-        )
+        best = self.journal.get(
+            f"best epoch of training {index}",
+            lambda: {"epoch": best_epoch(self.training(index).net)},
+        )["epoch"]
+        if moment == "best epoch":
+            return (best,)
+        # Those that n_checkpoints=3 would score.
+        return tuple(np.unique(np.ceil(best * np.arange(1, 4) / 3).astype(int)))
 
     @cached_property
     def scale(self) -> float:
@@ -306,7 +320,8 @@ class Context:
         """Absolute damping that ours arrives at, for those who ask for one."""
 
         def compute():
-            [result] = ours(self, index, epochs, objective).solver_results
+            options = {"damping": 0.1, "scaling": None}
+            [result] = ours(self, index, epochs, objective, **options).solver_results
             return {"damping": result.shift}
 
         key = f"damping; training {index}; epochs {list(map(int, epochs))}; {objective}"
@@ -422,20 +437,17 @@ class Method:
 
 
 METHODS = {
-    "Gauss-Newton": Method(gauss_newton),
-    "Gauss-Newton, per tensor .03": Method(
-        partial(gauss_newton, damping=0.03, scaling="tensor")
+    "sk_datadrop": Method(gauss_newton),
+    "sk_datadrop, damping 0.1 for all": Method(
+        partial(gauss_newton, damping=0.1, scaling=None)
     ),
-    "Gauss-Newton, per tensor .01, all rows": Method(
-        partial(gauss_newton, damping=0.01, scaling="tensor", n_samples=None)
+    "sk_datadrop, damping 0.01, all samples": Method(
+        partial(gauss_newton, damping=0.01, n_samples=None)
     ),
-    "first order": Method(partial(gauss_newton, damping=1e6)),
+    "first order": Method(partial(gauss_newton, damping=1e6, scaling=None)),
     "highest loss": Method(minus_loss),
     "kronfluence EK-FAC": Method(partial(peer, _peers.kronfluence_ekfac), is_peer=True),
     "captum TracInCP": Method(partial(peer, _peers.captum_tracin), is_peer=True),
-    "captum TracInCPFast": Method(
-        partial(peer, _peers.captum_tracin_fast), is_peer=True
-    ),
     "dattri CG": Method(partial(peer, _peers.dattri_conjugate_gradient), is_peer=True),
     "dattri TRAK": Method(partial(peer, _peers.dattri_trak), is_peer=True),
     "cleanlab": Method(cleanlab, is_peer=True),
@@ -444,63 +456,57 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table: a method, a moment of the training, trainings."""
+    """A line of the table: a method, a moment of the training, trainings.
+
+    The scores of several trainings are averaged. Otherwise each is compared with the
+    truth by itself, and the line has the mean of what they reach.
+    """
 
     method: str
     moment: str = "last epoch"
     several: bool = False
     objective: str = "bounded"
+    most_trainings: int = 100
+    """That are compared, for slow methods."""
 
     def label(self, n_trainings) -> str:
         trainings = f", {n_trainings} trainings" if self.several else ""
-        objective = ", objective: loss" if self.objective == "loss" else ""
+        objective = ", its own loss" if self.objective == "loss" else ""
         return f"{self.method}, {self.moment}{trainings}{objective}"
 
-    def score(self, context: Context) -> dict:
-        return mean_of(
-            [
-                context.score(
-                    self.method, i, context.epochs(self.moment, i), self.objective
-                )
-                for i in range(context.n_trainings if self.several else 1)
-            ]
-        )
-
-
-LAST, BEST, FOUR, ALL = "last epoch", "best epoch", "four epochs", "all epochs"
-LINES = [
-    Line("Gauss-Newton", LAST),
-    Line("Gauss-Newton", BEST),
-    Line("Gauss-Newton", FOUR),
-    Line("Gauss-Newton", FOUR, several=True),
-    Line("Gauss-Newton", LAST, objective="loss"),
-    *(
-        Line(f"Gauss-Newton, per tensor {damping}", moment, several)
-        for damping in (".03", ".01, all rows")
-        for moment, several in [
-            (LAST, False),
-            (BEST, False),
-            (FOUR, False),
-            (FOUR, True),
-            (ALL, False),
-            (ALL, True),
+    def scores(self, context: Context) -> list[dict]:
+        found = [
+            context.score(
+                self.method, i, context.epochs(self.moment, i), self.objective
+            )
+            for i in range(min(context.n_trainings, self.most_trainings))
         ]
-    ),
-    Line("first order", LAST),
-    Line("first order", FOUR),
-    Line("kronfluence EK-FAC", LAST),
+        return [mean_of(found)] if self.several else found
+
+
+LAST, BEST, THREE, ALL = "last epoch", "best epoch", "three epochs", "all epochs"
+REFERENCE = Line("kronfluence EK-FAC", LAST)
+LINES = [
+    Line("sk_datadrop", LAST),
+    Line("sk_datadrop", BEST),
+    Line("sk_datadrop", THREE),
+    Line("sk_datadrop", ALL),
+    Line("sk_datadrop", THREE, several=True),
+    Line("sk_datadrop", LAST, objective="loss"),
+    Line("sk_datadrop, damping 0.1 for all", LAST),
+    Line("sk_datadrop, damping 0.1 for all", BEST),
+    Line("sk_datadrop, damping 0.01, all samples", BEST),
+    Line("sk_datadrop, damping 0.01, all samples", THREE),
+    Line("sk_datadrop, damping 0.01, all samples", ALL),
+    Line("sk_datadrop, damping 0.01, all samples", ALL, several=True),
+    Line("first order", THREE),
+    REFERENCE,
     Line("kronfluence EK-FAC", BEST),
-    Line("kronfluence EK-FAC", FOUR),
+    Line("kronfluence EK-FAC", THREE),
     Line("kronfluence EK-FAC", LAST, several=True),
     Line("kronfluence EK-FAC", LAST, objective="loss"),
-    Line("captum TracInCP", LAST),
-    Line("captum TracInCP", FOUR),
-    Line("captum TracInCP", LAST, objective="loss"),
-    Line("captum TracInCPFast", LAST),
-    Line("captum TracInCPFast", FOUR),
-    Line("dattri CG", LAST),
-    Line("dattri CG", LAST, objective="loss"),
-    Line("dattri TRAK", LAST),
+    Line("captum TracInCP", THREE, most_trainings=1),
+    Line("dattri CG", LAST, most_trainings=1),
     Line("dattri TRAK", LAST, several=True),
     Line("highest loss", LAST),
     Line("highest loss", BEST),
@@ -553,15 +559,17 @@ def datamodeling_scores(scores, masks, objectives) -> list[float]:
     return [float(spearmanr(sums, -column).statistic) for column in objectives.T]
 
 
-def standard_errors(scores, masks, objectives, n_draws=200) -> list[float]:
-    """Return standard errors of the datamodeling scores, by redrawing the subsets."""
+def redrawn_scores(scores, masks, objectives, n_draws=200) -> np.ndarray:
+    """Return the datamodeling scores of redrawn subsets, (n_draws, n_objectives)."""
     rng = np.random.default_rng(0)
     draws = rng.integers(len(masks), size=(n_draws, len(masks)))
     sums = standardised_ranks((masks @ scores)[draws])
-    return [
-        float(np.std(np.mean(sums * standardised_ranks(column[draws]), axis=1)))
-        for column in objectives.T
-    ]
+    return np.transpose(
+        [
+            np.mean(sums * standardised_ranks(column[draws]), axis=1)
+            for column in objectives.T
+        ]
+    )
 
 
 def standardised_ranks(values):
@@ -608,9 +616,11 @@ def run_task(task, arguments, with_retraining, with_detection) -> dict:
         for line in tqdm(LINES, desc=f"{task.name}: scoring")
         if re.search(arguments.methods, line.label(arguments.trainings))
     ]
+    add_differences(lines, REFERENCE.label(context.n_trainings))
     result = {"environment": _peers.environment(), "lines": lines}
     if truth:
         result["seed to seed"] = seed_to_seed(truth[1])
+        result["ceiling"] = ceiling(truth[1])
     print_task(task, result)
     return result
 
@@ -633,29 +643,61 @@ def net_settings(net) -> dict:
 
 
 def evaluate(line, context, truth, with_detection) -> dict:
-    """One line of the table."""
+    """One line of the table, and its redrawn datamodeling scores."""
     is_peer = METHODS[line.method].is_peer
     if is_peer and not context.peers:
-        scored, note = None, "left out"
+        found, note = None, "left out"
     elif is_peer:
-        scored, note = _peers.answer(line.score, context)
+        found, note = _peers.answer(line.scores, context)
     else:
-        scored, note = line.score(context), ""
+        found, note = line.scores(context), ""
     entry = {"method": line.label(context.n_trainings), "note": note}
-    if scored is None:
+    if found is None:
         return entry
-    entry["seconds"] = scored["seconds"]
-    scores = np.asarray(scored["scores"])
+    entry["seconds"] = float(np.mean([scored["seconds"] for scored in found]))
+    scores = [np.asarray(scored["scores"]) for scored in found]
     if truth:
         masks, objectives = truth
-        entry["lds"] = datamodeling_scores(scores, masks, objectives.mean(1))
-        entry["lds standard error"] = standard_errors(scores, masks, objectives.mean(1))
+        truth = masks, objectives.mean(1)
+        entry["lds by training"] = [datamodeling_scores(s, *truth) for s in scores]
+        entry["lds"] = np.mean(entry["lds by training"], axis=0).tolist()
+        entry["redrawn"] = np.mean([redrawn_scores(s, *truth) for s in scores], axis=0)
+        entry["lds standard error"] = entry["redrawn"].std(0).tolist()
     spoiled = context.task.spoiled
     if with_detection and spoiled.any():
-        entry["auc"] = float(roc_auc_score(spoiled, -scores))
-        worst = np.argsort(scores)[: spoiled.sum()]
-        entry["precision"] = float(spoiled[worst].mean())
+        worst = [np.argsort(s)[: spoiled.sum()] for s in scores]
+        aucs = [roc_auc_score(spoiled, -s) for s in scores]
+        entry["auc by training"] = [float(auc) for auc in aucs]
+        entry["auc"] = float(np.mean(aucs))
+        entry["precision"] = float(np.mean([spoiled[rows].mean() for rows in worst]))
     return entry
+
+
+def add_differences(lines, reference: str) -> None:
+    """Add how much each line is above the reference, with standard errors.
+
+    Both have the same redrawn subsets, which are dropped.
+    """
+    redrawn = {entry["method"]: entry.pop("redrawn", None) for entry in lines}
+    for entry in lines:
+        own, other = redrawn[entry["method"]], redrawn.get(reference)
+        if own is not None and other is not None:
+            of_reference = next(e for e in lines if e["method"] == reference)
+            entry["lds above EK-FAC"] = np.subtract(
+                entry["lds"], of_reference["lds"]
+            ).tolist()
+            entry["its standard error"] = (own - other).std(0).tolist()
+
+
+def ceiling(objectives) -> list[float]:
+    """Return the most that any score could reach, per objective.
+
+    It is the square root of the reliability of the mean over the seeds (Spearman and
+    Brown).
+    """
+    n_seeds = objectives.shape[1]
+    r = np.array(seed_to_seed(objectives))
+    return np.sqrt(np.maximum(n_seeds * r / (1 + (n_seeds - 1) * r), 0)).tolist()
 
 
 def print_task(task, result):
@@ -671,8 +713,10 @@ def print_task(task, result):
         numbers += [f"{entry[k]:.3f}" for k in ("auc", "precision") if k in entry]
         table.append([entry["method"], *numbers, f"{entry['seconds']:.1f}"])
     if columns:
-        ceiling = [f"{v:+.3f}" for v in result["seed to seed"]]
-        table.append(["(ceiling: the objective itself, seed to seed)", *ceiling])
+        seeds = [f"{v:+.3f}" for v in result["seed to seed"]]
+        table.append(["(the objective itself, one seed against another)", *seeds])
+        most = [f"{v:+.3f}" for v in result["ceiling"]]
+        table.append(["(the most that any score could reach)", *most])
     print_table(task.name, header, table)
 
 
