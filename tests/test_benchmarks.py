@@ -710,7 +710,9 @@ def test_tables_are_put_between_their_comments_only(modules):
 
 def test_the_figures_are_those_of_the_results(modules):
     report = modules.report
-    names = [*modules._figures.GAUNTLET, *modules._figures.FROM_TABLES, "reliability"]
+    figures = modules._figures
+    names = [*figures.GAUNTLET, *figures.FROM_TABLES, *figures.FROM_FIDELITY]
+    names.append("reliability")
     page = report.PAGES[0].read_text()
     assert set(re.findall(r"images/(\w+)\.svg", page)) == set(names)
     for name in names:

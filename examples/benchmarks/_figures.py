@@ -6,6 +6,7 @@ All are as wide as a page on a screen, with letters that are still readable on a
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import gauntlet
 import numpy as np
@@ -437,7 +438,7 @@ BESIDE = ("dropped", "clean")
 
 # Tables of fidelity and speed: a row per method below the heading of a task or a net.
 
-Table = list[dict[str, str]]
+Table = list[dict[str, Any]]
 
 
 def panel_by(table: Table, heading, name, value, **options) -> Panel:
@@ -449,8 +450,9 @@ def panel_by(table: Table, heading, name, value, **options) -> Panel:
             continue
         row = f"{line[heading]}: {line[name]}"
         groups.setdefault(line[heading], []).append(row)
-        points[row] = float(line[value]), np.nan, np.nan
-        names[row] = line[name].replace(" per tensor", "/tensor")
+        mean, half = float(line[value]), line.get("error", np.nan)
+        points[row] = mean, mean - half, mean + half
+        names[row] = line[name]
     ours = {row: p for row, p in points.items() if is_ours(names[row])}
     theirs = {row: p for row, p in points.items() if row not in ours}
     series = [
@@ -461,36 +463,48 @@ def panel_by(table: Table, heading, name, value, **options) -> Panel:
 
 
 def is_ours(name: str) -> bool:
-    return name.startswith(("Gauss-Newton", "sk_datadrop"))
+    return name.startswith("sk_datadrop")
 
 
 DRAWN = (
-    "Gauss-Newton 0.1, last epoch",
-    "Gauss-Newton 0.1, best epoch",
-    "Gauss-Newton 0.01 per tensor, all epochs",
+    "sk_datadrop, best epoch",
+    "sk_datadrop, three epochs",
     "kronfluence EK-FAC, last epoch",
-    "captum TracInCP, four epochs",
+    "kronfluence EK-FAC, best epoch",
+    "captum TracInCP, three epochs",
     "dattri CG, last epoch",
-    "cleanlab, five trainings",
-    "highest loss, last epoch",
+    "cleanlab, last epoch",
+    "highest loss, best epoch",
 )
 """Scores that the figures show; the tables have more."""
 
 
-def drawn(table: Table) -> Table:
-    return [line for line in table if line["scores"] in DRAWN]
+def drawn(lines: Table) -> Table:
+    """Return the lines to draw, task by task."""
+    found = [line for line in lines if line["scores"] in DRAWN]
+    tasks = list(dict.fromkeys(line["task"] for line in found))
+    return sorted(found, key=lambda line: tasks.index(line["task"]))
 
 
-def datamodeling(table: Table) -> list[Panel]:
-    """Linear datamodeling scores on the held-out samples."""
+def datamodeling(lines: Table) -> list[Panel]:
+    """Linear datamodeling scores on the held-out samples, with standard errors."""
     options = {"xlabel": "linear datamodeling score", "limits": (-0.1, 1)}
-    return [panel_by(drawn(table), "task", "scores", "held_out", **options)]
+    lines = [
+        line | {"held_out": line["lds"][1], "error": line["lds standard error"][1]}
+        for line in drawn(lines)
+    ]
+    return [panel_by(lines, "task", "scores", "held_out", **options)]
 
 
-def detection(table: Table) -> list[Panel]:
+def detection(lines: Table) -> list[Panel]:
     """Area under the ROC curve for telling wrong samples."""
     options = {"xlabel": "area under the ROC curve", "limits": (0.5, 1), "lines": ()}
-    return [panel_by(drawn(table), "task", "scores", "auc", **options)]
+    return [panel_by(drawn(lines), "task", "scores", "auc", **options)]
+
+
+FROM_FIDELITY = {"datamodeling": datamodeling, "detection": detection}
+FIDELITY_VALUES = {"datamodeling": "lds", "detection": "auc"}
+"""The value that lines have if they are drawn."""
 
 
 def speed(table: Table) -> list[Panel]:
@@ -499,4 +513,4 @@ def speed(table: Table) -> list[Panel]:
     return [panel_by(table, "net", "method", "seconds", **options)]
 
 
-FROM_TABLES = {"datamodeling": datamodeling, "detection": detection, "speed": speed}
+FROM_TABLES = {"speed": speed}

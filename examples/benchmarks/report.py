@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import _figures
 import gauntlet
@@ -40,21 +41,75 @@ def pivot(table, row, column, cell_of) -> str:
     return as_markdown([row, *columns], found)
 
 
+TASKS = {
+    "digits symmetric": "20 % symmetric",
+    "digits pair": "20 % pair flips",
+    "digits symmetric, batch norm": "20 % symmetric, BatchNorm",
+    "digits pair, batch norm": "20 % pair flips, BatchNorm",
+    "digits clean": "clean",
+    "digits clean, batch norm": "clean, BatchNorm",
+    "denoising gamma": "15 % wrong gamma, DnCNN",
+}
+"""Headings by the names of the tasks."""
+
+
+def fidelity_lines(value: str) -> _figures.Table:
+    """Return the lines of all tasks that have a value, in the order of the lines."""
+    results = json.loads((RESULTS / "fidelity.json").read_text())
+    found = [
+        line | {"task": heading, "scores": line["method"]}
+        for task, heading in TASKS.items()
+        for line in results[task]["lines"]
+        if value in line
+    ]
+    order = list(dict.fromkeys(line["scores"] for line in found))
+    return sorted(found, key=lambda line: order.index(line["scores"]))
+
+
 def datamodeling_table() -> str:
+    lines = fidelity_lines("lds")
+    results = json.loads((RESULTS / "fidelity.json").read_text())
+    for key, name in [
+        ("seed to seed", "the objective itself, one seed against another"),
+        ("ceiling", "the most that any score could reach"),
+    ]:
+        lines += [
+            {"scores": name, "task": heading, "lds": results[task][key]}
+            for task, heading in TASKS.items()
+        ]
+    return pivot(lines, "scores", "task", datamodeling_cell)
+
+
+def datamodeling_cell(line) -> str:
+    _, held_out, clean_test = line["lds"]
+    error = line.get("lds standard error")
+    spread = "" if error is None else f" ± {error[1]:.2f}"
+    return f"{held_out:.2f}{spread} ({clean_test:.2f})"
+
+
+def above_ekfac_table() -> str:
+    """Return how much each of our lines is above EK-FAC at the last epoch."""
+    lines = [
+        line
+        for line in fidelity_lines("lds above EK-FAC")
+        if line["scores"].startswith("sk_datadrop")
+    ]
     return pivot(
-        read_table("datamodeling"),
+        lines,
         "scores",
         "task",
-        lambda line: f"{line['held_out']} ({line['clean_test']})",
+        lambda line: (
+            f"{line['lds above EK-FAC'][1]:+.2f} ± {line['its standard error'][1]:.2f}"
+        ),
     )
 
 
 def detection_table() -> str:
     return pivot(
-        read_table("detection"),
+        fidelity_lines("auc"),
         "scores",
         "task",
-        lambda line: f"{line['auc']}, {line['precision']}",
+        lambda line: f"{line['auc']:.3f}, {line['precision']:.2f}",
     )
 
 
@@ -124,6 +179,7 @@ def tables() -> dict[str, str]:
     return found | {
         "leave_one_out": leave_one_out_table(),
         "datamodeling": datamodeling_table(),
+        "above_ekfac": above_ekfac_table(),
         "detection": detection_table(),
         "speed": speed_table(),
         "gpu": gpu_table(),
@@ -140,6 +196,8 @@ def filled(page: str, texts: dict[str, str]) -> str:
 
 def source_of(name: str) -> Path:
     """Return the file that a figure is drawn from."""
+    if name in _figures.FROM_FIDELITY:
+        return RESULTS / "fidelity.json"
     is_table = name in _figures.FROM_TABLES
     return RESULTS / f"{name}.csv" if is_table else gauntlet.RESULTS
 
@@ -148,15 +206,23 @@ def fingerprint(path: Path) -> str:
     return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
+def content_of(name: str) -> Any:
+    """Return what a figure is drawn from."""
+    if name in _figures.FROM_FIDELITY:
+        return fidelity_lines(_figures.FIDELITY_VALUES[name])
+    if name in _figures.FROM_TABLES:
+        return read_table(name)
+    return gauntlet.read_results(gauntlet.RESULTS)
+
+
 def draw_all(folder: Path) -> None:
-    results = gauntlet.read_results(gauntlet.RESULTS)
-    for name, panels_of in (_figures.GAUNTLET | _figures.FROM_TABLES).items():
-        source = source_of(name)
-        is_table = name in _figures.FROM_TABLES
-        panels = panels_of(read_table(name) if is_table else results)
+    figures = _figures.GAUNTLET | _figures.FROM_TABLES | _figures.FROM_FIDELITY
+    for name, panels_of in figures.items():
         path, is_beside = folder / f"{name}.svg", name in _figures.BESIDE
-        _figures.forest(panels, path, fingerprint(source), is_beside=is_beside)
-    source = fingerprint(gauntlet.RESULTS)
+        panels = panels_of(content_of(name))
+        source = fingerprint(source_of(name))
+        _figures.forest(panels, path, source, is_beside=is_beside)
+    results, source = content_of("reliability"), fingerprint(gauntlet.RESULTS)
     _figures.reliability(results, folder / "reliability.svg", source)
 
 
