@@ -519,7 +519,7 @@ def growth_table(results) -> str:
     """Seconds, and megabytes of ours, by the number of samples."""
     rows = [
         [
-            f"{int(count):,}",
+            f"{int(count.split()[0]):,}",
             seconds_cell(result, "sk_datadrop"),
             megabytes_cell(result, "sk_datadrop"),
             seconds_cell(result, "gradients by vmap"),
