@@ -213,7 +213,7 @@ def measure_process(cv, threads, n_jobs, epochs, path) -> dict:
 def outcome_of(arguments, environment) -> dict:
     """Seconds of a Python process, what it says of its stages, and bytes at the peak.
 
-    The bytes are those of the process and its children; what they share counts for each.
+    The bytes are those of the process and its children; what they share counts twice.
     """
     command = [sys.executable, "-W", "ignore", *arguments]
     start = time.perf_counter()
