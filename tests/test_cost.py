@@ -4,6 +4,7 @@ from collections import Counter
 from functools import wraps
 
 import pytest
+import torch
 from conftest import MLP
 
 from sk_datadrop import (
@@ -131,6 +132,7 @@ def test_scores_take_one_pass_over_the_samples(
     classifier, blobs, passed, n, n_checkpoints
 ):
     X, y = blobs
+    torch.manual_seed(0)
     classifier.set_params(module=Counted, train_split=None, verbose=0).fit(X, y)
     states = [classifier.module_.state_dict()] * n_checkpoints
     engine = InfluenceFunctions(GaussNewton(n_samples=20))
