@@ -838,7 +838,8 @@ def test_tables_are_put_between_their_comments_only(modules):
 
 def test_the_figures_are_those_of_the_results(modules):
     report = modules.report
-    names = [*modules._figures.GAUNTLET, *modules._figures.FROM_TABLES, "reliability"]
+    names = [*modules._figures.GAUNTLET, *modules._figures.FROM_TABLES]
+    names += ["reliability", "speed"]
     page = report.PAGES[0].read_text()
     assert set(re.findall(r"images/(\w+)\.svg", page)) == set(names)
     for name in names:
@@ -885,6 +886,19 @@ def test_points_of_the_figures_are_those_of_the_tables(modules, results):
     panel, losses = figures.clean(results)
     assert panel.series[0].points == {"clean": (2, 2, 2)}
     assert losses.series[1].points["clean"][0] > 0
+
+
+def test_figure_of_speed_has_an_arrow_for_what_took_too_long(modules):
+    line = {"note": "", "seconds": [3.0, 1.0, 2.0], "bytes": [1, 1, 1]}
+    lines = {"sk_datadrop": line, "forward pass": line, "dattri CG": {"note": "failed"}}
+    lines["kronfluence EK-FAC"] = {"note": "more than 120 s"}
+    (panel,) = modules._figures.speed({"nets: A": {"lines": lines}, "rows: 5": {}})
+    ours, others = panel.series
+    assert {row: point[0] for row, point in ours.points.items()} == {
+        "A: sk_datadrop": 2
+    }
+    assert list(others.points) == ["A: kronfluence EK-FAC"]
+    assert others.points["A: kronfluence EK-FAC"][0] > panel.limits[1]
 
 
 def test_cells_are_grouped_by_their_data(modules):

@@ -149,7 +149,7 @@ def test_scores_take_one_pass_over_the_samples(
         "checks of scoring": 49,
         "held-out objective": 2 * 30,
         "curvature": 20 + 8 + 2 * 16,
-        "products": 4 * 20,
+        "products": 5 * 20,
         "scoring pass": n,
     }
     assert passed.pop("checks") <= 6

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import _figures
 import gauntlet
+import speed
+import whole_fit
+from fidelity import read_results
 from gauntlet import as_markdown
 
 ROOT = Path(__file__).parents[2]
@@ -58,15 +61,19 @@ def detection_table() -> str:
     )
 
 
-def speed_table() -> str:
-    return pivot(
-        read_table("speed"),
-        "method",
-        "net",
-        lambda line: (
-            line["note"] or f"{line['seconds']} s, {int(line['megabytes']):,} MB"
-        ),
-    )
+def speed_results() -> dict[str, dict]:
+    """Return the raw lines, or those of a printed table as long as there are none."""
+    if speed.RESULTS.exists():
+        return read_results(speed.RESULTS)
+    found: dict[str, dict] = {}
+    for line in read_table("speed"):
+        lines = found.setdefault(f"nets: {line['net']}", {"lines": {}})["lines"]
+        if line["note"]:
+            lines[line["method"]] = {"note": line["note"]}
+        else:
+            seconds, size = [float(line["seconds"])], [1e6 * int(line["megabytes"])]
+            lines[line["method"]] = {"note": "", "seconds": seconds, "bytes": size}
+    return found
 
 
 def leave_one_out_table() -> str:
@@ -125,8 +132,11 @@ def tables() -> dict[str, str]:
         "leave_one_out": leave_one_out_table(),
         "datamodeling": datamodeling_table(),
         "detection": detection_table(),
-        "speed": speed_table(),
         "gpu": gpu_table(),
+        **speed.tables(speed_results()),
+        **whole_fit.tables(
+            read_results(whole_fit.FITS), read_results(whole_fit.WORKERS)
+        ),
     }
 
 
@@ -140,7 +150,9 @@ def filled(page: str, texts: dict[str, str]) -> str:
 
 def source_of(name: str) -> Path:
     """Return the file that a figure is drawn from."""
-    is_table = name in _figures.FROM_TABLES
+    if name == "speed" and speed.RESULTS.exists():
+        return speed.RESULTS
+    is_table = name in (*_figures.FROM_TABLES, "speed")
     return RESULTS / f"{name}.csv" if is_table else gauntlet.RESULTS
 
 
@@ -158,6 +170,8 @@ def draw_all(folder: Path) -> None:
         _figures.forest(panels, path, fingerprint(source), is_beside=is_beside)
     source = fingerprint(gauntlet.RESULTS)
     _figures.reliability(results, folder / "reliability.svg", source)
+    source = fingerprint(source_of("speed"))
+    _figures.forest(_figures.speed(speed_results()), folder / "speed.svg", source)
 
 
 def main() -> None:
