@@ -1,4 +1,4 @@
-"""What a fit costs: samples passed forward, stage by stage, not seconds."""
+"""The cost of a fit: samples passed forward, stage by stage, not seconds."""
 
 from collections import Counter
 from functools import wraps

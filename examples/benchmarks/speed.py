@@ -97,7 +97,7 @@ class Case:
 
     @property
     def facts(self) -> dict:
-        """What the results hold besides the measurements."""
+        """Facts that the results hold besides the measurements."""
         return {
             "parameters": sum(p.numel() for p in self.question.module.parameters()),
             "samples": len(self.question.train[1]),
@@ -478,7 +478,7 @@ def percent(share) -> str:
 
 
 def net_table(results) -> str:
-    """What scoring costs beside a forward pass, a training, and kronfluence."""
+    """Compare the scoring with a forward pass, a training, and kronfluence."""
     rows = []
     for name, result in of_part(results, "nets").items():
         found = seconds_of(result, "sk_datadrop")

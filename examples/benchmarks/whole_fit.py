@@ -171,7 +171,7 @@ def measure_fit(method, problem) -> dict:
 # Whole processes.
 
 THREADS = ("unset", "1", "2", "set to 2")
-"""Of OMP_NUM_THREADS; the last one by ``torch.set_num_threads`` in the script."""
+"""Values of OMP_NUM_THREADS; the last calls ``torch.set_num_threads`` instead."""
 SETTINGS = [(4, threads, n_jobs) for threads in THREADS for n_jobs in (1, 2)]
 SETTINGS += [(cv, "1", n_jobs) for cv in (2, 3) for n_jobs in (1, 2)]
 
@@ -250,7 +250,7 @@ def watch_memory(pid, over, peak) -> None:
 
 
 def most_gain(n_splits, n_workers=2) -> float:
-    """How many times faster a fit can be at most, by Amdahl's law.
+    """Return how many times faster a fit can be at most, by Amdahl's law.
 
     Round 1 is a training on all samples but those held out, once per split. Workers
     share the splits, and round 2 is a training on all samples in one process.
