@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,8 +32,8 @@ SMALL_RATE = ("MLP, digits", "CNN, 30 classes")
 @pytest.fixture
 def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ["_peers", "fidelity", "speed", "_nets", "_cells", "_rivals", "gauntlet"]
-    names += ["_figures", "report"]
+    names = ["_peers", "fidelity", "_nets", "_cells", "_rivals", "gauntlet", "speed"]
+    names += ["whole_fit", "_figures", "report"]
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in names:
         del sys.modules[name]
@@ -101,36 +102,192 @@ def test_speed(tmp_path):
     output = tmp_path / "speed.json"
     arguments = ["--quick", "--no-peers", "--nets", "DnCNN", "--output", str(output)]
     # Another process, as one that has threads had better not fork.
-    shown = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "speed.py"), "peers", "passes", *arguments],
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), "nets", *arguments]
+    options = {"capture_output": True, "text": True, "check": True}
+    options["env"] = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    shown = subprocess.run(command, **options).stdout
     assert "left out" in shown
-    assert "scoring pass / forward pass" in shown
     results = json.loads(output.read_text())
-    lines = results["peers: DnCNN (quick)"]["lines"]
+    lines = results["nets: DnCNN (quick)"]["lines"]
     assert lines["dattri CG"]["note"] == "left out"
-    for name in ("ours", "gradients by vmap"):
-        assert lines[name]["seconds"] > 0
+    for name in ("sk_datadrop", "gradients by vmap", "forward pass", "training"):
+        assert lines[name]["seconds"][0] > 0
         if sys.platform == "linux":
-            assert lines[name]["bytes"] > 0
+            assert lines[name]["bytes"][0] > 0
+
+
+@pytest.fixture
+def speed_arguments(modules, tmp_path):
+    """Return a function that parses arguments with a file for the results."""
+    output = ["--output", str(tmp_path / "speed.json"), "--repeats", "2"]
+    return lambda *given: modules.speed.parse_arguments([*output, *given])
+
+
+@pytest.fixture
+def calls(modules, monkeypatch):
+    """Methods in the order in which they are measured; a call takes 1, 2, 3... s."""
+    made = []
+
+    def measure(method, case, budget):
+        made.append(method)
+        if method == "fails":
+            return {"note": "failed: so"}
+        seconds = 30.0 if method == "slow" else float(len(made))
+        return {"note": "", "seconds": seconds, "bytes": 10}
+
+    monkeypatch.setattr(modules.speed, "measure", measure)
+    return made
+
+
+def measure_case(modules, arguments, methods=("fast", "fails", "slow")):
+    case = SimpleNamespace(facts={"samples": 7})
+    methods = {name: name for name in methods}
+    modules.speed.measure_case("nets: x", lambda quick: case, methods, arguments)
+    return json.loads(arguments.output.read_text())["nets: x"]
+
+
+def test_speed_repeats_what_is_fast_in_turn(modules, speed_arguments, calls):
+    result = measure_case(modules, speed_arguments())
+    assert calls == ["fast", "fails", "slow", "fast"]
+    assert result["samples"] == 7
+    lines = {"fast": {"note": "", "seconds": [1.0, 4.0], "bytes": [10, 10]}}
+    lines |= {"fails": {"note": "failed: so"}}
+    lines |= {"slow": {"note": "", "seconds": [30.0], "bytes": [10]}}
+    assert result["lines"] == lines
+
+
+def test_speed_goes_on_where_it_was_killed(
+    modules, speed_arguments, calls, monkeypatch
+):
+    counted = modules.speed.measure
+
+    def until_killed(method, case, budget):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return counted(method, case, budget)
+
+    monkeypatch.setattr(modules.speed, "measure", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        measure_case(modules, speed_arguments(), ("fast", "other"))
+    monkeypatch.setattr(modules.speed, "measure", counted)
+    result = measure_case(modules, speed_arguments(), ("fast", "other"))
+    assert calls == ["fast", "other", "fast", "other"]
+    assert result["lines"]["fast"]["seconds"] == [1.0, 3.0]
+    measure_case(modules, speed_arguments(), ("fast", "other"))
+    assert len(calls) == 4
+    measure_case(modules, speed_arguments("--again"), ("fast",))
+    assert len(calls) == 6
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "expected"),
-    [
-        ([{"note": "more than 9 s"}], {"note": "more than 9 s"}),
-        (
-            [{"note": "", "seconds": s, "bytes": 10 * s} for s in (3, 1, 2)],
-            {"note": "", "seconds": 2, "all seconds": [3, 1, 2], "bytes": 30},
-        ),
-    ],
+    ("note", "is_known"),
+    [("more than 9 s", True), ("more than 8 s", False), ("failed: so", False)],
 )
-def test_speed_reports_medians_or_why_there_are_none(modules, outcomes, expected):
-    assert modules.speed.summarise(outcomes) == expected
+def test_speed_asks_again_with_more_time(modules, speed_arguments, note, is_known):
+    arguments = speed_arguments("--limit", "9")
+    assert modules.speed.is_known({"note": note}, arguments) == is_known
+
+
+def test_tables_of_speed_are_medians(modules):
+    def line(*seconds, size=2e6):
+        return {"note": "", "seconds": list(seconds), "bytes": [size] * len(seconds)}
+
+    net = {
+        "parameters": 1000,
+        "samples": 2000,
+        "epochs": 3,
+        "usual epochs": 15,
+        "lines": {
+            "sk_datadrop": line(2.0, 9.0, 1.0),
+            "kronfluence EK-FAC": line(30.0),
+            "captum TracInCP": {"note": "failed: with some error"},
+            "dattri CG": {"note": "more than 120 s"},
+            "forward pass": line(0.5),
+            "training": line(4.0),
+        },
+    }
+    results = {"nets: A": net, "rows: 60000": {"lines": {"sk_datadrop": line(5.0)}}}
+    tables = modules.speed.tables(results)
+    assert tables["speed"].splitlines()[2:] == [
+        "| A | 1,000 | 2,000 | 2 | 4 | 10 % | 15 |"
+    ]
+    rows = tables["speed_by_method"].splitlines()[2:]
+    assert rows[:4] == [
+        "| A | sk_datadrop | 2 | 2 | 4 | 10 % |",
+        "| A | kronfluence EK-FAC | 30 | 2 | 60 | 150 % |",
+        "| A | captum TracInCP | fails | - | - | - |",
+        "| A | dattri CG | more than 120 s | - | - | - |",
+    ]
+    assert rows[-1] == "| A | training, 15 epochs | 20 | - | 40 | 100 % |"
+    assert tables["growth"].endswith("| 60,000 | 5 | 2 | - | - | not run |\n")
+
+
+def test_whole_fits(modules, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    monkeypatch.setitem(sys.modules, "cleanlab.classification", None)
+    wine = {"MLP, wine": modules.gauntlet.CELLS[WINE]}
+    monkeypatch.setattr(modules.whole_fit, "CELLS", wine)
+    arguments = ["fits", "--quick", "--folder", str(tmp_path)]
+    modules.whole_fit.main(arguments)
+    before = (tmp_path / "whole_fit.json").read_bytes()
+    lines = json.loads(before)["MLP, wine (quick)"]["lines"]
+    assert lines["cleanlab"] == [{"note": "not installed (cleanlab.classification)"}]
+    (found,) = lines["sk_datadrop"]
+    assert found["seconds"] > sum(found["stages"].values())
+    assert found["loss"] > 0
+    modules.whole_fit.main(arguments)
+    assert "known already" in capsys.readouterr().out
+    assert (tmp_path / "whole_fit.json").read_bytes() == before
+
+
+def test_processes_are_timed_and_resumed(modules, tmp_path, capsys, monkeypatch):
+    whole_fit, script = modules.whole_fit, tmp_path / "script.py"
+    script.write_text("print('round_one=0.01')")
+    timed, seen = whole_fit.outcome_of, []
+
+    def outcome_of(arguments, environment):
+        seen.append((arguments, environment.get("OMP_NUM_THREADS")))
+        return timed([str(script)], environment)
+
+    monkeypatch.setattr(whole_fit, "outcome_of", outcome_of)
+    arguments = ["workers", "--folder", str(tmp_path), "--settings", "cv=4"]
+    whole_fit.main(arguments)
+    whole_fit.main(arguments)
+    assert [threads for _, threads in seen] == [
+        None,
+        None,
+        "1",
+        "1",
+        "2",
+        "2",
+        None,
+        None,
+    ]
+    assert seen[-1][0][1:5] == ["4", "set to 2", "2", "16"]
+    for found in json.loads((tmp_path / "workers.json").read_text()).values():
+        assert found["seconds"] > found["stages"]["round_one"] == 0.01
+        assert found["bytes"] >= 0
+    assert "| 4 | set to 2 | " in capsys.readouterr().out
+    script.write_text("exit(3)")
+    assert timed([str(script)], {}) == {"note": "failed with exit status 3"}
+
+
+def test_a_user_s_script_fits_once(modules, tmp_path, capsys, monkeypatch):
+    X, y = modules._cells.digits(0, 60)[0]
+    np.savez(tmp_path / "digits.npz", X=X, y=y)
+    options = ["2", "1", "1", "1", str(tmp_path / "digits.npz")]
+    monkeypatch.setattr(sys, "argv", ["_one_fit.py", *options])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("_one_fit").main()
+    shown = capsys.readouterr().out
+    assert "epochs_of_round_one=2\n" in shown
+    assert re.search(r"^scoring=\d+\.\d\d$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("n_splits", "gain"), [(2, 4 / 3), (3, 9 / 7), (4, 1.6)])
+def test_gain_of_two_workers_has_a_bound(modules, n_splits, gain):
+    assert modules.whole_fit.most_gain(n_splits) == pytest.approx(gain)
 
 
 def test_influence_is_the_derivative_by_the_weight_of_a_row(fidelity):
@@ -711,8 +868,7 @@ def test_tables_are_put_between_their_comments_only(modules):
 def test_the_figures_are_those_of_the_results(modules):
     report = modules.report
     figures = modules._figures
-    names = [*figures.GAUNTLET, *figures.FROM_TABLES, *figures.FROM_FIDELITY]
-    names.append("reliability")
+    names = [*figures.GAUNTLET, *figures.FROM_FIDELITY, "reliability", "speed"]
     page = report.PAGES[0].read_text()
     assert set(re.findall(r"images/(\w+)\.svg", page)) == set(names)
     for name in names:
@@ -759,6 +915,19 @@ def test_points_of_the_figures_are_those_of_the_tables(modules, results):
     panel, losses = figures.clean(results)
     assert panel.series[0].points == {"clean": (2, 2, 2)}
     assert losses.series[1].points["clean"][0] > 0
+
+
+def test_figure_of_speed_has_an_arrow_for_what_took_too_long(modules):
+    line = {"note": "", "seconds": [3.0, 1.0, 2.0], "bytes": [1, 1, 1]}
+    lines = {"sk_datadrop": line, "forward pass": line, "dattri CG": {"note": "failed"}}
+    lines["kronfluence EK-FAC"] = {"note": "more than 120 s"}
+    (panel,) = modules._figures.speed({"nets: A": {"lines": lines}, "rows: 5": {}})
+    ours, others = panel.series
+    assert {row: point[0] for row, point in ours.points.items()} == {
+        "A: sk_datadrop": 2
+    }
+    assert list(others.points) == ["A: kronfluence EK-FAC"]
+    assert others.points["A: kronfluence EK-FAC"][0] > panel.limits[1]
 
 
 def test_cells_are_grouped_by_their_data(modules):

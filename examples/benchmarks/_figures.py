@@ -12,6 +12,7 @@ import gauntlet
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from speed import PASSES, of_part, seconds_of
 
 WIDTH = 5.6
 """Inches: 538 pixels on a screen; on one of 420 pixels it shrinks by a quarter."""
@@ -436,7 +437,7 @@ BESIDE = ("dropped", "clean")
 """Figures whose panels share their rows."""
 
 
-# Tables of fidelity and speed: a row per method below the heading of a task or a net.
+# Fidelity and speed: a row per method below the heading of a task or a net.
 
 Table = list[dict[str, Any]]
 
@@ -507,10 +508,22 @@ FIDELITY_VALUES = {"datamodeling": "lds", "detection": "auc"}
 """The value that lines have if they are drawn."""
 
 
-def speed(table: Table) -> list[Panel]:
-    """Seconds for one score per sample."""
-    options = {"xlabel": "seconds", "limits": (0.5, 100), "is_log": True, "lines": ()}
+def speed(results) -> list[Panel]:
+    """Seconds for one score per sample; an arrow for those that took too long."""
+    table = [
+        {"net": net, "method": method, "seconds": str(seconds)}
+        for net, result in of_part(results, "nets").items()
+        for method, seconds in seconds_of_methods(result).items()
+    ]
+    options = {"xlabel": "seconds", "limits": (0.1, 100), "is_log": True, "lines": ()}
     return [panel_by(table, "net", "method", "seconds", **options)]
 
 
-FROM_TABLES = {"speed": speed}
+def seconds_of_methods(result) -> dict[str, float]:
+    """Return the seconds of each method that scores; infinity for those cut off."""
+    found = {}
+    for method, line in result["lines"].items():
+        is_cut_off = line["note"].startswith("more than")
+        if method not in PASSES and (is_cut_off or not line["note"]):
+            found[method] = np.inf if is_cut_off else seconds_of(result, method)
+    return found

@@ -1,4 +1,4 @@
-"""Nets of the gauntlet that the package does not have."""
+"""Nets of the benchmarks that the package does not have."""
 
 import torch
 from torch import nn
@@ -114,6 +114,43 @@ class Attention(nn.Module):
         tokens = self.embedding(X.squeeze(1))
         tokens = tokens + self.position[: tokens.shape[1]]
         return self.head(self.layers(tokens).mean(1))
+
+
+class OfLines(nn.Module):
+    """The lines of a picture, of all its channels together, are a sequence."""
+
+    def __init__(self, n_inputs, width):
+        super().__init__()
+        self.embedding = nn.Linear(n_inputs, width)
+        self.head = nn.Linear(width, 10)
+
+    def lines(self, X):
+        return self.embedding(X.transpose(1, 2).flatten(2))
+
+
+class LSTM(OfLines):
+    """Reads the lines from the top, and answers at the last one."""
+
+    def __init__(self, n_inputs=96, width=128):
+        super().__init__(n_inputs, width)
+        self.lstm = nn.LSTM(width, width, batch_first=True)
+
+    def forward(self, X):
+        return self.head(self.lstm(self.lines(X))[0][:, -1])
+
+
+class Encoder(OfLines):
+    """Layers of torch's own encoder between the lines."""
+
+    def __init__(self, n_inputs=96, width=128, n_layers=4):
+        super().__init__(n_inputs, width)
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, n_layers, enable_nested_tensor=False)
+
+    def forward(self, X):
+        return self.head(self.layers(self.lines(X)).mean(1))
 
 
 class UNet(nn.Module):

@@ -736,8 +736,10 @@ def save_results(path, results):
     """Add results to a JSON file, taking the place of those of the same name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     everything = {**read_results(path), **results}
-    path.write_text(json.dumps(everything, indent=1) + "\n")
-    print(f"results saved as {path}")
+    # A process that is killed leaves the old file or the new one.
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(everything, indent=1) + "\n")
+    part.replace(path)
 
 
 # Leave-one-out, where removal can be had exactly.

@@ -37,6 +37,7 @@ from time import perf_counter
 import _peers
 import numpy as np
 import torch
+from _nets import LSTM, Encoder
 from fidelity import save_results
 from scipy.stats import spearmanr
 from sklearn.base import clone
@@ -127,45 +128,12 @@ def small_cnn():
     return SmallCNN(channels=(32, 64), n_hidden=128)
 
 
-class OfLines(nn.Module):
-    """The 32 lines of a picture are a sequence."""
-
-    def __init__(self, width=128):
-        super().__init__()
-        self.embedding = nn.Linear(96, width)
-        self.head = nn.Linear(width, 10)
-
-    def lines(self, X):
-        return self.embedding(X.transpose(1, 2).flatten(2))
-
-
-class LSTM(OfLines):
-    def __init__(self, width=128):
-        super().__init__(width)
-        self.lstm = nn.LSTM(width, width, batch_first=True)
-
-    def forward(self, X):
-        return self.head(self.lstm(self.lines(X))[0][:, -1])
-
-
-class Attention(OfLines):
-    def __init__(self, width=128, n_layers=4):
-        super().__init__(width)
-        layer = nn.TransformerEncoderLayer(
-            width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, n_layers, enable_nested_tensor=False)
-
-    def forward(self, X):
-        return self.head(self.layers(self.lines(X)).mean(1))
-
-
 NETS = {
     "ResNet-9": ResNet9,
     "ResNet-18": small_resnet18,
     "small CNN": small_cnn,
     "LSTM": LSTM,
-    "attention": Attention,
+    "attention": Encoder,
 }
 
 

@@ -5,7 +5,6 @@ name and one after it. What is between is replaced. The figures go to ``docs/ima
 Each holds a fingerprint of the file that it was drawn from, which a test compares.
 """
 
-import csv
 import hashlib
 import json
 import re
@@ -14,6 +13,9 @@ from typing import Any
 
 import _figures
 import gauntlet
+import speed
+import whole_fit
+from fidelity import read_results
 from gauntlet import as_markdown
 
 ROOT = Path(__file__).parents[2]
@@ -24,12 +26,6 @@ MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 # Tables.
-
-
-def read_table(name: str) -> _figures.Table:
-    """Read a table of results; lines that start with # say where it is from."""
-    lines = (RESULTS / f"{name}.csv").read_text().splitlines()
-    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
 def pivot(table, row, column, cell_of) -> str:
@@ -113,17 +109,6 @@ def detection_table() -> str:
     )
 
 
-def speed_table() -> str:
-    return pivot(
-        read_table("speed"),
-        "method",
-        "net",
-        lambda line: (
-            line["note"] or f"{line['seconds']} s, {int(line['megabytes']):,} MB"
-        ),
-    )
-
-
 def leave_one_out_table() -> str:
     results = json.loads((RESULTS / "leave_one_out.json").read_text())
     rows: dict[str, list[str]] = {}
@@ -181,8 +166,11 @@ def tables() -> dict[str, str]:
         "datamodeling": datamodeling_table(),
         "above_ekfac": above_ekfac_table(),
         "detection": detection_table(),
-        "speed": speed_table(),
         "gpu": gpu_table(),
+        **speed.tables(read_results(speed.RESULTS)),
+        **whole_fit.tables(
+            read_results(whole_fit.FITS), read_results(whole_fit.WORKERS)
+        ),
     }
 
 
@@ -198,8 +186,7 @@ def source_of(name: str) -> Path:
     """Return the file that a figure is drawn from."""
     if name in _figures.FROM_FIDELITY:
         return RESULTS / "fidelity.json"
-    is_table = name in _figures.FROM_TABLES
-    return RESULTS / f"{name}.csv" if is_table else gauntlet.RESULTS
+    return speed.RESULTS if name == "speed" else gauntlet.RESULTS
 
 
 def fingerprint(path: Path) -> str:
@@ -210,13 +197,13 @@ def content_of(name: str) -> Any:
     """Return what a figure is drawn from."""
     if name in _figures.FROM_FIDELITY:
         return fidelity_lines(_figures.FIDELITY_VALUES[name])
-    if name in _figures.FROM_TABLES:
-        return read_table(name)
+    if name == "speed":
+        return read_results(speed.RESULTS)
     return gauntlet.read_results(gauntlet.RESULTS)
 
 
 def draw_all(folder: Path) -> None:
-    figures = _figures.GAUNTLET | _figures.FROM_TABLES | _figures.FROM_FIDELITY
+    figures = _figures.GAUNTLET | _figures.FROM_FIDELITY | {"speed": _figures.speed}
     for name, panels_of in figures.items():
         path, is_beside = folder / f"{name}.svg", name in _figures.BESIDE
         panels = panels_of(content_of(name))
