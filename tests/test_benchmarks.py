@@ -324,7 +324,7 @@ def test_lines_are_compared_on_the_same_redrawn_subsets(fidelity):
 
 
 def test_ceiling_is_the_root_of_the_reliability(fidelity):
-    """Of the mean of seeds whose noise is as large as what they share."""
+    """The noise of the seeds is as large as what they share."""
     rng = np.random.default_rng(0)
     shared = rng.normal(size=(4000, 1, 1))
     objectives = shared + rng.normal(size=(4000, 8, 1))
