@@ -83,7 +83,7 @@ def _threads_per_worker(n_workers: int) -> int | None:
     backend, _ = get_active_backend()
     if not isinstance(backend, LokyBackend | MultiprocessingBackend):
         return None
-    return max(1, min(torch.get_num_threads(), cpu_count() // n_workers))
+    return int(max(1, min(torch.get_num_threads(), cpu_count() // n_workers)))
 
 
 def check_travels(net: NeuralNet, n_jobs: int | None) -> None:
