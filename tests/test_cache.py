@@ -385,6 +385,9 @@ class OnFullDisk:
             raise OSError(28, "No space left on device")
         return len(data)
 
+    def tell(self):
+        return self.file.tell()
+
 
 def test_a_full_disk_is_told_before_the_trainings(
     classifier, blobs, tmp_path, trainings, fill_disk
