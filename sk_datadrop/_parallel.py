@@ -8,6 +8,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from itertools import chain
 from threading import Lock
 from typing import Any
@@ -107,9 +108,10 @@ def _wait_for_others(error: CancelledError, *, is_last: bool) -> None:
         stacklevel=6,
     )
     if client := getattr(get_active_backend()[0], "client", None):
-        try:
-            client.wait_for_workers(1, timeout=SECONDS_FOR_OTHERS)
-        except TimeoutError:
+        # With a single one joblib would do the work in this process.
+        with suppress(TimeoutError):
+            client.wait_for_workers(2, timeout=SECONDS_FOR_OTHERS)
+        if not client.ncores():
             raise RuntimeError(f"{problem}, and no others came. {advice}") from error
 
 
