@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +34,7 @@ SMALL_RATE = ("MLP, digits", "CNN, 30 classes")
 def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     names = ["_peers", "fidelity", "speed", "_nets", "_cells", "_rivals", "gauntlet"]
-    names += ["_figures", "report", "large"]
+    names += ["_figures", "report", "large", "soak"]
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in names:
         del sys.modules[name]
@@ -574,6 +576,25 @@ def test_large_counts_what_a_killed_child_repeats(modules, tmp_path, monkeypatch
     assert found["killed"]["seconds"] < 30
     assert found["killed"]["private bytes at the peak"] > 2**20
     assert (found["trainings"], found["trainings repeated"]) == (4, 1)
+
+
+# Many fits in one process.
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_soak_measures_and_finds_what_grows(modules, tmp_path, monkeypatch):
+    soak, output = modules.soak, tmp_path / "soak.json"
+    monkeypatch.setattr(soak, "EVERY", 1)
+    monkeypatch.setattr(soak, "SETTLED", 2)
+    monkeypatch.setattr(soak, "KINDS", soak.KINDS[1:4:2])
+    soak.main(["--fits", "2", "--output", str(output)])
+    assert [line["files"] for line in json.loads(output.read_text())["lines"]] == [0, 0]
+    opened = []
+    monkeypatch.setattr(soak, "fit", lambda *_: opened.append(tempfile.mkstemp()[0]))
+    with pytest.raises(SystemExit, match="open files.*files: 2, then 4"):
+        soak.main(["--fits", "4", "--output", str(output)])
+    for number in opened:
+        os.close(number)
 
 
 # Tables.
