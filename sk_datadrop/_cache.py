@@ -6,13 +6,16 @@ numbers. The key is a small dict of hashes, which joblib writes beside each entr
 """
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
+from uuid import uuid4
 
 import joblib
 import torch
 from sklearn.base import clone
+from sklearn.utils.validation import check_memory
 from skorch import NeuralNet
 
 from sk_datadrop._fingerprint import (
@@ -30,21 +33,79 @@ Key = dict[str, str]
 
 
 class Cache:
-    """Results on disk, by key."""
+    """Results on disk, by key.
 
-    def __init__(self, memory: joblib.Memory) -> None:
-        self._recall = memory.cache(_computed, ignore=["compute"])
+    Raises a ValueError if the folder cannot be made or read.
+    """
 
-    def __contains__(self, key: Key) -> bool:
-        return bool(self._recall.check_call_in_cache(key, None))
+    def __init__(self, memory: Any) -> None:
+        self._where = str(getattr(memory, "location", memory))
+        self._is_checked = False
+        try:
+            self._recall = check_memory(memory).cache(_computed, ignore=["compute"])
+            self._recall.check_call_in_cache({}, None)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(self._refusal(error)) from error
 
-    def get(self, key: Key, compute: Callable[[], Any]) -> Any:
-        """Return the stored result, or compute and store it."""
-        return self._recall(key, compute)
+    def find(self, key: Key) -> list[Any]:
+        """Return a list of the stored result, empty if none can be read."""
+        with suppress(OSError, _Unreadable):
+            if self._recall.check_call_in_cache(key, None):
+                try:
+                    return [self._recall(key, _not_read)]
+                except _Unreadable:
+                    self._recall.call_and_shelve(key, _not_read).clear()
+        return []
+
+    def check_writable(self) -> None:
+        """Raise a ValueError if the first result to come could not be kept."""
+        if not self._is_checked:
+            if reason := self._reason_not_kept({"trial": uuid4().hex}, None):
+                raise ValueError(self._refusal(reason))
+            self._is_checked = True
+
+    def keep(self, key: Key, result: Any, name: str) -> None:
+        """Store a result of a stage, or warn that it was not possible."""
+        if reason := self._reason_not_kept(key, result):
+            warnings.warn(
+                f"memory={self._where!r}: a result of {name} was not kept ({reason}). "
+                "The fit goes on with it; only a fit that is started again repeats "
+                "this work. Make room there for the results to come.",
+                UserWarning,
+                stacklevel=5,
+            )
+
+    def _reason_not_kept(self, key: Key, result: Any) -> str:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                entry = self._recall.call_and_shelve(key, lambda: result)
+            except OSError as error:
+                return str(error)
+        # joblib warns of what it could not write, and leaves a part of it.
+        texts = [str(w.message) for w in caught]
+        failed = [text for text in texts if text.startswith("Unable to cache to disk")]
+        if failed or "trial" in key:
+            entry.clear()
+        return failed[0].partition("xception: ")[2].rstrip(".") if failed else ""
+
+    def _refusal(self, reason: object) -> str:
+        return (
+            f"memory={self._where!r}: results cannot be kept there ({reason}). Pass a "
+            "folder that you may write to and that has room, or leave memory out."
+        )
+
+
+class _Unreadable(Exception):
+    """An entry is damaged; joblib has logged how."""
 
 
 def _computed(key: Key, compute: Callable[[], Any]) -> Any:
     return compute()
+
+
+def _not_read() -> Any:
+    raise _Unreadable
 
 
 def cache_key(

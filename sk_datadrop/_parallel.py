@@ -5,7 +5,11 @@ Whoever sets a backend of joblib (loky, dask, ray) has the calls made there.
 
 import io
 import pickle
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -28,6 +32,10 @@ from skorch import NeuralNet
 
 from sk_datadrop._cache import register_in_main
 
+MOST_LOSSES = 3
+"""How often all workers that have the samples may stop."""
+SECONDS_FOR_OTHERS = 60
+
 _ONE_AT_A_TIME = Lock()
 
 
@@ -49,29 +57,62 @@ def run_all(
 
     Results come as they are finished. An argument that recurs, such as X, is sent to
     workers once: joblib knows it by its identity. Workers are told of the classes that
-    a script defined for the net.
+    a script defined for the net. Calls whose arguments were lost with the workers of a
+    cluster are sent again.
     """
     numbered = enumerate(calls)
     if (n_workers := n_processes(n_jobs)) < 2:
         yield from ((number, function(*arguments)) for number, arguments in numbered)
         return
     # A net that was fitted is pickled by names, which workers are yet to be told of.
-    net = clone(net)
-    results = Parallel(n_workers, return_as="generator_unordered")(
-        delayed(_run_in_worker)(
-            (_threads_per_worker(n_workers), torch.get_default_dtype()),
-            net,
-            number,
-            function,
-            *arguments,
+    net, sent = clone(net), dict[int, tuple[Any, ...]]()
+    settings = _threads_per_worker(n_workers), torch.get_default_dtype()
+    for n_losses in range(1, MOST_LOSSES + 1):
+        results = Parallel(n_workers, return_as="generator_unordered")(
+            delayed(_run_in_worker)(settings, net, number, function, *arguments)
+            for number, arguments in _noted(sent, chain([*sent.items()], numbered))
         )
-        for number, arguments in numbered
+        try:
+            for number, result in results:
+                del sent[number]
+                yield number, pickle.loads(result)
+            return
+        except pickle.PicklingError as error:
+            text = _cannot_travel(n_workers, error.__cause__ or error)
+            raise ValueError(text) from error
+        except CancelledError as error:
+            # Dask cancels what needs data that only stopped workers had.
+            _wait_for_others(error, is_last=n_losses == MOST_LOSSES)
+
+
+def _noted(
+    sent: dict[int, tuple[Any, ...]], numbered: Iterable[tuple[int, tuple[Any, ...]]]
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    for number, arguments in numbered:
+        sent[number] = arguments
+        yield number, arguments
+
+
+def _wait_for_others(error: CancelledError, *, is_last: bool) -> None:
+    """Warn that the workers of a cluster stopped, or raise a RuntimeError."""
+    problem = "all workers that had the samples stopped"
+    advice = (
+        "See their logs: they may have run out of memory. With memory=, fit starts "
+        "again after the splits that were finished."
     )
-    try:
-        for number, result in results:
-            yield number, pickle.loads(result)
-    except pickle.PicklingError as error:
-        raise ValueError(_cannot_travel(n_workers, error.__cause__ or error)) from error
+    if is_last:
+        raise RuntimeError(f"{problem}, {MOST_LOSSES} times. {advice}") from error
+    warnings.warn(
+        f"{problem}. What they had not finished is sent to others.",
+        UserWarning,
+        stacklevel=6,
+    )
+    if client := getattr(get_active_backend()[0], "client", None):
+        # With a single one joblib would do the work in this process.
+        with suppress(TimeoutError):
+            client.wait_for_workers(2, timeout=SECONDS_FOR_OTHERS)
+        if not client.ncores():
+            raise RuntimeError(f"{problem}, and no others came. {advice}") from error
 
 
 def _threads_per_worker(n_workers: int) -> int | None:
@@ -83,7 +124,7 @@ def _threads_per_worker(n_workers: int) -> int | None:
     backend, _ = get_active_backend()
     if not isinstance(backend, LokyBackend | MultiprocessingBackend):
         return None
-    return max(1, min(torch.get_num_threads(), cpu_count() // n_workers))
+    return int(max(1, min(torch.get_num_threads(), cpu_count() // n_workers)))
 
 
 def check_travels(net: NeuralNet, n_jobs: int | None) -> None:

@@ -13,7 +13,6 @@ from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.metadata_routing import process_routing
-from sklearn.utils.validation import check_memory
 from skorch import NeuralNet
 
 from sk_datadrop._cache import Cache, Key, cache_key
@@ -443,4 +442,4 @@ def _with_cache(plan: Plan, owner: Any, probe: NeuralNet) -> Plan:
     }
     samples = [plan.samples] + ([] if plan.validation is None else [plan.validation])
     key = cache_key(plan.net, probe, settings, samples)
-    return replace(plan, cache=Cache(check_memory(owner.memory)), key=key)
+    return replace(plan, cache=Cache(owner.memory), key=key)

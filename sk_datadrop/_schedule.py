@@ -88,11 +88,12 @@ def run(
         register_in_main(plan.net)
         keys = [_key(stage, plan, arguments) for arguments in calls]
         for position, key in enumerate(keys):
-            if key in plan.cache:
+            for result in plan.cache.find(key):
                 bar.begin(f"{name}, from memory", works[position])
-                compute = partial(stage, plan, *calls[position])
-                results[position] = plan.cache.get(key, compute)
+                results[position] = result
     missing = [position for position in range(len(calls)) if position not in results]
+    if plan.cache is not None and missing:
+        plan.cache.check_writable()
     has_workers, pace = n_processes(n_jobs) > 1, _pace(len(calls), n_jobs)
     if has_workers and missing:
         bar.begin(f"{name}, {len(results)} of {len(calls)} done")
@@ -101,7 +102,7 @@ def run(
     ):
         position = missing[number]
         if plan.cache is not None:
-            plan.cache.get(keys[position], partial(_same, result))
+            plan.cache.keep(keys[position], result, name)
         results[position] = result
         if has_workers:
             text = f"{name}, {len(results)} of {len(calls)} done"
@@ -141,7 +142,3 @@ def _key(stage: Callable[..., Any], plan: Plan, arguments: tuple[Any, ...]) -> K
         "split": str(joblib.hash([split.train, split.held_out, arguments])),
         "seed": str(plan.seed),
     }
-
-
-def _same(result: Any) -> Any:
-    return result

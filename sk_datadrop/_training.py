@@ -227,10 +227,17 @@ _IN_CALLBACKS = (LookupError, TypeError, AttributeError, SkorchException)
 def prefix_errors(name: str, advice: str = "") -> Iterator[None]:
     """Say in which training, or argument, something failed; raise a ValueError.
 
-    The advice is for what a callback, or other code of the net, raises.
+    The advice is for what a callback, or other code of the net, raises. An OSError
+    stays one, with a note.
     """
     try:
         yield
+    except OSError as error:
+        error.add_note(
+            f"{name}: a file could not be read or written. With memory=, fit starts "
+            "again after the splits that were finished."
+        )
+        raise
     except (*_USUAL, *_IN_CALLBACKS) as error:
         if is_out_of_memory(error) or str(error).startswith(name):
             raise

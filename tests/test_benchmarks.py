@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +35,7 @@ SMALL_RATE = ("MLP, digits", "CNN, 30 classes")
 def modules(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     names = ["_peers", "fidelity", "_nets", "_cells", "_rivals", "gauntlet", "speed"]
-    names += ["whole_fit", "_figures", "report"]
+    names += ["whole_fit", "_figures", "report", "large", "soak"]
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in names:
         del sys.modules[name]
@@ -703,6 +705,81 @@ def test_honest_noise_has_no_bias(cells, noise):
     assert np.corrcoef(X[:, 0], np.abs(errors))[0, 1] > (
         0.3 if noise == "varying" else -1
     )
+
+
+# A fit on a memory map, killed and started again.
+
+
+def test_large_fits_beside_a_plain_training(modules, tmp_path, monkeypatch):
+    large = modules.large
+    rng = np.random.default_rng(0)
+    digits = 255 * rng.random((1100, 784)), np.arange(1100) % 10
+    monkeypatch.setattr(large, "mnist_data", lambda: digits)
+    arguments = large.parse_arguments(["--folder", str(tmp_path), "--epochs", "1"])
+    large.write_samples(tmp_path, 90)
+    labels = np.load(tmp_path / "labels.npz")
+    assert labels["is_wrong"].sum() == 9
+    assert np.load(tmp_path / "X.npy", mmap_mode="r").shape == (90, 1, 28, 28)
+    assert len(np.load(tmp_path / "test.npz")["y"]) == 1000
+    arguments.memory = tmp_path / "memory"
+    for arguments.child, n_trainings in (("fit", 4), ("plain", 1)):
+        (tmp_path / "journal.jsonl").unlink(missing_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            large.run_child(arguments)
+        names = [event["event"] for event in large.events(tmp_path)]
+        assert names == ["begin"] + n_trainings * ["training", "epoch"]
+        assert 0 <= json.loads((tmp_path / "found.json").read_text())["accuracy"] <= 1
+    assert len(list(tmp_path.rglob("output.pkl"))) == 3
+
+
+CHILD = """
+import sys, time
+with open(sys.argv[1] + "/journal.jsonl", "a") as file:
+    file.write(sys.argv[2])
+time.sleep(float(sys.argv[3]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_large_counts_what_a_killed_child_repeats(modules, tmp_path, monkeypatch):
+    large = modules.large
+
+    def command(seconds, *trainings):
+        lines = [{"event": "begin", "private": 5}]
+        for which in trainings:
+            lines.append({"event": "training", "which": which})
+            lines.append({"event": "epoch", "seconds": 0.1})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        return [sys.executable, "-c", CHILD, str(tmp_path), text, str(seconds)]
+
+    runs = iter([command(60, 1, 2), command(0.2, 2, 3, 4)])
+    watch = large.watch
+    monkeypatch.setattr(large, "watch", lambda _, *a, **k: watch(next(runs), *a, **k))
+    monkeypatch.setattr(large, "command_of", lambda *_: None)
+    found = large.killed_and_started_again(SimpleNamespace(folder=tmp_path))
+    assert found["killed"]["seconds"] < 30
+    assert found["killed"]["private bytes at the peak"] > 2**20
+    assert (found["trainings"], found["trainings repeated"]) == (4, 1)
+
+
+# Many fits in one process.
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_soak_measures_and_finds_what_grows(modules, tmp_path, monkeypatch):
+    soak, output = modules.soak, tmp_path / "soak.json"
+    monkeypatch.setattr(soak, "EVERY", 1)
+    monkeypatch.setattr(soak, "SETTLED", 2)
+    monkeypatch.setattr(soak, "KINDS", soak.KINDS[1:4:2])
+    soak.main(["--fits", "2", "--output", str(output)])
+    assert [line["files"] for line in json.loads(output.read_text())["lines"]] == [0, 0]
+    opened = []
+    monkeypatch.setattr(soak, "fit", lambda *_: opened.append(tempfile.mkstemp()[0]))
+    with pytest.raises(SystemExit, match="open files.*files: 2, then 4"):
+        soak.main(["--fits", "4", "--output", str(output)])
+    for number in opened:
+        os.close(number)
 
 
 # Tables.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import joblib
@@ -19,7 +20,7 @@ from conftest import MLP
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetBinaryClassifier, NeuralNetClassifier
-from skorch.callbacks import EpochScoring, LRScheduler
+from skorch.callbacks import Callback, EpochScoring, LRScheduler
 from torch import nn
 
 from sk_datadrop import (
@@ -158,7 +159,7 @@ import pickle, sys
 import numpy as np, torch
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetClassifier
-from skorch.callbacks import EpochScoring
+from skorch.callbacks import Callback, EpochScoring
 from sk_datadrop import DataDropoutClassifier
 
 class Block(torch.nn.Linear):
@@ -325,6 +326,113 @@ def test_a_damaged_entry_is_computed_again(
     assert len(trainings) == 2 + 1
     same_fit(model.fit(*blobs), expected)
     assert len(trainings) == 2 + 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"cgone\nNet\n."])
+def test_garbage_is_computed_again(classifier, blobs, tmp_path, trainings, damage):
+    model = DataDropoutClassifier(
+        classifier, cv=2, random_state=0, memory=str(tmp_path)
+    )
+    expected = copy.deepcopy(model.fit(*blobs))
+    sorted(written(tmp_path))[0].write_bytes(damage)
+    for path in tmp_path.rglob("metadata.json"):
+        path.write_bytes(damage)
+    for _ in range(2):
+        same_fit(model.fit(*blobs), expected)
+        assert len(trainings) == 2 + 1
+
+
+@pytest.mark.parametrize("below", ["file", "file/folder"])
+def test_a_folder_that_cannot_be_made_is_refused(
+    classifier, blobs, tmp_path, trainings, below
+):
+    (tmp_path / "file").touch()
+    model = DataDropoutClassifier(
+        classifier, cv=2, random_state=0, memory=str(tmp_path / below)
+    )
+    message = rf"memory='{tmp_path / below}': results cannot be kept.*Not a directory"
+    with pytest.raises(ValueError, match=message + ".*Pass a folder that you may"):
+        model.fit(*blobs)
+    assert trainings == []
+
+
+@pytest.fixture
+def fill_disk(monkeypatch):
+    """Return a function, after which joblib writes so many bytes and no more."""
+
+    def fill(room=0):
+        disk = types.SimpleNamespace(room=room)
+
+        @contextmanager
+        def open_item(path, mode):
+            with Path(path).open(mode) as file:
+                yield file if mode == "rb" else OnFullDisk(file, disk)
+
+        backend = joblib.memory.FileSystemStoreBackend
+        monkeypatch.setattr(backend, "_open_item", staticmethod(open_item))
+
+    return fill
+
+
+class OnFullDisk:
+    def __init__(self, file, disk):
+        self.file, self.disk = file, disk
+
+    def write(self, data):
+        data = bytes(data)
+        self.disk.room -= self.file.write(data[: self.disk.room])
+        if self.disk.room == 0:
+            raise OSError(28, "No space left on device")
+        return len(data)
+
+    def tell(self):
+        return self.file.tell()
+
+
+def test_a_full_disk_is_told_before_the_trainings(
+    classifier, blobs, tmp_path, trainings, fill_disk
+):
+    model = DataDropoutClassifier(
+        classifier, cv=2, random_state=0, memory=str(tmp_path)
+    )
+    model.fit(*blobs)
+    fill_disk()
+    # What is there can be read.
+    model.fit(*blobs)
+    with pytest.raises(ValueError, match="kept there .*No space left on device"):
+        model.set_params(random_state=1).fit(*blobs)
+    assert len(trainings) == 2
+
+
+def test_fit_goes_on_where_the_disk_is_full(
+    classifier, blobs, tmp_path, monkeypatch, fill_disk
+):
+    options = {"cv": 3, "drop_fraction": "auto", "random_state": 0}
+    expected = DataDropoutClassifier(classifier, **options).fit(*blobs)
+    model = DataDropoutClassifier(classifier, memory=str(tmp_path), **options)
+    fill_disk(room=30_000)
+    with pytest.warns(UserWarning, match="of round 1 was not kept .*No space") as seen:
+        same_fit(model.fit(*blobs), expected)
+    assert Path(seen[0].filename) == Path(__file__)
+    monkeypatch.undo()
+    # Nothing is left of what was not kept.
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files <= {".gitignore", "func_code.py", "output.pkl", "metadata.json"}
+    assert len(written(tmp_path)) == 1
+    same_fit(model.fit(*blobs), expected)
+
+
+def test_a_file_that_a_callback_cannot_write_is_told_with_the_training(
+    classifier, blobs
+):
+    class Full(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise OSError(28, "No space left on device")
+
+    model = DataDropoutClassifier(classifier.set_params(callbacks=[Full()]), cv=2)
+    with pytest.raises(OSError, match="No space left") as raised:
+        model.fit(*blobs)
+    assert raised.value.__notes__[0].startswith("round 1, split 1 of 2: a file could")
 
 
 def test_entries_say_what_they_are(classifier, blobs, tmp_path):

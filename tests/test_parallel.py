@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
 
@@ -391,6 +393,75 @@ def test_fit_outlives_a_worker(digits, cluster, tmp_path):
         model = classifier(callbacks=callbacks).fit(X, y)
     assert (tmp_path / "died").exists()
     assert_same(model, classifier().fit(X, y), X)
+
+
+class DieTogether(Callback):
+    """Kill both of the other processes, once, when both are in a training."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_epoch_end(self, net, **kwargs):
+        folder = Path(self.folder)
+        if (folder / "died").exists():
+            return
+        (folder / str(os.getpid())).touch()
+        for _ in range(600):
+            if len(list(folder.iterdir())) > 1:
+                break
+            time.sleep(0.05)
+        time.sleep(0.2)
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_fit_outlives_all_workers(digits, cluster, tmp_path):
+    X, y = digits
+    model = classifier(callbacks=[DieTogether(str(tmp_path))])
+    cluster.wait_for_workers(2)
+    with (
+        joblib.parallel_config("dask"),
+        pytest.warns(UserWarning, match="all workers that had the samples stopped"),
+    ):
+        model.fit(X, y)
+    assert_same(model, classifier().fit(X, y), X)
+
+
+class Losing:
+    """Parallel that loses its workers after the second result, as often as told."""
+
+    losses = 0
+
+    def __init__(self, n_jobs, return_as):
+        pass
+
+    def __call__(self, calls):
+        for done, (function, arguments, options) in enumerate(calls):
+            if done == 2 and Losing.losses:
+                Losing.losses -= 1
+                raise CancelledError
+            yield function(*arguments, **options)
+
+
+def test_lost_calls_are_sent_again_and_no_others(regressor, monkeypatch):
+    monkeypatch.setattr(_parallel, "Parallel", Losing)
+    seen = []
+    monkeypatch.setattr(Losing, "losses", 2)
+    with pytest.warns(UserWarning, match="is sent to others"):
+        found = list(run_all(seen.append, [(i,) for i in range(7)], **two(regressor)))
+    assert sorted(found) == [(i, None) for i in range(7)]
+    assert sorted(seen) == list(range(7))
+    monkeypatch.setattr(Losing, "losses", 3)
+    message = "samples stopped, 3 times.*With memory=, fit starts again"
+    with (
+        pytest.warns(UserWarning, match="is sent to others"),
+        pytest.raises(RuntimeError, match=message),
+    ):
+        list(run_all(pow, [(i, 2) for i in range(9)], **two(regressor)))
+
+
+def two(net):
+    return {"n_jobs": 2, "net": net}
 
 
 RANKS = """

@@ -157,6 +157,46 @@ def gpu_cell(line) -> str:
     return f"{seconds:.2f}" if seconds < 10 else f"{seconds:.3g}"
 
 
+def large_table() -> str:
+    results = json.loads((RESULTS / "large.json").read_text())
+    rows = []
+    for name, line in {
+        **results["killed, started again"],
+        "never killed": results["never killed"],
+        "plain training": results["plain training"],
+    }.items():
+        if not isinstance(line, dict):
+            continue
+        before = line["private bytes before the fit"]
+        sizes = [before, line["private bytes at the peak"] - before]
+        sizes.append(line["file bytes at the peak"])
+        found = [line.get(what) for what in ("precision", "recall", "accuracy")]
+        rows.append(
+            [name, f"{line['seconds']:.0f} s", str(len(line["trainings begun"]))]
+            + [f"{size / 1e6:,.0f} MB" for size in sizes]
+            + ["-" if value is None else f"{value:.3f}" for value in found]
+        )
+    header = ["process", "time", "trainings begun", "private memory before the fit"]
+    header += ["growth to its peak", "pages of files", "precision", "recall"]
+    return as_markdown([*header, "accuracy"], rows)
+
+
+def dask_table() -> str:
+    results = json.loads((RESULTS / "dask.json").read_text())
+    rows = []
+    for name in ("one process", "nobody killed", "one killed", "all killed"):
+        line = results[name]
+        sizes = line.get("bytes written", {}).values()
+        is_same = line.get("same as in one process")
+        rows.append(
+            [name, f"{line['seconds']:.0f} s"]
+            + ([f"{size / 1e6:.0f} MB" for size in sizes] or ["-", "-"])
+            + ["-" if is_same is None else "yes" if is_same else "no"]
+        )
+    header = ["fit", "time", "client and scheduler wrote", "workers wrote"]
+    return as_markdown([*header, "same as in one process"], rows)
+
+
 def tables() -> dict[str, str]:
     """Return every table by the name that its page has for it."""
     results = gauntlet.read_results(gauntlet.RESULTS)
@@ -171,6 +211,8 @@ def tables() -> dict[str, str]:
         **whole_fit.tables(
             read_results(whole_fit.FITS), read_results(whole_fit.WORKERS)
         ),
+        "large": large_table(),
+        "dask": dask_table(),
     }
 
 
