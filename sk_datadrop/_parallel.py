@@ -69,8 +69,10 @@ def run_all(
     settings = _threads_per_worker(n_workers), torch.get_default_dtype()
     for n_losses in range(1, MOST_LOSSES + 1):
         results = Parallel(n_workers, return_as="generator_unordered")(
-            delayed(_run_in_worker)(settings, net, number, function, *arguments)
-            for number, arguments in _noted(sent, chain([*sent.items()], numbered))
+            delayed(_run_in_worker)(
+                settings, net, number, function, *sent.setdefault(number, arguments)
+            )
+            for number, arguments in chain([*sent.items()], numbered)
         )
         try:
             for number, result in results:
@@ -78,19 +80,11 @@ def run_all(
                 yield number, pickle.loads(result)
             return
         except pickle.PicklingError as error:
-            text = _cannot_travel(n_workers, error.__cause__ or error)
-            raise ValueError(text) from error
+            why = error.__cause__ or error
+            raise ValueError(_cannot_travel(n_workers, why)) from error
         except CancelledError as error:
             # Dask cancels what needs data that only stopped workers had.
             _wait_for_others(error, is_last=n_losses == MOST_LOSSES)
-
-
-def _noted(
-    sent: dict[int, tuple[Any, ...]], numbered: Iterable[tuple[int, tuple[Any, ...]]]
-) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    for number, arguments in numbered:
-        sent[number] = arguments
-        yield number, arguments
 
 
 def _wait_for_others(error: CancelledError, *, is_last: bool) -> None:
@@ -102,11 +96,8 @@ def _wait_for_others(error: CancelledError, *, is_last: bool) -> None:
     )
     if is_last:
         raise RuntimeError(f"{problem}, {MOST_LOSSES} times. {advice}") from error
-    warnings.warn(
-        f"{problem}. What they had not finished is sent to others.",
-        UserWarning,
-        stacklevel=6,
-    )
+    text = f"{problem}. What they had not finished is sent to others."
+    warnings.warn(text, UserWarning, stacklevel=6)
     if client := getattr(get_active_backend()[0], "client", None):
         # With a single one joblib would do the work in this process.
         with suppress(TimeoutError):
