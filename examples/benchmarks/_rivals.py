@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from skorch.callbacks import Callback
 from torch import nn
 
-from sk_datadrop import influence_scores
+from sk_datadrop import GaussNewton, InfluenceFunctions, influence_scores
 from sk_datadrop._samples import Samples
 from sk_datadrop._training import Recipe, seeded, train
 
@@ -177,6 +177,7 @@ def literal_rule(problem) -> np.ndarray:
         *rows,
         *problem.rows(held_out),
         objective="loss",
+        engine=InfluenceFunctions(GaussNewton(damping=0.1, scaling=None)),
         random_state=problem.seed,
     )
     kept = np.ones(len(problem.spoiled), dtype=bool)

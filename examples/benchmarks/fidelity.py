@@ -864,7 +864,8 @@ def predictions(problem, objective, solver) -> np.ndarray:
     rows = (*problem.train, *problem.held_out)
 
     def damped_by(damping):
-        engine = InfluenceFunctions(GaussNewton(damping, n_samples=None), solver)
+        curvature = GaussNewton(damping, scaling=None, n_samples=None)
+        engine = InfluenceFunctions(curvature, solver)
         return influence_scores(
             module, *rows, loss=problem.loss, objective=asked, engine=engine
         )

@@ -18,7 +18,6 @@ from sk_datadrop import (
     CG,
     Arnoldi,
     Dense,
-    GaussNewton,
     InfluenceFunctions,
     Lanczos,
     LiSSA,
@@ -80,7 +79,7 @@ results = {
         y[:1200],
         X[1200:],
         y[1200:],
-        engine=InfluenceFunctions(GaussNewton(damping=0.03), solver),
+        engine=InfluenceFunctions(solver=solver),
         random_state=0,
     )
     for name, solver in solvers.items()
