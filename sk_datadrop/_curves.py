@@ -88,7 +88,8 @@ def drop_curve(
     random_state : int, RandomState instance or None, default=None
         Seeds everything.
     n_jobs : int or None, default=None
-        Number of joblib worker processes, each with a run. Does not change the result.
+        Number of joblib worker processes, each with a run. Results are the same if each
+        has as many threads; workers share the cores.
     **params : dict
         As for ``fit``. ``groups`` goes to this `cv` and that of the estimator.
 

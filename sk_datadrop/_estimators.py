@@ -210,7 +210,8 @@ class DataDropoutClassifier(_RoundTwoMixin, ClassifierMixin, BaseDataDropout):
         libraries. Anyone who can write to the folder can execute code here.
     n_jobs : int or None, default=None
         Number of joblib worker processes. They run the splits or, with a single split,
-        score its samples. The threading backend ignores it. Results are the same.
+        score its samples. The threading backend ignores it. Results are the same if
+        each has as many threads; workers share the cores.
     random_state : int, RandomState instance or None, default=None
         Seeds the splits, the initial weights and the order of the batches; global
         generators are left untouched. An int is torch's seed itself: with nothing

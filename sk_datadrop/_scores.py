@@ -130,7 +130,8 @@ def influence_scores(
     batch_size : int or None, default=None
         Samples per forward pass. None uses that of the skorch net, or 128.
     n_jobs : int or None, default=None
-        Number of joblib worker processes. The result does not depend on it.
+        Number of joblib worker processes. Results are those of one process, but for
+        rounding.
     random_state : int, RandomState instance or None, default=None
         Draws the groups and the samples of the curvature.
 
