@@ -80,7 +80,8 @@ def measured_graphs(known: Tensor) -> Iterator[Callable[[], int]]:
         storage = tensor.untyped_storage()
         if storage.data_ptr() != known.untyped_storage().data_ptr():
             sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # A tensor that keeps its history would keep the graph that saves it.
+        return tensor.detach()
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         yield lambda: sum(sizes.values())
