@@ -1,6 +1,6 @@
 """200 fits in one process: does anything grow?
 
-Classifiers and regressors with a tiny net take turns, with ``cv=2``, ``cv=0.2``,
+Classifiers and regressors with a small net take turns, with ``cv=2``, ``cv=0.2``,
 ``memory=``, ``on_harmful=``, ``drop_fraction="auto"``, and two workers in every
 twentieth fit. After each ten the process is measured: its memory (VmRSS and RssAnon),
 open files, threads, child processes, and files in the working directory and the folder
@@ -52,11 +52,11 @@ def parse_arguments(arguments=None):
 
 
 class Net(torch.nn.Sequential):
-    """Two layers."""
+    """Two layers, wide enough that a graph which is not freed shows."""
 
-    def __init__(self, n_outputs):
-        layers = torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, n_outputs)
-        super().__init__(*layers)
+    def __init__(self, n_outputs, n_hidden=2000):
+        first, last = torch.nn.Linear(4, n_hidden), torch.nn.Linear(n_hidden, n_outputs)
+        super().__init__(first, torch.nn.ReLU(), last)
 
 
 def make_samples(n_samples):
