@@ -92,7 +92,7 @@ def fit(number, samples, folder) -> None:
         is_new = options["memory"] == "new"
         options["memory"] = str(folder / (f"memory-{number}" if is_new else "memory"))
     is_regressor = options.pop("regressor", False)
-    common = {"lr": 0.05, "max_epochs": 3, "batch_size": 16, "verbose": 0}
+    common = {"lr": 0.005, "max_epochs": 3, "batch_size": 16, "verbose": 0}
     if is_regressor:
         net = NeuralNetRegressor(Net, module__n_outputs=1, **common)
         model = DataDropoutRegressor(net, **options).fit(X, numbers)
