@@ -51,10 +51,10 @@ class Cache:
         """Return a list of the stored result, empty if none can be read."""
         with suppress(OSError, _Unreadable):
             if self._recall.check_call_in_cache(key, None):
-                try:
-                    return [self._recall(key, _not_read)]
-                except _Unreadable:
-                    self._recall.call_and_shelve(key, _not_read).clear()
+                found = [self._recall(key, _not_read)]
+                # A folder that has results is of use, even if none can be added.
+                self._is_checked = True
+                return found
         return []
 
     def check_writable(self) -> None:
@@ -79,15 +79,20 @@ class Cache:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
+                if self._recall.check_call_in_cache(key, None):
+                    # It could not be read.
+                    self._recall.call_and_shelve(key, _not_read).clear()
                 entry = self._recall.call_and_shelve(key, lambda: result)
             except OSError as error:
-                return str(error)
+                return str(error) or type(error).__name__
         # joblib warns of what it could not write, and leaves a part of it.
         texts = [str(w.message) for w in caught]
         failed = [text for text in texts if text.startswith("Unable to cache to disk")]
         if failed or "trial" in key:
             entry.clear()
-        return failed[0].partition("xception: ")[2].rstrip(".") if failed else ""
+        if not failed:
+            return ""
+        return failed[0].partition("xception: ")[2].rstrip(".") or failed[0]
 
     def _refusal(self, reason: object) -> str:
         return (

@@ -37,8 +37,8 @@ _N_MEASURED = 8
 """Number of samples on which the memory per sample is measured."""
 
 _MIN_SCALE = 0.03
-"""No tensor has a smaller scale, relative to the mean: it would be chance, or rounding.
-"""
+"""Smallest scale of a tensor, relative to the mean: one of a single parameter may be
+small by chance, as random signs cancel."""
 
 
 @dataclass(frozen=True)

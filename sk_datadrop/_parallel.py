@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from itertools import chain
+from operator import length_hint
 from threading import Lock
 from typing import Any
 
@@ -66,7 +67,8 @@ def run_all(
         return
     # A net that was fitted is pickled by names, which workers are yet to be told of.
     net, sent = clone(net), dict[int, tuple[Any, ...]]()
-    settings = _threads_per_worker(n_workers), torch.get_default_dtype()
+    n_busy = min(n_workers, length_hint(calls) or n_workers)
+    settings = _threads_per_worker(n_busy), torch.get_default_dtype()
     for n_losses in range(1, MOST_LOSSES + 1):
         results = Parallel(n_workers, return_as="generator_unordered")(
             delayed(_run_in_worker)(
@@ -101,7 +103,9 @@ def _wait_for_others(error: CancelledError, *, is_last: bool) -> None:
     if client := getattr(get_active_backend()[0], "client", None):
         # With a single one joblib would do the work in this process.
         with suppress(TimeoutError):
-            client.wait_for_workers(2, timeout=SECONDS_FOR_OTHERS)
+            client.wait_for_workers(1, timeout=SECONDS_FOR_OTHERS)
+            if sum(client.ncores().values()) < 2:
+                client.wait_for_workers(2, timeout=SECONDS_FOR_OTHERS)
         if not client.ncores():
             raise RuntimeError(f"{problem}, and no others came. {advice}") from error
 
@@ -113,7 +117,7 @@ def _threads_per_worker(n_workers: int) -> int | None:
     that a worker has, if workers may run elsewhere.
     """
     backend, _ = get_active_backend()
-    if not isinstance(backend, LokyBackend | MultiprocessingBackend):
+    if type(backend) not in (LokyBackend, MultiprocessingBackend):
         return None
     return int(max(1, min(torch.get_num_threads(), cpu_count() // n_workers)))
 

@@ -233,10 +233,11 @@ def prefix_errors(name: str, advice: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.add_note(
-            f"{name}: a file could not be read or written. With memory=, fit starts "
-            "again after the splits that were finished."
-        )
+        if error.errno is not None and name.startswith("round"):
+            error.add_note(
+                f"{name}: a file could not be read or written. With memory=, fit "
+                "starts again after the splits that were finished."
+            )
         raise
     except (*_USUAL, *_IN_CALLBACKS) as error:
         if is_out_of_memory(error) or str(error).startswith(name):

@@ -30,7 +30,7 @@ from sk_datadrop import (
     InfluenceFunctions,
     Lanczos,
 )
-from sk_datadrop._cache import cache_key
+from sk_datadrop._cache import Cache, cache_key
 from sk_datadrop._training import seeded
 
 
@@ -340,6 +340,37 @@ def test_garbage_is_computed_again(classifier, blobs, tmp_path, trainings, damag
     for _ in range(2):
         same_fit(model.fit(*blobs), expected)
         assert len(trainings) == 2 + 1
+
+
+def test_an_entry_that_cannot_be_read_now_is_not_removed(tmp_path, monkeypatch):
+    """Memory or file handles may have run out only for a moment."""
+    cache, key = Cache(str(tmp_path)), {"a": "b"}
+    cache.keep(key, 3, "x")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "joblib.numpy_pickle.load", lambda *a, **k: 1 / 0 if a else None
+        )
+        assert cache.find(key) == []
+    assert cache.find(key) == [3]
+
+
+def test_a_folder_that_has_results_is_used_though_none_can_be_added(
+    tmp_path, monkeypatch
+):
+    cache = Cache(str(tmp_path))
+    cache.keep({"a": "b"}, 3, "x")
+    again = Cache(str(tmp_path))
+    monkeypatch.setattr("joblib.numpy_pickle.dump", failing)
+    with pytest.raises(ValueError, match="results cannot be kept there"):
+        again.check_writable()
+    assert again.find({"a": "b"}) == [3]
+    again.check_writable()
+    with pytest.warns(UserWarning, match="a result of y was not kept"):
+        again.keep({"a": "c"}, 4, "y")
+
+
+def failing(*arguments, **options):
+    raise OSError
 
 
 @pytest.mark.parametrize("below", ["file", "file/folder"])

@@ -1,5 +1,7 @@
 """Curvature products against explicit Jacobians and Hessians, in float64."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -432,3 +434,25 @@ def test_a_hessian_that_torch_does_not_have_is_refused(classifier, blobs, traini
     with pytest.raises(ValueError, match=message):
         DataDropoutClassifier(classifier, engine=engine).fit(*blobs)
     assert trainings == []
+
+
+@every_curvature
+def test_graphs_are_freed_with_their_products(curvature):
+    """A saved output that kept its own history would keep the graph for ever."""
+    outputs = []
+
+    class Watched(nn.ReLU):
+        def forward(self, X):
+            result = super().forward(X)
+            outputs.append(weakref.ref(result))
+            return result
+
+    net = NeuralNetRegressor(MLP, module__n_outputs=2).initialize()
+    net.module_.activation = Watched()
+    X = np.random.default_rng(0).normal(size=(N_SAMPLES, 4)).astype(np.float32)
+    samples = Samples(X, X[:, :2])
+    operator = operator_of(curvature, FunctionalNet(net), samples)
+    operator.product(torch.ones(operator.size))
+    del operator
+    assert outputs
+    assert not any(output() is not None for output in outputs)

@@ -156,15 +156,21 @@ def test_results_come_with_the_positions_of_their_calls(regressor):
 
 
 @pytest.mark.parametrize(
-    ("n_cores", "callers", "expected"), [(2, 3, 1), (8, 8, 4), (8, 3, 3), (1, 1, 1)]
+    ("n_cores", "callers", "n_jobs", "expected"),
+    [(2, 3, 2, 1), (8, 8, 2, 4), (8, 3, 2, 3), (1, 1, 2, 1), (8, 8, 3, 4)],
+    ids=["few cores", "many", "few threads", "one core", "more workers than calls"],
 )
-def test_workers_share_the_cores(n_cores, callers, expected, regressor, monkeypatch):
+def test_workers_share_the_cores(
+    n_cores, callers, n_jobs, expected, regressor, monkeypatch
+):
     """Two workers of two threads each, on two cores, would wait for each other."""
     monkeypatch.setattr(_parallel, "cpu_count", lambda: n_cores)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(callers)
-        found = dict(run_all(torch.get_num_threads, [(), ()], n_jobs=2, net=regressor))
+        found = dict(
+            run_all(torch.get_num_threads, [(), ()], n_jobs=n_jobs, net=regressor)
+        )
     finally:
         torch.set_num_threads(before)
     assert found == {0: expected, 1: expected}
