@@ -35,7 +35,7 @@ from sk_datadrop._cache import register_in_main
 
 MOST_LOSSES = 3
 """How often all workers that have the samples may stop."""
-SECONDS_FOR_OTHERS = 60
+SECONDS_FOR_OTHERS = 180
 
 _ONE_AT_A_TIME = Lock()
 
