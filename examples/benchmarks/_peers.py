@@ -369,12 +369,17 @@ def environment() -> dict:
     packages = ("sk_datadrop", "torch", "torchvision", "skorch", "scikit-learn")
     return {
         "date": date.today().isoformat(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *map(_portable, sys.argv[1:])]),
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in (*packages, "numpy", *PEERS)},
     }
+
+
+def _portable(word) -> str:
+    """Return the name alone of what has an absolute path on this machine."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _version(package) -> str:
