@@ -75,7 +75,6 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("benchmarks", nargs="*", metavar="|".join(BENCHMARKS))
     parser.add_argument("--subsets", type=int, default=100, help="random halves")
     parser.add_argument("--seeds", type=int, default=2, help="retrainings per half")
     parser.add_argument("--trainings", type=int, default=3, help="that are scored")
@@ -85,12 +84,19 @@ def parse_arguments(arguments=None):
     parser.add_argument("--quick", action="store_true", help="tiny, to see it run")
     parser.add_argument("--cache", type=Path, default=Path("fidelity-cache"))
     parser.add_argument("--output", type=Path, default=Path("fidelity.json"))
-    parsed = parser.parse_args(arguments)
-    if unknown := set(parsed.benchmarks) - set(BENCHMARKS):
-        parser.error(f"benchmarks are {', '.join(BENCHMARKS)}; got {unknown}")
-    parsed.benchmarks = parsed.benchmarks or list(BENCHMARKS)
+    parsed = parse_parts(parser, BENCHMARKS, arguments)
     if parsed.quick:
         parsed.subsets, parsed.seeds, parsed.trainings = 4, 2, 2
+    return parsed
+
+
+def parse_parts(parser, parts, arguments=None):
+    """Parse the command line of a script that has parts; all, unless it names some."""
+    parser.add_argument("parts", nargs="*", metavar="|".join(parts))
+    parsed = parser.parse_args(arguments)
+    if unknown := set(parsed.parts) - set(parts):
+        parser.error(f"parts are {', '.join(parts)}; got {unknown}")
+    parsed.parts = parsed.parts or list(parts)
     return parsed
 
 
@@ -914,7 +920,7 @@ def run_leave_one_out() -> dict:
 
 def main(arguments=None):
     arguments = parse_arguments(arguments)
-    wanted = set(arguments.benchmarks)
+    wanted = set(arguments.parts)
     if "loo" in wanted:
         save_results(arguments.output, {"leave-one-out": run_leave_one_out()})
     for family, makers in TASKS.items():

@@ -39,7 +39,14 @@ import _peers
 import numpy as np
 import torch
 from _nets import LSTM, Encoder
-from fidelity import cut_patches, data, mnist, read_results, save_results
+from fidelity import (
+    cut_patches,
+    data,
+    mnist,
+    parse_parts,
+    read_results,
+    save_results,
+)
 from gauntlet import as_markdown
 from skorch import NeuralNet
 from torch import nn
@@ -64,7 +71,6 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="|".join(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=120, help="seconds for one call")
     parser.add_argument("--memory", type=float, default=10, help="GB for one call")
@@ -75,10 +81,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--again", action="store_true", help="measure what is known")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     parser.add_argument("--output", type=Path, default=Path("speed.json"))
-    parsed = parser.parse_args(arguments)
-    if unknown := set(parsed.parts) - set(PARTS):
-        parser.error(f"parts are {', '.join(PARTS)}; got {unknown}")
-    parsed.parts = parsed.parts or list(PARTS)
+    parsed = parse_parts(parser, PARTS, arguments)
     if parsed.quick:
         parsed.repeats = 1
     return parsed

@@ -36,7 +36,7 @@ import _cells
 import _peers
 import numpy as np
 import psutil
-from fidelity import mnist, read_results, save_results
+from fidelity import mnist, parse_parts, read_results, save_results
 from gauntlet import as_markdown, evaluate, predictions
 from sklearn.base import clone
 from speed import amount
@@ -72,17 +72,13 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="|".join(PARTS))
     parser.add_argument("--repeats", type=int, default=3, help="of the part fits")
     parser.add_argument("--cells", default="", help="only names this pattern is in")
     parser.add_argument("--settings", default="", help="only those, of workers")
     parser.add_argument("--quick", action="store_true", help="tiny, to see it run")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     parser.add_argument("--folder", type=Path, default=Path(), help="for the results")
-    parsed = parser.parse_args(arguments)
-    if unknown := set(parsed.parts) - set(PARTS):
-        parser.error(f"parts are {', '.join(PARTS)}; got {unknown}")
-    parsed.parts = parsed.parts or list(PARTS)
+    parsed = parse_parts(parser, PARTS, arguments)
     if parsed.quick:
         parsed.repeats = 1
     return parsed
