@@ -60,8 +60,10 @@ class Cache:
     def check_writable(self) -> None:
         """Raise a ValueError if the first result to come could not be kept."""
         if not self._is_checked:
-            if reason := self._reason_not_kept({"trial": uuid4().hex}, None):
+            trial = {"trial": uuid4().hex}
+            if reason := self._reason_not_kept(trial, None):
                 raise ValueError(self._refusal(reason))
+            self._remove(trial)
             self._is_checked = True
 
     def keep(self, key: Key, result: Any, name: str) -> None:
@@ -79,20 +81,22 @@ class Cache:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                if self._recall.check_call_in_cache(key, None):
-                    # It could not be read.
-                    self._recall.call_and_shelve(key, _not_read).clear()
+                # What is there could not be read.
+                self._remove(key)
                 entry = self._recall.call_and_shelve(key, lambda: result)
             except OSError as error:
                 return str(error) or type(error).__name__
         # joblib warns of what it could not write, and leaves a part of it.
         texts = [str(w.message) for w in caught]
         failed = [text for text in texts if text.startswith("Unable to cache to disk")]
-        if failed or "trial" in key:
-            entry.clear()
         if not failed:
             return ""
+        entry.clear()
         return failed[0].partition("xception: ")[2].rstrip(".") or failed[0]
+
+    def _remove(self, key: Key) -> None:
+        if self._recall.check_call_in_cache(key, None):
+            self._recall.call_and_shelve(key, _not_read).clear()
 
     def _refusal(self, reason: object) -> str:
         return (
